@@ -1,0 +1,2 @@
+//! Kernel programs of ebusy.
+fn main(){}

@@ -1,0 +1,3 @@
+//! ebusy: names every reference that made an umount fail with "device or resource busy".
+
+pub mod model;

@@ -1,0 +1,361 @@
+//! What ebusy reports: the objects of its JSON, schema 1, which the text output is rendered from as well.
+//!
+//! Unknown is `None` (JSON `null`), never a made-up value. Names and paths are bytes in the kernel; see [`Text`].
+
+mod text;
+mod time;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{text::Text, time::Timestamp};
+
+/// All refused attempts on one target, with the books of the last one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// `ebusy.incident/1`.
+    pub schema: String,
+    /// Unique within one run of ebusy.
+    pub id: u64,
+    /// What was refused: `umount2`.
+    pub operation: String,
+    /// Entry of the first refused attempt.
+    pub started: Timestamp,
+    /// When the outcome was known; `None` while open.
+    pub ended: Option<Timestamp>,
+    /// How it ended; `None` while open.
+    pub outcome: Option<Outcome>,
+    /// Number of refused attempts.
+    pub attempts: u64,
+    /// Runs of attempts with less than a second between them.
+    pub bursts: u64,
+    /// `MNT_*` and `UMOUNT_*` names of the last attempt's flags.
+    pub flags: Vec<String>,
+    /// The caller of the last refused attempt.
+    pub caller: Process,
+    /// Everybody who tried, by process.
+    pub callers: Vec<Caller>,
+    /// The mount that was to go.
+    pub target: Target,
+    /// The books of the last refused attempt.
+    pub references: Books,
+    /// The owners of references that block.
+    pub holders: Vec<Holder>,
+    /// Suspected, not seen by reference.
+    pub candidates: Vec<Holder>,
+    /// They use a private copy or a detached clone: they do not block, but keep the file system busy.
+    pub bystanders: Vec<Holder>,
+    /// The probe tier: `fentry` or `tracepoint`.
+    pub probe: String,
+    /// Records lost by any probe for any reason since ebusy started; 0 means none.
+    pub lost_events: u64,
+    /// What to do, least harmful first.
+    pub advice: Vec<String>,
+}
+
+/// Who would block an umount now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Who {
+    /// `ebusy.who/1`.
+    pub schema: String,
+    /// When it was looked at.
+    pub time: Timestamp,
+    /// The mount asked about.
+    pub target: Target,
+    /// Counted after the fact.
+    pub references: Books,
+    /// The owners of references that would block.
+    pub holders: Vec<Holder>,
+    /// Suspected, not seen by reference.
+    pub candidates: Vec<Holder>,
+    /// They use a private copy or a detached clone.
+    pub bystanders: Vec<Holder>,
+    /// The probe tier.
+    pub probe: String,
+}
+
+/// How an incident ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A later umount of the target succeeded.
+    Released,
+    /// The target was detached with `MNT_DETACH`.
+    Detached,
+    /// No attempt for 30 s while still mounted.
+    GaveUp,
+    /// The mount, or its namespace, is gone without an umount that was seen.
+    Gone,
+    /// ebusy stopped first.
+    StillBusy,
+}
+
+impl Outcome {
+    /// The name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Detached => "detached",
+            Self::GaveUp => "gave_up",
+            Self::Gone => "gone",
+            Self::StillBusy => "still_busy",
+        }
+    }
+}
+
+/// Somebody who tried to unmount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Process id on the host.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: Text,
+    /// Refused attempts by it.
+    pub attempts: u64,
+}
+
+/// The mount that was to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Its mountpoint as its namespace sees it; what the caller passed where that could not be resolved.
+    pub path: Text,
+    /// The bytes of `path` in base64, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_base64: Option<String>,
+    /// `struct mount.mnt_id`; reused by the kernel as soon as the mount is gone.
+    pub mount_id: Option<u32>,
+    /// File system type.
+    pub fs_type: Option<String>,
+    /// What was mounted (`mnt_devname`).
+    pub source: Option<Text>,
+    /// `major:minor` of the superblock.
+    pub device: Option<String>,
+    /// Inode number of its mount namespace.
+    pub mount_namespace: Option<u32>,
+    /// Propagation of the *parent*, which decides whether copies elsewhere block: `shared`, `slave`, `shared+slave` or `private`.
+    pub propagation: Option<String>,
+    /// The container that it belongs to.
+    pub container: Option<Container>,
+}
+
+/// Counted = explained + unexplained.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Books {
+    /// Extra references, from the kernel's own counter, of the first busy mount that the attempt met.
+    pub counted: Option<u64>,
+    /// Those that have a holder.
+    pub explained: u64,
+    /// Those that have none.
+    pub unexplained: Option<u64>,
+    /// References found in excess of the count (they came or went in between).
+    pub overexplained: u64,
+    /// Extra references on the mounts that the kernel did not get to look at.
+    pub remaining: Option<u64>,
+    /// When the references were looked for.
+    pub sampled_at: Option<Timestamp>,
+    /// Whether the count differed after the snapshot.
+    pub changed_during_snapshot: Option<bool>,
+}
+
+/// One owner of references as the kernel counts them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The way it holds.
+    pub kind: Kind,
+    /// Other ways in which the same reference is used.
+    pub also: Vec<Kind>,
+    /// How many of the kernel's references this is.
+    pub refs: u64,
+    /// Whose it is; `None` where no process is left (`child_mount`).
+    pub process: Option<Process>,
+    /// File descriptor.
+    pub fd: Option<u32>,
+    /// Access of the descriptor: `read`, `write`, `read+write`, `path`.
+    pub access: Option<String>,
+    /// Other processes that use the same reference.
+    pub shared_with: Vec<Sharer>,
+    /// Path inside the mount, from its root.
+    pub path: Text,
+    /// The bytes of `path` in base64, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_base64: Option<String>,
+    /// The file has no name any more.
+    pub deleted: bool,
+    /// The path as the holder sees it, from its own root.
+    pub seen_as: Option<Text>,
+    /// The bytes of `seen_as` in base64, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_as_base64: Option<String>,
+    /// The mount that the reference is on.
+    pub mount_id: Option<u32>,
+    /// The namespace of that mount.
+    pub mount_namespace: Option<u32>,
+    /// Which mount that is in relation to the target.
+    pub through: Through,
+    /// Whether the reference is on the mount that `references.counted` speaks of, not on one of `remaining`.
+    pub counted: bool,
+    /// How the holder's mount receives mounts: `shared`, `slave`, `shared+slave` or `private`.
+    pub propagation: Option<String>,
+    /// When it was opened, or first seen to hold.
+    pub opened: Option<Timestamp>,
+    /// Who opened it, if that was seen.
+    pub opened_by: Option<Process>,
+    /// Refused attempts that it was there for.
+    pub attempts_blocked: u64,
+    /// How ebusy knows: `history`, `snapshot`.
+    pub evidence: Vec<String>,
+}
+
+/// Somebody who shares a reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharer {
+    /// Process id on the host.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: Text,
+    /// Its descriptor for the same file.
+    pub fd: Option<u32>,
+}
+
+/// Kinds of reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An open file description in a descriptor table.
+    Fd,
+    /// A current working directory.
+    Cwd,
+    /// A root directory.
+    Root,
+    /// A running executable.
+    Exe,
+    /// A mapped file.
+    Mmap,
+    /// A mount on top of it.
+    ChildMount,
+}
+
+impl Kind {
+    /// The name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fd => "fd",
+            Self::Cwd => "cwd",
+            Self::Root => "root",
+            Self::Exe => "exe",
+            Self::Mmap => "mmap",
+            Self::ChildMount => "child_mount",
+        }
+    }
+}
+
+/// Which mount a reference is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Through {
+    /// The mount that was to be removed.
+    Target,
+    /// A mount in its place under a peer or slave of its parent.
+    PropagatedCopy,
+    /// Another mount of the same file system: it does not block.
+    PrivateCopy,
+}
+
+impl Through {
+    /// The name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Target => "target",
+            Self::PropagatedCopy => "propagated_copy",
+            Self::PrivateCopy => "private_copy",
+        }
+    }
+}
+
+/// A process, with ids of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process (thread group) id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: Option<u32>,
+    /// Command name of the thread.
+    pub comm: Text,
+    /// Path of the executable as the process sees it.
+    pub exe: Option<Text>,
+    /// Command line, with `--cmdline` only.
+    pub cmdline: Option<Vec<Text>>,
+    /// Real user id.
+    pub uid: Option<u32>,
+    /// When it started.
+    pub start_time: Option<Timestamp>,
+    /// Nearest first.
+    pub parents: Vec<Parent>,
+    /// Inode number of its mount namespace.
+    pub mount_namespace: Option<u32>,
+    /// Inode number of its pid namespace.
+    pub pid_namespace: Option<u32>,
+    /// systemd unit, for what is no container.
+    pub unit: Option<String>,
+    /// Its container.
+    pub container: Option<Container>,
+}
+
+/// An ancestor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Process id on the host.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: Text,
+}
+
+/// A container, as far as cgroup and bundle tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// `containerd`, `cri-o`, `docker`, `podman`; `None` where only an id was found.
+    pub runtime: Option<String>,
+    /// The runtime's id.
+    pub id: String,
+    /// Container name.
+    pub name: Option<String>,
+    /// The runtime's own namespace (`k8s.io`, `moby`, `default`).
+    pub namespace: Option<String>,
+    /// Pod name.
+    pub pod: Option<String>,
+    /// Kubernetes namespace of the pod.
+    pub pod_namespace: Option<String>,
+    /// Image.
+    pub image: Option<String>,
+    /// What created the pod, and how that is known.
+    pub owner: Option<Owner>,
+    /// Privileged.
+    pub privileged: Option<bool>,
+    /// Runs in the host's pid namespace.
+    pub host_pid: Option<bool>,
+    /// Bind-mounted paths of the host.
+    pub host_paths: Vec<Text>,
+}
+
+/// What created a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// `DaemonSet`, `ReplicaSet`...
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// How that is known.
+    pub source: String,
+}
+
+impl Incident {
+    /// The value of `schema`.
+    pub const SCHEMA: &str = "ebusy.incident/1";
+}
+
+impl Who {
+    /// The value of `schema`.
+    pub const SCHEMA: &str = "ebusy.who/1";
+}

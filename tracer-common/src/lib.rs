@@ -1,1 +1,43 @@
+//! What the kernel programs and the user side of ebusy share: records, the table of kernel field offsets, and
+//! the arena of the reader.
+#![no_std]
 
+mod layout;
+mod loss;
+mod reader;
+mod record;
+
+pub use self::{
+    layout::{ABSENT, FIELDS, FieldEntry, Layout},
+    loss::{LOSS_COUNTERS, Loss},
+    reader::{ARENA_BYTES, ARENA_SLOTS, Arena, CHASE_MAX, MAX_READ, READ_FAULT, READ_OK},
+    record::{
+        ANCESTORS, Ancestor, COMM_LEN, COMPARED_MAX, Compared, Header, MountRecord, NamespaceRecord, OpenRecord, PATH_MAX,
+        PathRef, RecordKind, UmountRecord, Watched, namespace_operation, path_status,
+    },
+};
+
+/// Changes with every change to the shared types.
+pub const ABI_VERSION: u32 = 1;
+
+/// Switches that are fixed when the programs are loaded; constants to the verifier.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Our own process, whose opens are not recorded (0: none).
+    pub own_tgid: u32,
+    /// Number of arguments of `do_dentry_open`: 3 up to Linux 6.11, 2 since (read from BTF; KERNEL.md 1.1).
+    pub do_dentry_open_params: u32,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Config, Layout, Watched};
+
+    // SAFETY: `repr(C)`, only integers, no padding: any bytes are a value.
+    unsafe impl aya::Pod for Layout {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Watched {}
+}

@@ -1,0 +1,53 @@
+//! Counters of what a probe could not tell, by probe and reason.
+
+macro_rules! losses {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)+) => {
+        /// What was lost, and why: an index into the per-CPU array of counters.
+        #[repr(u32)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Loss {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Loss {
+            /// All of them, in the order of their index.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// `probe: reason`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+losses! {
+    /// A refused umount.
+    RefusalRingFull => "umount: refusal ring full",
+    /// An umount that was not refused.
+    UmountRingFull => "umount: event ring full",
+    /// An umount whose entry was not seen.
+    UmountEntryMissing => "umount: entry not seen",
+    /// The table of umounts under way is full.
+    UmountTableFull => "umount: table of calls under way full",
+    /// The path that was passed could not be read.
+    UmountPathFault => "umount: path not readable",
+    /// More mounts were compared than a record has room for.
+    UmountComparedTruncated => "umount: more mounts compared than recorded",
+    /// An open on a watched mount.
+    OpenRingFull => "open: event ring full",
+    /// The opened file could not be read.
+    OpenFault => "open: file not readable",
+    /// A watched address turned out to be another mount.
+    OpenStaleMount => "open: watched mount was replaced",
+    /// A change of mount namespace.
+    NamespaceRingFull => "mount namespace: event ring full",
+    /// A change of the mount tree.
+    MountRingFull => "mount: event ring full",
+}
+
+/// Number of counters.
+pub const LOSS_COUNTERS: u32 = Loss::ALL.len() as u32;

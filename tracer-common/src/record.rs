@@ -1,0 +1,212 @@
+//! Records that the programs send. All are `repr(C)` without padding; kernel addresses in them are keys, never
+//! to be trusted.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Length of a command name, with its NUL.
+pub const COMM_LEN: usize = 16;
+/// Length of a path, with its NUL.
+pub const PATH_MAX: usize = 4096;
+/// Ancestors in a record at the most.
+pub const ANCESTORS: usize = 8;
+/// Mounts that one busy check looks at, as far as a record has room.
+pub const COMPARED_MAX: usize = 32;
+
+/// What a record is.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// [`UmountRecord`].
+    Umount = 1,
+    /// [`OpenRecord`]: a file was opened on a watched mount.
+    Open = 2,
+    /// [`OpenRecord`]: its last reference went.
+    Close = 3,
+    /// [`NamespaceRecord`].
+    Namespace = 4,
+    /// [`MountRecord`].
+    Mount = 5,
+}
+
+impl TryFrom<u32> for RecordKind {
+    type Error = u32;
+
+    fn try_from(kind: u32) -> Result<Self, u32> {
+        Ok(match kind {
+            1 => Self::Umount,
+            2 => Self::Open,
+            3 => Self::Close,
+            4 => Self::Namespace,
+            5 => Self::Mount,
+            other => return Err(other),
+        })
+    }
+}
+
+/// What every record begins with.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Header {
+    /// [`RecordKind`].
+    pub kind: u32,
+    /// Bytes of the record.
+    pub len: u32,
+    /// Boot clock, ns.
+    pub time: u64,
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Start of the process, boot clock, ns.
+    pub start: u64,
+    /// Real user id.
+    pub uid: u32,
+    /// Number of the mount namespace.
+    pub mnt_ns: u32,
+    /// Command name of the thread.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// A `struct path`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PathRef {
+    /// Address of the `struct mount` (not of its `vfsmount`).
+    pub mount: u64,
+    /// Address of the dentry.
+    pub dentry: u64,
+}
+
+/// An ancestor of a caller.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ancestor {
+    /// Process id.
+    pub tgid: u32,
+    /// Padding.
+    pub reserved: u32,
+    /// Command name.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// A mount that the kernel's busy check looked at.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Compared {
+    /// Address of the `struct mount`.
+    pub mount: u64,
+    /// What `mnt_get_count` returned.
+    pub count: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+
+/// One umount2 that returned.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct UmountRecord {
+    /// Time is that of the return.
+    pub header: Header,
+    /// Boot clock at entry, ns.
+    pub entered: u64,
+    /// What it returned: 0, or a negative errno.
+    pub ret: i64,
+    /// `MNT_*`, `UMOUNT_*`.
+    pub flags: u32,
+    /// One of [`path_status`].
+    pub path_status: u32,
+    /// Bytes of `path` in use, without the NUL.
+    pub path_len: u32,
+    /// Ancestors in use.
+    pub ancestor_count: u32,
+    /// The caller's working directory.
+    pub cwd: PathRef,
+    /// The caller's root directory.
+    pub root: PathRef,
+    /// What the path resolved to; zero at the tracepoint tier.
+    pub target: PathRef,
+    /// Whether the busy check ran (`propagate_mount_busy`); 0 at the tracepoint tier.
+    pub busy_check_ran: u32,
+    /// Mounts compared; more than [`COMPARED_MAX`] if they did not all fit.
+    pub compared_count: u32,
+    /// What the busy check compared, in order; the last is always there, in the last place in use.
+    pub compared: [Compared; COMPARED_MAX],
+    /// Nearest first.
+    pub ancestors: [Ancestor; ANCESTORS],
+    /// The path as it was passed.
+    pub path: [u8; PATH_MAX],
+}
+
+/// What became of the path argument.
+pub mod path_status {
+    /// Read whole.
+    pub const WHOLE: u32 = 0;
+    /// Not readable.
+    pub const FAULT: u32 = 1;
+    /// Not asked for at this tier.
+    pub const ABSENT: u32 = 2;
+}
+
+/// A file was opened on a watched mount, or closed for good.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct OpenRecord {
+    /// Who opened it.
+    pub header: Header,
+    /// Address of the `struct file`.
+    pub file: u64,
+    /// Where.
+    pub path: PathRef,
+    /// Our own number of the watched mount.
+    pub watch: u64,
+    /// Descriptor, -1 where it is not known.
+    pub fd: i32,
+    /// `O_*`.
+    pub flags: u32,
+}
+
+/// Which call changed the mount namespace.
+pub mod namespace_operation {
+    /// Entered an existing one.
+    pub const SETNS: u32 = 1;
+    /// Made a copy for itself.
+    pub const UNSHARE: u32 = 2;
+    /// Was born in a copy.
+    pub const CLONE: u32 = 3;
+}
+
+/// A thread came into another mount namespace.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NamespaceRecord {
+    /// `mnt_ns` is the new one.
+    pub header: Header,
+    /// One of [`namespace_operation`].
+    pub operation: u32,
+    /// Parent process.
+    pub parent: u32,
+}
+
+/// A mount tree may have changed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct MountRecord {
+    /// Who did it.
+    pub header: Header,
+    /// System call number.
+    pub syscall: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+
+/// Value of the map of watched mounts; its key is the address of the `struct mount`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Watched {
+    /// Our own number, never reused.
+    pub watch: u64,
+    /// `mnt_id`, to tell that the address is still that mount.
+    pub mount_id: u32,
+    /// Padding.
+    pub reserved: u32,
+}

@@ -1,0 +1,109 @@
+//! Files opened on watched mounts, and closed for good.
+
+use aya_ebpf::{
+    maps::ring_buf::RingBufEntry,
+    programs::{FEntryContext, FExitContext, TracePointContext},
+};
+use tracer_common::{ABSENT, Loss, OpenRecord, PathRef, RecordKind};
+
+use crate::{
+    CONFIG, EVENTS, WATCHED,
+    kernel::{current, offset, path, read},
+    lose,
+    task::{header, ids},
+};
+
+/// Offset of the result in `syscalls:sys_exit_*`.
+const RESULT: usize = 16;
+
+#[inline(always)]
+fn own_tgid() -> u32 {
+    // SAFETY: a static is valid; volatile, because the loader changes it.
+    unsafe { core::ptr::read_volatile(&raw const CONFIG.own_tgid) }
+}
+
+/// Return of open, openat, openat2, creat, open_by_handle_at: the result is a descriptor of the running thread.
+#[inline(always)]
+pub(crate) fn exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    let Ok(fd) = (unsafe { ctx.read_at::<i64>(RESULT) }) else { return };
+    if fd < 0 {
+        return;
+    }
+    let Some(file) = file_of(fd as u64) else {
+        // Another thread may have closed it already.
+        return lose(Loss::OpenFault);
+    };
+    report(RecordKind::Open, file, fd as i32);
+}
+
+#[inline(always)]
+fn file_of(fd: u64) -> Option<u64> {
+    let files: u64 = read(current(), offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    let array: u64 = read(table, offset!(fdt_fd))?;
+    if fd >= 1 << 30 {
+        return None;
+    }
+    read(array + fd * 8, 0)
+}
+
+/// `do_dentry_open(file, ...)` returned; a failed open has its path zeroed.
+#[inline(always)]
+pub(crate) fn do_dentry_open_exit(ctx: &FExitContext) {
+    let file: *const u8 = ctx.arg(0);
+    // SAFETY: a static is valid; volatile, because the loader changes it.
+    let params = unsafe { core::ptr::read_volatile(&raw const CONFIG.do_dentry_open_params) };
+    // 3 parameters up to Linux 6.11, 2 later; the result comes after them.
+    let ret: i32 = if params == 3 { ctx.arg(3) } else { ctx.arg(2) };
+    if ret == 0 {
+        report(RecordKind::Open, file as u64, -1);
+    }
+}
+
+/// `__fput(file)`: the last reference went.
+#[inline(always)]
+pub(crate) fn fput_entry(ctx: &FEntryContext) {
+    let file: *const u8 = ctx.arg(0);
+    report(RecordKind::Close, file as u64, -1);
+}
+
+#[inline(always)]
+fn report(kind: RecordKind, file: u64, fd: i32) {
+    let Some(path) = path(file, offset!(file_path)) else { return lose(Loss::OpenFault) };
+    let Some(watched) = WATCHED.get_ptr(path.mount) else { return };
+    // SAFETY: a pointer that the map returned is valid.
+    let watched = unsafe { *watched };
+    if read::<u32>(path.mount, offset!(mount_id)) != Some(watched.mount_id) {
+        return lose(Loss::OpenStaleMount);
+    }
+    let (tgid, _) = ids();
+    if tgid == own_tgid() {
+        return;
+    }
+    match EVENTS.reserve::<OpenRecord>(0) {
+        Some(entry) => fill(entry, kind, file, path, watched.watch, fd),
+        None => lose(Loss::OpenRingFull),
+    }
+}
+
+#[inline(always)]
+fn fill(
+    mut entry: RingBufEntry<OpenRecord>,
+    kind: RecordKind,
+    file: u64,
+    path: PathRef,
+    watch: u64,
+    fd: i32,
+) {
+    let flags = if offset!(file_flags) == ABSENT { 0 } else { read(file, offset!(file_flags)).unwrap_or(0) };
+    entry.write(OpenRecord {
+        header: header(kind, size_of::<OpenRecord>()),
+        file,
+        path,
+        watch,
+        fd,
+        flags,
+    });
+    entry.submit(0);
+}

@@ -1,0 +1,207 @@
+//! umount2: the call, its result, and at the fentry tier what the kernel compared.
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user_str,
+    maps::ring_buf::RingBufEntry,
+    programs::{FEntryContext, FExitContext, TracePointContext},
+};
+use tracer_common::{
+    ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, PathRef, RecordKind, UmountRecord, path_status,
+};
+
+use crate::{
+    EVENTS, REFUSALS, UNDER_WAY,
+    kernel::{current, offset, path, read},
+    lose,
+    task::{ancestors, header, ids, now},
+};
+
+/// Offsets in the records of `syscalls:sys_enter_*` and `sys_exit_*`, which are part of the kernel's interface:
+/// the arguments from 16 on, the result at 16.
+const ARGUMENTS: usize = 16;
+const RESULT: usize = 16;
+
+const EBUSY: i64 = -16;
+
+/// An umount between its entry and its return.
+#[repr(C)]
+pub(crate) struct Call {
+    entered: u64,
+    path: u64,
+    target: PathRef,
+    flags: u32,
+    /// The busy check is running: `mnt_get_count` is called for many other reasons.
+    in_busy_check: u32,
+    busy_check_ran: u32,
+    compared_count: u32,
+    compared: [Compared; COMPARED_MAX],
+}
+
+const NO_CALL: Call = Call {
+    entered: 0,
+    path: 0,
+    target: PathRef { mount: 0, dentry: 0 },
+    flags: 0,
+    in_busy_check: 0,
+    busy_check_ran: 0,
+    compared_count: 0,
+    compared: [Compared { mount: 0, count: 0, reserved: 0 }; COMPARED_MAX],
+};
+
+/// The blank call is copied from here: it is larger than a BPF stack.
+static BLANK: Call = NO_CALL;
+
+#[inline(always)]
+fn begin(entered: u64, path: u64, target: PathRef, flags: u32) {
+    let (_, tid) = ids();
+    if UNDER_WAY.insert(tid, &BLANK, 0).is_err() {
+        lose(Loss::UmountTableFull);
+        return;
+    }
+    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+        // SAFETY: a pointer that the map returned is valid; only this thread uses its key.
+        unsafe {
+            (*call).entered = entered;
+            (*call).path = path;
+            (*call).target = target;
+            (*call).flags = flags;
+        }
+    }
+}
+
+/// `sys_enter_umount`.
+#[inline(always)]
+pub(crate) fn enter(ctx: &TracePointContext) {
+    // SAFETY: the record of a system call with two arguments is 32 bytes long.
+    let (name, flags) = unsafe { (ctx.read_at::<u64>(ARGUMENTS), ctx.read_at::<u64>(ARGUMENTS + 8)) };
+    begin(now(), name.unwrap_or(0), PathRef::default(), flags.unwrap_or(0) as u32);
+}
+
+/// `sys_exit_umount`.
+#[inline(always)]
+pub(crate) fn exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    let ret: i64 = unsafe { ctx.read_at(RESULT) }.unwrap_or(0);
+    finish(ret);
+}
+
+/// `path_umount(path, flags)`.
+#[inline(always)]
+pub(crate) fn path_umount_entry(ctx: &FEntryContext) {
+    let path_argument: *const u8 = ctx.arg(0);
+    let flags: i32 = ctx.arg(1);
+    begin(now(), 0, path(path_argument as u64, 0).unwrap_or_default(), flags as u32);
+}
+
+/// The return of `path_umount`.
+#[inline(always)]
+pub(crate) fn path_umount_exit(ctx: &FExitContext) {
+    let ret: i32 = ctx.arg(2);
+    finish(i64::from(ret));
+}
+
+/// `propagate_mount_busy(mount, expected)`.
+#[inline(always)]
+pub(crate) fn busy_check_entry(_ctx: &FEntryContext) {
+    let (_, tid) = ids();
+    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+        // SAFETY: as in `begin`.
+        unsafe {
+            (*call).in_busy_check = 1;
+            (*call).busy_check_ran = 1;
+        }
+    }
+}
+
+/// The return of `propagate_mount_busy`.
+#[inline(always)]
+pub(crate) fn busy_check_exit() {
+    let (_, tid) = ids();
+    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+        // SAFETY: as in `begin`.
+        unsafe { (*call).in_busy_check = 0 };
+    }
+}
+
+/// The return of `mnt_get_count(mount)`.
+#[inline(always)]
+pub(crate) fn count_exit(ctx: &FExitContext) {
+    let (_, tid) = ids();
+    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else { return };
+    let mount: *const u8 = ctx.arg(0);
+    let count: i32 = ctx.arg(1);
+    // SAFETY: as in `begin`; the index is below COMPARED_MAX.
+    unsafe {
+        if (*call).in_busy_check == 0 {
+            return;
+        }
+        let seen = (*call).compared_count;
+        // The last one is the guilty one, so it always has the last place.
+        let index = if seen as usize >= COMPARED_MAX { COMPARED_MAX - 1 } else { seen as usize };
+        let slot = (&raw mut (*call).compared).cast::<Compared>().add(index & (COMPARED_MAX - 1));
+        slot.write(Compared { mount: mount as u64, count, reserved: 0 });
+        (*call).compared_count = seen + 1;
+    }
+}
+
+#[inline(always)]
+fn finish(ret: i64) {
+    let (_, tid) = ids();
+    let Some(call) = UNDER_WAY.get_ptr(tid) else {
+        lose(Loss::UmountEntryMissing);
+        return;
+    };
+    let (ring, full) =
+        if ret == EBUSY { (&REFUSALS, Loss::RefusalRingFull) } else { (&EVENTS, Loss::UmountRingFull) };
+    if let Some(entry) = ring.reserve::<UmountRecord>(0) {
+        // SAFETY: the map's pointer stays valid until this program returns.
+        fill(entry, unsafe { &*call }, ret);
+    } else {
+        lose(full);
+    }
+    let _ = UNDER_WAY.remove(tid);
+}
+
+#[inline(always)]
+fn fill(mut entry: RingBufEntry<UmountRecord>, call: &Call, ret: i64) {
+    let record = entry.as_mut_ptr();
+    let task = current();
+    let fs: u64 = read(task, offset!(task_fs)).unwrap_or(0);
+    let (cwd, root) = (path(fs, offset!(fs_pwd)), path(fs, offset!(fs_root)));
+    // SAFETY: the reservation is of this type; every field is written, so that nothing of the ring leaks.
+    unsafe {
+        (*record).header = header(RecordKind::Umount, size_of::<UmountRecord>());
+        (*record).entered = call.entered;
+        (*record).ret = ret;
+        (*record).flags = call.flags;
+        (*record).cwd = cwd.unwrap_or_default();
+        (*record).root = root.unwrap_or_default();
+        (*record).target = call.target;
+        (*record).busy_check_ran = call.busy_check_ran;
+        (*record).compared_count = call.compared_count;
+        (*record).compared = call.compared;
+        if call.compared_count as usize > COMPARED_MAX {
+            lose(Loss::UmountComparedTruncated);
+        }
+        (*record).ancestors = [Ancestor { tgid: 0, reserved: 0, comm: [0; 16] }; ANCESTORS];
+        (*record).ancestor_count = ancestors((&raw mut (*record).ancestors).cast());
+        let (status, len) = if call.path == 0 {
+            (path_status::ABSENT, 0)
+        } else {
+            let copied = bpf_probe_read_user_str(
+                (&raw mut (*record).path).cast(),
+                PATH_MAX as u32,
+                call.path as *const _,
+            );
+            if copied > 0 {
+                (path_status::WHOLE, copied as u32 - 1)
+            } else {
+                lose(Loss::UmountPathFault);
+                (path_status::FAULT, 0)
+            }
+        };
+        (*record).path_status = status;
+        (*record).path_len = len;
+    }
+    entry.submit(0);
+}

@@ -1,0 +1,227 @@
+//! Kernel memory as the walks see it: batches of reads, and chains of links. Everything read is hostile: an
+//! address may be stale, a list may have no end.
+
+use std::collections::HashMap;
+
+/// Kernel memory, live or recorded.
+pub trait KernelMemory {
+    /// Reads `len` bytes at each address plus `offset`.
+    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch;
+
+    /// Follows `next = *(node + offset)` from `first` until `stop` or null, `most` nodes at the most.
+    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain;
+}
+
+/// What a batch of reads brought.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    len: usize,
+    data: Vec<u8>,
+    readable: Vec<bool>,
+}
+
+impl Batch {
+    /// An empty batch of pieces of `len` bytes, with room for `count`.
+    #[must_use]
+    pub fn new(len: usize, count: usize) -> Self {
+        Self { len, data: Vec::with_capacity(len * count), readable: Vec::with_capacity(count) }
+    }
+
+    /// Adds a piece; `None` for an address that could not be read.
+    pub fn push(&mut self, piece: Option<&[u8]>) {
+        let start = self.data.len();
+        self.data.resize(start + self.len, 0);
+        let whole = piece.filter(|piece| piece.len() == self.len);
+        if let Some(piece) = whole {
+            self.data[start..].copy_from_slice(piece);
+        }
+        self.readable.push(whole.is_some());
+    }
+
+    /// Piece `index`, if it could be read.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        if !*self.readable.get(index)? {
+            return None;
+        }
+        self.data.get(index * self.len..(index + 1) * self.len)
+    }
+
+    /// All pieces in order.
+    pub fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        (0..self.readable.len()).map(|index| self.get(index))
+    }
+
+    /// Pieces as little-endian words; those that are not readable are `None`.
+    pub fn words(&self) -> impl Iterator<Item = Option<u64>> {
+        self.iter().map(|piece| u64_at(piece?, 0))
+    }
+}
+
+/// What a chase found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// The nodes, without the stop.
+    pub nodes: Vec<u64>,
+    /// Whether the stop (or null) was reached: if not, the list changed under the walk or is too long.
+    pub complete: bool,
+}
+
+/// The word at `offset` of a piece.
+#[must_use]
+pub fn u64_at(piece: &[u8], offset: usize) -> Option<u64> {
+    let bytes = piece.get(offset..offset.checked_add(8)?)?;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// The half word at `offset` of a piece.
+#[must_use]
+pub fn u32_at(piece: &[u8], offset: usize) -> Option<u32> {
+    let bytes = piece.get(offset..offset.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// Single reads and common shapes, on top of the trait.
+impl dyn KernelMemory + '_ {
+    /// One word.
+    #[must_use]
+    pub fn word(&self, address: u64, offset: u32) -> Option<u64> {
+        self.read_batch(&[address], offset, 8).words().next().flatten()
+    }
+
+    /// One half word.
+    #[must_use]
+    pub fn half(&self, address: u64, offset: u32) -> Option<u32> {
+        let batch = self.read_batch(&[address], offset, 4);
+        u32_at(batch.get(0)?, 0)
+    }
+
+    /// A word of each address.
+    #[must_use]
+    pub fn words(&self, addresses: &[u64], offset: u32) -> Vec<Option<u64>> {
+        self.read_batch(addresses, offset, 8).words().collect()
+    }
+
+    /// A half word of each address.
+    #[must_use]
+    pub fn halves(&self, addresses: &[u64], offset: u32) -> Vec<Option<u32>> {
+        let batch = self.read_batch(addresses, offset, 4);
+        batch.iter().map(|piece| u32_at(piece?, 0)).collect()
+    }
+
+    /// The members of a `list_head` ring, as the addresses of their links.
+    #[must_use]
+    pub fn ring(&self, head: u64, most: usize) -> Chain {
+        match self.word(head, 0) {
+            Some(first) => self.chase(first, 0, head, most),
+            None => Chain::default(),
+        }
+    }
+
+    /// A NUL-terminated string of at most `most` bytes.
+    #[must_use]
+    pub fn string(&self, address: u64, most: usize) -> Option<Vec<u8>> {
+        let mut text = Vec::new();
+        // In small pieces that do not cross a page: what follows the string may not be readable.
+        while text.len() < most {
+            let at = address.checked_add(text.len() as u64)?;
+            let len = (64 - (at % 64) as usize).min(most - text.len());
+            let batch = self.read_batch(&[at], 0, len);
+            let piece = batch.get(0)?;
+            if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+                text.extend_from_slice(&piece[..end]);
+                return Some(text);
+            }
+            text.extend_from_slice(piece);
+        }
+        Some(text)
+    }
+}
+
+/// Whether an address can be one of the kernel's.
+#[must_use]
+pub fn is_kernel_address(address: u64) -> bool {
+    address >= 0xffff_0000_0000_0000 && address < 0xffff_ffff_ffff_f000
+}
+
+/// Recorded memory: what a test, or a capture, has.
+#[derive(Debug, Clone, Default)]
+pub struct RecordedMemory {
+    bytes: HashMap<u64, u8>,
+}
+
+impl RecordedMemory {
+    /// Writes bytes.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) {
+        for (index, byte) in bytes.iter().enumerate() {
+            self.bytes.insert(address.wrapping_add(index as u64), *byte);
+        }
+    }
+
+    /// Writes a word.
+    pub fn write_word(&mut self, address: u64, word: u64) {
+        self.write(address, &word.to_le_bytes());
+    }
+
+    fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
+        (0..len as u64).map(|index| self.bytes.get(&address.wrapping_add(index)).copied()).collect()
+    }
+}
+
+impl KernelMemory for RecordedMemory {
+    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+        let mut batch = Batch::new(len, addresses.len());
+        for address in addresses {
+            batch.push(self.read(address.wrapping_add(u64::from(offset)), len).as_deref());
+        }
+        batch
+    }
+
+    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
+        let mut chain = Chain::default();
+        let mut node = first;
+        while node != stop && node != 0 {
+            if chain.nodes.len() >= most {
+                return chain;
+            }
+            chain.nodes.push(node);
+            match self.read(node.wrapping_add(u64::from(offset)), 8).and_then(|word| u64_at(&word, 0)) {
+                Some(next) => node = next,
+                None => return chain,
+            }
+        }
+        chain.complete = true;
+        chain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KernelMemory, RecordedMemory};
+
+    #[test]
+    fn a_ring_ends_at_its_head_and_an_endless_one_at_the_cap() {
+        let mut memory = RecordedMemory::default();
+        memory.write_word(0x1000, 0x2000);
+        memory.write_word(0x2000, 0x3000);
+        memory.write_word(0x3000, 0x1000);
+        let memory: &dyn KernelMemory = &memory;
+        let chain = memory.ring(0x1000, 10);
+        assert_eq!((chain.nodes, chain.complete), (vec![0x2000, 0x3000], true));
+        let endless = memory.chase(0x2000, 0, 0x9000, 10);
+        assert_eq!((endless.nodes.len(), endless.complete), (10, false));
+    }
+
+    #[test]
+    fn a_string_ends_at_its_nul_or_at_the_cap() {
+        let mut memory = RecordedMemory::default();
+        memory.write(0x10f8, &[b'x'; 8]);
+        memory.write(0x1100, &[b'y'; 64]);
+        memory.write(0x1140, b"end\0");
+        memory.write(0x1144, &[0; 60]);
+        let memory: &dyn KernelMemory = &memory;
+        assert_eq!(memory.string(0x1138, 64).unwrap(), b"yyyyyyyyend");
+        assert_eq!(memory.string(0x1100, 10).unwrap(), b"yyyyyyyyyy");
+        assert_eq!(memory.string(0x5000, 10), None);
+    }
+}

@@ -1,3 +1,4 @@
 //! ebusy: names every reference that made an umount fail with "device or resource busy".
 
+pub mod btf;
 pub mod model;

@@ -1,1 +1,145 @@
-fn main(){}
+//! Compiles the kernel programs and leaves the object in `$OUT_DIR/ebusy-bpf.o`, where the library embeds it.
+//!
+//! `EBUSY_BPF` overrides the compiler: `debian`, `nightly`, `nightly-YYYY-MM-DD`, or the path of an object.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use toolchain::Toolchain;
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+const PACKAGE: &str = "tracer-ebpf";
+const PROGRAM: &str = "ebusy-bpf";
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            // Not by returning it: a backtrace of this script would bury what to do.
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<()> {
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
+    let root = here.parent().context("the package has no parent directory")?;
+    rerun_if_changed(root);
+
+    let toolchain = match toolchain::find() {
+        Ok(toolchain) => toolchain,
+        Err(missing) => bail!(
+            "cannot compile the kernel programs: {missing}; `cargo xtask setup` installs what is missing or says how"
+        ),
+    };
+    let object = match &toolchain {
+        Toolchain::Object(path) => path.clone(),
+        Toolchain::Debian(linker) => {
+            debian(root, &out, linker).with_context(|| format!("compiling {PACKAGE} by {toolchain}"))?
+        }
+        Toolchain::Nightly(name, _) => {
+            nightly(root, &out, name).with_context(|| format!("compiling {PACKAGE} by {toolchain}"))?
+        }
+    };
+    let embedded = out.join(format!("{PROGRAM}.o"));
+    fs::copy(&object, &embedded)
+        .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))?;
+    Ok(())
+}
+
+/// Everything that the object depends on, and everything that the choice of the compiler depends on.
+fn rerun_if_changed(root: &Path) {
+    println!("cargo::rerun-if-env-changed={}", toolchain::CHOICE);
+    let inputs = [
+        "Cargo.lock",
+        "Cargo.toml",
+        "tracer-common/Cargo.toml",
+        "tracer-common/src",
+        "tracer-ebpf/Cargo.toml",
+        "tracer-ebpf/src",
+        "xtask/src/toolchain.rs",
+    ];
+    let inputs = inputs.iter().map(|input| root.join(input));
+    let tools = [toolchain::DEBIAN_RUSTC.into()]
+        .into_iter()
+        .chain(toolchain::linker());
+    let object = env::var_os(toolchain::CHOICE).map(PathBuf::from);
+    for path in inputs.chain(tools).chain(object) {
+        // A path that does not exist would run this script at every build.
+        if path.exists() {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
+}
+
+/// Debian's compiler is a stable one: `RUSTC_BOOTSTRAP` lets it take the assembly syntax that aya-ebpf uses.
+fn debian(root: &Path, out: &Path, linker: &Path) -> Result<PathBuf> {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
+    let arch = if arch.starts_with("riscv64") {
+        "riscv64"
+    } else {
+        &arch
+    };
+    let target_dir = out.join("bpf");
+    let mut path = OsString::from(linker.parent().context("the linker has no directory")?);
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
+
+    let mut command = toolchain::bare(toolchain::DEBIAN_CARGO);
+    command
+        .args(["build", "--release", "--package", PACKAGE, "--bin", PROGRAM])
+        .args(["--target", toolchain::TARGET, "--color", "never", "--target-dir"])
+        .arg(&target_dir)
+        .current_dir(root)
+        .env("PATH", path)
+        .env("RUSTC", toolchain::DEBIAN_RUSTC)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf"),
+        );
+    let output = command
+        .output()
+        .with_context(|| format!("starting {}", toolchain::DEBIAN_CARGO))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let hint = if text.contains("linking with") {
+            "\nif the linker could not read the bitcode, it was built for another LLVM: \
+             `cargo xtask setup --force` builds it again"
+        } else {
+            ""
+        };
+        bail!("{} in {}:\n{text}{hint}", output.status, root.display());
+    }
+    if text.contains("warning") {
+        for line in text.lines() {
+            println!("cargo::warning={line}");
+        }
+    }
+    Ok(target_dir.join(toolchain::TARGET).join("release").join(PROGRAM))
+}
+
+/// `aya-build` knows how a nightly builds `core` and the programs.
+fn nightly(root: &Path, out: &Path, name: &str) -> Result<PathBuf> {
+    let root_dir = root.join(PACKAGE);
+    let package = aya_build::Package {
+        name: PACKAGE,
+        root_dir: root_dir
+            .to_str()
+            .context("the path of the workspace is not UTF-8")?,
+        ..aya_build::Package::default()
+    };
+    aya_build::build_ebpf([package], aya_build::Toolchain::Custom(name))?;
+    Ok(out.join(PROGRAM))
+}

@@ -1,0 +1,101 @@
+//! What a holder program says of the references that it has taken: the truth that ebusy's answer is held against.
+
+use serde::{Deserialize, Serialize};
+
+/// The line that a holder program prints once it holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ready {
+    /// Always true.
+    pub ready: bool,
+    /// The holder's process id.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: String,
+    /// The number of its mount namespace.
+    pub mount_namespace: u32,
+    /// The id of the mount that its first path is on, as its namespace has it.
+    pub mount_id: u32,
+    /// One for each entry that ebusy is to report.
+    pub claims: Vec<Claim>,
+}
+
+/// One holder entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// `fd`, `cwd`... as in ebusy's JSON.
+    pub kind: String,
+    /// Other ways in which the same references are used.
+    pub also: Vec<String>,
+    /// Which of the program's path arguments it may be reported with.
+    pub arguments: Vec<usize>,
+    /// The kernel's references on a file system of its own.
+    pub refs: u64,
+    /// The kernel's references on overlayfs, where an open regular file has a backing file.
+    pub overlay_refs: u64,
+    /// Everybody who shares it; empty where no process does.
+    pub owners: Vec<Owner>,
+    /// The file has no name any more.
+    pub deleted: bool,
+    /// Access of the descriptor.
+    pub access: Option<String>,
+    /// It was opened between these two times, in nanoseconds since the epoch.
+    pub opened: Option<(u64, u64)>,
+}
+
+/// A process, one of its threads, or one of its descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// Thread id, where the reference is a thread's own.
+    pub tid: Option<u32>,
+    /// File descriptor.
+    pub fd: Option<u32>,
+}
+
+impl Claim {
+    /// One reference of the calling process, on its first path argument.
+    #[must_use]
+    pub fn new(kind: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            also: Vec::new(),
+            arguments: vec![0],
+            refs: 1,
+            overlay_refs: 1,
+            owners: vec![Owner { pid: std::process::id(), tid: None, fd: None }],
+            deleted: false,
+            access: None,
+            opened: None,
+        }
+    }
+
+    /// An open file description of the calling process.
+    #[must_use]
+    pub fn fd(fd: u32, access: &str) -> Self {
+        let mut claim = Self::new("fd");
+        claim.owners[0].fd = Some(fd);
+        claim.access = Some(access.to_owned());
+        claim
+    }
+
+    /// It is an open regular file: overlayfs keeps a backing file for it.
+    #[must_use]
+    pub fn regular(mut self) -> Self {
+        self.overlay_refs = 2 * self.refs;
+        self
+    }
+
+    /// It was opened between `began` and now.
+    #[must_use]
+    pub fn opened_since(mut self, began: u64) -> Self {
+        self.opened = Some((began, crate::hold::now()));
+        self
+    }
+
+    /// The kernel's references on a file system.
+    #[must_use]
+    pub fn refs_on(&self, overlay: bool) -> u64 {
+        if overlay { self.overlay_refs } else { self.refs }
+    }
+}

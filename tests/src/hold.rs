@@ -1,0 +1,108 @@
+//! The side of a holder program: its arguments, its ready line, and its wait for the end.
+//!
+//! `hold-KIND [--mntns same|shared|slave|private] [--wait] PATH...`: it enters the namespace, with `--wait` says
+//! `{"waiting":true}` and waits for a line on its standard input, takes its references on the paths, prints one
+//! [`Ready`] line, and holds until its standard input ends.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    claim::{Claim, Ready},
+    namespace::{self, Namespace},
+};
+
+/// What a holder program was asked to do.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where to take references.
+    pub paths: Vec<PathBuf>,
+    /// When the program began to take references, in nanoseconds since the epoch.
+    pub began: u64,
+    comm: String,
+    mount_namespace: u32,
+    mount_id: u32,
+}
+
+impl Setup {
+    /// Reads the arguments and enters the namespace.
+    pub fn from_args() -> Result<Self> {
+        let mut namespace = Namespace::Same;
+        let mut wait = false;
+        let mut paths = Vec::new();
+        let mut arguments = std::env::args_os().skip(1);
+        while let Some(argument) = arguments.next() {
+            if argument == "--mntns" {
+                let value = arguments.next().context("--mntns needs a value")?;
+                namespace = value.to_str().context("--mntns needs a name")?.parse()?;
+            } else if argument == "--wait" {
+                wait = true;
+            } else {
+                paths.push(PathBuf::from(argument));
+            }
+        }
+        let Some(first) = paths.first() else { bail!("a path is needed") };
+        namespace.enter().context("enter a mount namespace")?;
+        if wait {
+            println!("{{\"waiting\":true}}");
+            read_line()?;
+        }
+        // Everything that is not the reference itself is found out before: afterwards `/proc` may be out of reach,
+        // and a look at the path would be a reference too.
+        Ok(Self {
+            comm: fs::read_to_string("/proc/self/comm")?.trim_end_matches('\n').to_owned(),
+            mount_namespace: namespace::current()?,
+            mount_id: namespace::mount_id(first).with_context(|| first.display().to_string())?,
+            began: now(),
+            paths,
+        })
+    }
+
+    /// The first path.
+    #[must_use]
+    pub fn path(&self) -> &PathBuf {
+        &self.paths[0]
+    }
+
+    /// Says what is held, and returns when it is to be released.
+    pub fn hold(&self, claims: Vec<Claim>) -> Result<()> {
+        let ready = Ready {
+            ready: true,
+            pid: std::process::id(),
+            comm: self.comm.clone(),
+            mount_namespace: self.mount_namespace,
+            mount_id: self.mount_id,
+            claims,
+        };
+        let mut line = serde_json::to_string(&ready)?;
+        line.push('\n');
+        std::io::stdout().write_all(line.as_bytes())?;
+        wait_for_end()
+    }
+}
+
+/// Nanoseconds since the epoch.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Blocks until standard input ends.
+pub fn wait_for_end() -> Result<()> {
+    let mut rest = [0_u8; 64];
+    while std::io::stdin().read(&mut rest)? > 0 {}
+    Ok(())
+}
+
+/// Reads one line without reading ahead.
+fn read_line() -> Result<()> {
+    let mut byte = [0_u8; 1];
+    while std::io::stdin().read(&mut byte)? == 1 && byte[0] != b'\n' {}
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! The kernel's own structures, read as they are: mounts, propagation, tasks, open files, mappings.
+
+mod context;
+mod count;
+mod dentry;
+mod file;
+mod layout;
+mod mapping;
+mod memory;
+mod mount;
+mod propagation;
+mod reader;
+mod snapshot;
+mod task;
+
+pub use self::{
+    context::Kernel,
+    count::PerCpu,
+    dentry::Paths,
+    file::{Descriptor, PathAddress, access},
+    layout::{KernelLayout, LayoutError},
+    mapping::MappedFile,
+    memory::{Batch, Chain, KernelMemory, RecordedMemory},
+    mount::{Mount, Superblock},
+    propagation::Slots,
+    reader::{Marks, Reader},
+    snapshot::{Snapshot, snapshot},
+    task::{Task, Tasks},
+};

@@ -10,8 +10,10 @@ mod reader;
 mod task;
 mod umount;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    macros::{fentry, fexit, map, raw_tracepoint, tracepoint},
+    macros::{fentry, fexit, map, tracepoint},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
     programs::{FEntryContext, FExitContext, RawTracePointContext, TracePointContext},
 };
@@ -155,19 +157,24 @@ fn attach_mount_exit(_ctx: FExitContext) -> u32 {
     0
 }
 
-#[raw_tracepoint]
-fn read_batch(ctx: RawTracePointContext) -> u32 {
-    reader::read_batch(&ctx)
+/// The programs of the reader are written by hand: the macro of a raw tracepoint throws the result away, and
+/// `BPF_PROG_TEST_RUN` hands it to user space.
+macro_rules! reader_programs {
+    ($($name:ident;)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = "raw_tracepoint")]
+            extern "C" fn $name(ctx: *mut c_void) -> u32 {
+                reader::$name(&RawTracePointContext::new(ctx))
+            }
+        )+
+    };
 }
 
-#[raw_tracepoint]
-fn chase(ctx: RawTracePointContext) -> u32 {
-    reader::chase(&ctx)
-}
-
-#[raw_tracepoint]
-fn marks(_ctx: RawTracePointContext) -> u32 {
-    reader::marks()
+reader_programs! {
+    read_batch;
+    chase;
+    marks;
 }
 
 #[cfg(not(test))]

@@ -86,7 +86,7 @@ fn set_first_status(arena: *mut Arena, status: u8) {
 /// Addresses that only the kernel knows: `address[0]` of the per-CPU map, `[1]` of its value on this CPU, `[2]` the
 /// CPU, `[3]` the running task, `[4]` its process id as the host sees it. Returns 5.
 #[inline(always)]
-pub(crate) fn marks() -> u32 {
+pub(crate) fn marks(_ctx: &RawTracePointContext) -> u32 {
     let Some(arena) = ARENA.get_ptr_mut(0) else { return 0 };
     let Some(mark) = PER_CPU_MARK.get_ptr(0) else { return 0 };
     // SAFETY: five slots are within the arena; the helper has no preconditions.

@@ -4,4 +4,5 @@ pub mod btf;
 pub mod kernel;
 pub mod identity;
 pub mod model;
+pub mod probe;
 pub mod render;

@@ -1,0 +1,13 @@
+//! Loads the kernel programs: which tier this kernel allows, its hooks, and the reader, which every tier has.
+
+mod load;
+mod loss;
+mod tier;
+mod tracefs;
+
+pub use self::{
+    load::{Probes, Refused, load, reader_only},
+    loss::{Losses, LossReader},
+    tier::{Choice, Purpose, Tier},
+    tracefs::Tracefs,
+};

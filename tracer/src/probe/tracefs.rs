@@ -1,0 +1,103 @@
+//! Syscall tracepoints: their ids from tracefs, which is mounted detached where the host has it not, and their
+//! attachment.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
+
+/// The events of tracefs.
+#[derive(Debug)]
+pub struct Tracefs {
+    root: OwnedFd,
+    /// Whether the host had it mounted.
+    pub mounted: bool,
+}
+
+impl Tracefs {
+    /// Opens tracefs where it is mounted; otherwise makes a mount of it that is in no namespace, so that nothing
+    /// changes on the host and nothing is left behind.
+    pub fn open() -> Result<Self> {
+        for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+            if Path::new(path).join("events/syscalls").is_dir() {
+                let root = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                    .with_context(|| format!("opening {path}"))?;
+                return Ok(Self { root, mounted: true });
+            }
+        }
+        let root = Self::detached().context(
+            "tracefs is not mounted and could not be mounted privately; \
+             mend it with: mount -t tracefs tracefs /sys/kernel/tracing",
+        )?;
+        Ok(Self { root, mounted: false })
+    }
+
+    fn detached() -> Result<OwnedFd> {
+        let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen")?;
+        fsconfig_create(context.as_fd()).context("fsconfig")?;
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).context("fsmount")
+    }
+
+    /// Id of an event of the group `syscalls`; `None` where this kernel has no such system call.
+    pub fn syscall_event(&self, name: &str) -> Result<Option<u64>> {
+        let path = format!("events/syscalls/{name}/id");
+        let file = match openat(&self.root, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("opening {path} in tracefs")),
+        };
+        let mut text = String::new();
+        File::from(file).read_to_string(&mut text).with_context(|| format!("reading {path} in tracefs"))?;
+        text.trim().parse().map(Some).with_context(|| format!("{path} in tracefs has {text:?}"))
+    }
+}
+
+/// A program attached to a tracepoint, until it is dropped.
+#[derive(Debug)]
+pub struct Attached {
+    _event: OwnedFd,
+}
+
+/// Attaches a program to an event. aya does it only where tracefs is mounted.
+pub fn attach(program: impl AsFd, event: u64) -> Result<Attached> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+    const PERF_EVENT_IOC_ENABLE: u64 = 0x2400;
+    const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
+    /// `PERF_ATTR_SIZE_VER1`: what has been there since Linux 2.6.33 is enough.
+    const SIZE: usize = 72;
+    // struct perf_event_attr (uapi/linux/perf_event.h): type, size, config, sample_period...
+    let mut attributes = [0u8; SIZE];
+    attributes[0..4].copy_from_slice(&PERF_TYPE_TRACEPOINT.to_ne_bytes());
+    attributes[4..8].copy_from_slice(&(SIZE as u32).to_ne_bytes());
+    attributes[8..16].copy_from_slice(&event.to_ne_bytes());
+    // The program is called on every CPU, whichever the event is opened on.
+    // SAFETY: the attributes are as long as they say; the kernel copies them.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    };
+    if fd < 0 {
+        let error = std::io::Error::last_os_error();
+        bail!("perf_event_open of tracepoint {event}: {error} (needs CAP_PERFMON; see kernel.perf_event_paranoid)");
+    }
+    // SAFETY: the descriptor was just made, and is owned by nobody else.
+    let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    for (request, argument) in
+        [(PERF_EVENT_IOC_SET_BPF, program.as_fd().as_raw_fd()), (PERF_EVENT_IOC_ENABLE, 0)]
+    {
+        // SAFETY: both requests take a number.
+        if unsafe { libc::ioctl(event.as_raw_fd(), request as libc::Ioctl, argument) } < 0 {
+            return Err(std::io::Error::last_os_error()).context("attaching a program to a tracepoint");
+        }
+    }
+    Ok(Attached { _event: event })
+}

@@ -1,1 +1,272 @@
-//! To come.
+//! Running ebusy.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{BufRead as _, BufReader, Read},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{
+    holder::PATIENCE,
+    report::{self, Incident, Who},
+};
+
+/// The ebusy binary: `EBUSY_BIN`, or what cargo built beside the holder programs.
+pub fn binary() -> Result<PathBuf> {
+    match std::env::var_os("EBUSY_BIN") {
+        Some(path) => Ok(path.into()),
+        None => crate::holder::program("ebusy").context("or EBUSY_BIN"),
+    }
+}
+
+/// `--probe`, where `EBUSY_PROBE` asks for it.
+fn probe_arguments() -> Vec<OsString> {
+    std::env::var_os("EBUSY_PROBE").map_or_else(Vec::new, |probe| vec!["--probe".into(), probe])
+}
+
+/// A command that runs a verb with the probe tier of this test run.
+pub fn command(verb: &str) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.arg(verb).args(probe_arguments());
+    Ok(command)
+}
+
+/// How ebusy ended, and what it wrote.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// It ended with that code.
+    pub fn expect_code(&self, code: i32) -> Result<()> {
+        ensure!(
+            self.status.code() == Some(code),
+            "{}, expected exit status {code}\n{}{}",
+            self.status,
+            String::from_utf8_lossy(&self.stdout),
+            self.stderr
+        );
+        Ok(())
+    }
+}
+
+/// Runs a command to its end, within the tests' patience. No run of ebusy may panic or die of a signal.
+pub fn run(command: &mut Command) -> Result<Finished> {
+    let mut running = Running::start(command)?;
+    let status = running.wait()?;
+    running.finished(status)
+}
+
+/// A run of ebusy that is not over.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<()>>,
+    lines: mpsc::Receiver<()>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Running {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().to_string_lossy()))?;
+        let stdout = child.stdout.take().map(|output| thread::spawn(move || read_all(output)));
+        let (sender, lines) = mpsc::channel();
+        let log = Arc::new(Mutex::new(String::new()));
+        let lines_log = Arc::clone(&log);
+        let stderr = child.stderr.take().map(|output| {
+            thread::spawn(move || {
+                let mut output = BufReader::new(output);
+                let mut line = Vec::new();
+                while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                    let text = String::from_utf8_lossy(&line).into_owned();
+                    lines_log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+                    let _ = sender.send(());
+                    line.clear();
+                }
+            })
+        });
+        Ok(Self { child, stdout, stderr, lines, log })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to standard error so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a line on standard error that starts like that.
+    pub fn wait_for(&mut self, start: &str) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = self.log().lines().find(|line| line.starts_with(start)) {
+                return Ok(line.to_owned());
+            }
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(()) => {}
+                Err(error) => bail!("no line that starts with {start:?}: {error}\n{}", self.log()),
+            }
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).context("a process id is positive")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "ebusy does not end\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it wrote, once it has ended; it has not panicked.
+    pub fn finished(mut self, status: ExitStatus) -> Result<Finished> {
+        let stdout = self.stdout.take().map_or_else(Vec::new, |reader| reader.join().unwrap_or_default());
+        if let Some(reader) = self.stderr.take() {
+            let _ = reader.join();
+        }
+        let stderr = self.log();
+        ensure!(!stderr.contains("panicked"), "ebusy panicked\n{stderr}");
+        ensure!(status.signal().is_none(), "ebusy died: {status}\n{stderr}");
+        Ok(Finished { status, stdout, stderr })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_all(mut output: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = output.read_to_end(&mut bytes);
+    bytes
+}
+
+/// `ebusy watch`, whose incidents go to a file.
+#[derive(Debug)]
+pub struct Watch {
+    running: Running,
+    directory: TempDir,
+}
+
+impl Watch {
+    /// Watches targets that match, and returns once it is attached.
+    pub fn targets<T: AsRef<OsStr>>(globs: &[T]) -> Result<Self> {
+        let mut arguments = Vec::new();
+        for glob in globs {
+            arguments.push(OsString::from("--target"));
+            arguments.push(glob.as_ref().to_owned());
+        }
+        Self::start(&arguments)
+    }
+
+    /// Starts it with these arguments, and returns once it is attached.
+    pub fn start(arguments: &[OsString]) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("ebusy-out-").tempdir()?;
+        let mut command = command("watch")?;
+        command.args(["--format", "json", "-o"]).arg(directory.path().join("incidents.jsonl"));
+        let mut running = Running::start(command.args(arguments))?;
+        running.wait_for("watching")?;
+        Ok(Self { running, directory })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// The incidents that it has written so far.
+    pub fn incidents(&self) -> Result<Vec<Incident>> {
+        let path = self.directory.path().join("incidents.jsonl");
+        let json = match fs::read_to_string(&path) {
+            Ok(json) => json,
+            // Nothing was written.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).context("incidents"),
+        };
+        report::incidents(&json)
+    }
+
+    /// Waits until it has written that many incidents.
+    pub fn wait_for_incidents(&self, count: usize, patience: Duration) -> Result<Vec<Incident>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let incidents = self.incidents()?;
+            if incidents.len() >= count {
+                return Ok(incidents);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {count} incidents\n{}",
+                incidents.len(),
+                self.running.log()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Interrupts it as Control-C does; returns all incidents, and what it said.
+    pub fn finish(mut self) -> Result<(Vec<Incident>, String)> {
+        self.running.signal(Signal::INT)?;
+        let status = self.running.wait()?;
+        let incidents = self.incidents()?;
+        let finished = self.running.finished(status)?;
+        // Without a command, an interrupt is how a watch ends: the job is done.
+        finished.expect_code(0)?;
+        Ok((incidents, finished.stderr))
+    }
+}
+
+/// `ebusy who` on anything: its exit status says whether something blocks.
+pub fn who<W: AsRef<OsStr>>(what: W) -> Result<(i32, Vec<Who>)> {
+    let finished = run(command("who")?.args(["--format", "json"]).arg(what))?;
+    let code = finished.status.code().context("an exit status")?;
+    let json = String::from_utf8(finished.stdout).context("JSON is UTF-8")?;
+    let answers = json
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+        .collect::<Result<_>>()
+        .with_context(|| finished.stderr.clone())?;
+    ensure!(code == 0 || code == 1, "exit status {code}\n{}", finished.stderr);
+    Ok((code, answers))
+}

@@ -1,1 +1,56 @@
-//! To come.
+//! The main function of the test binaries, and tests that cannot run.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::namespace;
+
+/// How a test that did not fail ended.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It ran.
+    Passed,
+    /// It could not run here.
+    Skipped(String),
+}
+
+/// A test.
+pub fn test<F>(name: impl Into<String>, run: F) -> Trial
+where
+    F: FnOnce() -> Result<Verdict> + Send + 'static,
+{
+    let name = name.into();
+    Trial::ignorable_test(name.clone(), move || {
+        let verdict = if rustix::process::geteuid().is_root() {
+            // The alternate form has the chain of causes on one line.
+            run().map_err(|error| Failed::from(format!("{error:#}")))?
+        } else {
+            Verdict::Skipped("not root".to_owned())
+        };
+        Ok(match verdict {
+            Verdict::Passed => Completion::Completed,
+            Verdict::Skipped(reason) => {
+                // The harness has begun a line already.
+                println!("\nskipped: {name}: {reason}");
+                Completion::ignored()
+            }
+        })
+    })
+}
+
+/// Runs tests one after the other, in a mount namespace of their own where every mount is shared.
+pub fn main(tests: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They load the machine and look at all of it: two at a time would only disturb each other.
+    arguments.test_threads = Some(1);
+    if !arguments.list
+        && rustix::process::geteuid().is_root()
+        && let Err(error) = namespace::enter_isolated()
+    {
+        eprintln!("cannot enter a mount namespace: {error}");
+        return ExitCode::FAILURE;
+    }
+    libtest_mimic::run(&arguments, tests).exit_code()
+}

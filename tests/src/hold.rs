@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -58,7 +58,7 @@ impl Setup {
         Ok(Self {
             comm: fs::read_to_string("/proc/self/comm")?.trim_end_matches('\n').to_owned(),
             mount_namespace: namespace::current()?,
-            mount_id: namespace::mount_id(first).with_context(|| first.display().to_string())?,
+            mount_id: mount_id(first)?,
             began: now(),
             paths,
         })
@@ -85,6 +85,13 @@ impl Setup {
         std::io::stdout().write_all(line.as_bytes())?;
         wait_for_end()
     }
+}
+
+/// The id of the mount that a path is on, or will be once it is made.
+fn mount_id(path: &Path) -> Result<u32> {
+    let existing = if path.symlink_metadata().is_ok() { Some(path) } else { path.parent() };
+    let existing = existing.context("a path has a parent")?;
+    namespace::mount_id(existing).with_context(|| existing.display().to_string())
 }
 
 /// Nanoseconds since the epoch.

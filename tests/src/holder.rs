@@ -1,1 +1,189 @@
-//! To come.
+//! The side of a test: starting holder programs and other helpers, and ending them.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{claim::Ready, namespace::Namespace};
+
+/// How long a helper may take for a step; emulated machines are slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The path of a program of this package.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = directory()?.join(name);
+    if !path.exists() {
+        bail!("{} is missing: build the package's programs, or set EBUSY_HOLDERS", path.display());
+    }
+    Ok(path)
+}
+
+/// Where the programs are: `EBUSY_HOLDERS`, or where cargo puts them beside the test's own directory.
+fn directory() -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os("EBUSY_HOLDERS") {
+        return Ok(directory.into());
+    }
+    let executable = std::env::current_exe()?;
+    let directory = executable.parent().context("an executable is in a directory")?;
+    let above = directory.parent().filter(|_| directory.ends_with("deps"));
+    Ok(above.unwrap_or(directory).to_owned())
+}
+
+/// A process that ends when this value goes.
+#[derive(Debug)]
+pub struct Helper {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: mpsc::Receiver<std::io::Result<String>>,
+    name: String,
+}
+
+impl Helper {
+    /// Starts a program, whose standard input and output are ours.
+    pub fn start<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> Result<Self> {
+        Self::from_command(Command::new(program).args(arguments))
+    }
+
+    /// Starts a command, whose standard input and output are ours.
+    pub fn from_command(command: &mut Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        let input = child.stdin.take();
+        let lines = read_lines(child.stdout.take().context("standard output is a pipe")?);
+        Ok(Self { child, input, lines, name })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its output.
+    pub fn line(&self) -> Result<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Ok(line?),
+            Err(error) => bail!("{}: no line: {error}", self.name),
+        }
+    }
+
+    /// Writes a line to it.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("its input is closed")?;
+        writeln!(input, "{line}").with_context(|| self.name.clone())
+    }
+
+    /// Closes its input and waits for its end; it has ended well.
+    pub fn finish(mut self) -> Result<()> {
+        drop(self.input.take());
+        for _ in 0..PATIENCE.as_millis() {
+            if let Some(status) = self.child.try_wait()? {
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("{}: {status}", self.name);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        bail!("{} does not end", self.name)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // One that has ended already has been waited for, which makes `kill` do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A thread of its own reads, so that a test never waits longer than it wants to.
+fn read_lines(output: ChildStdout) -> mpsc::Receiver<std::io::Result<String>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines() {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// A holder program that holds, or waits to be told so.
+#[derive(Debug)]
+pub struct Holder {
+    helper: Helper,
+    paths: Vec<PathBuf>,
+}
+
+/// A holder program that holds.
+#[derive(Debug)]
+pub struct Holding {
+    helper: Helper,
+    /// What it says that it holds.
+    pub claimed: Claimed,
+}
+
+/// What a holder program says that it holds; this outlives the program.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The paths that it was given.
+    pub paths: Vec<PathBuf>,
+    /// Its answer.
+    pub ready: Ready,
+}
+
+impl Holder {
+    /// Starts a holder program that enters its namespace and waits there.
+    pub fn waiting(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
+        let holder = Self::start(name, namespace, &["--wait"], paths)?;
+        let line = holder.helper.line()?;
+        if !line.contains("waiting") {
+            bail!("{name}: not waiting: {line}");
+        }
+        Ok(holder)
+    }
+
+    /// Lets it take its references.
+    pub fn proceed(mut self) -> Result<Holding> {
+        self.helper.say("go")?;
+        self.ready()
+    }
+
+    fn start(name: &str, namespace: Namespace, options: &[&str], paths: &[PathBuf]) -> Result<Self> {
+        let mut command = Command::new(program(name)?);
+        command.args(["--mntns", namespace.name()]).args(options).args(paths);
+        Ok(Self { helper: Helper::from_command(&mut command)?, paths: paths.to_vec() })
+    }
+
+    fn ready(self) -> Result<Holding> {
+        let line = self.helper.line()?;
+        let ready = serde_json::from_str(&line).with_context(|| format!("ready line: {line}"))?;
+        Ok(Holding { helper: self.helper, claimed: Claimed { paths: self.paths, ready } })
+    }
+}
+
+impl Holding {
+    /// Starts a holder program and waits until it holds.
+    pub fn start(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
+        Holder::start(name, namespace, &[], paths)?.ready()
+    }
+
+    /// Lets it go, in good order.
+    pub fn release(self) -> Result<()> {
+        self.helper.finish()
+    }
+}

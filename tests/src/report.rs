@@ -1,1 +1,171 @@
-//! To come.
+//! ebusy's JSON, schema 1, written down a second time: a field that is renamed in the tool fails here.
+//!
+//! Only what tests look at; unknown fields are allowed, missing ones are not unless they may be `null`.
+
+use anyhow::{Context as _, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+
+/// All refused attempts on one target.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Incident {
+    pub schema: String,
+    pub operation: String,
+    pub started: String,
+    pub ended: Option<String>,
+    pub outcome: Option<String>,
+    pub attempts: u64,
+    pub bursts: u64,
+    pub flags: Vec<String>,
+    pub caller: Process,
+    pub callers: Vec<Caller>,
+    pub target: Target,
+    pub references: Books,
+    pub holders: Vec<Holder>,
+    pub candidates: Vec<Holder>,
+    pub bystanders: Vec<Holder>,
+    pub probe: String,
+    pub lost_events: u64,
+    pub advice: Vec<String>,
+}
+
+/// Who would block an umount now.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Who {
+    pub schema: String,
+    pub target: Target,
+    pub references: Books,
+    pub holders: Vec<Holder>,
+    pub candidates: Vec<Holder>,
+    pub bystanders: Vec<Holder>,
+    pub probe: String,
+}
+
+/// Somebody who tried.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Caller {
+    pub pid: u32,
+    pub comm: String,
+    pub attempts: u64,
+}
+
+/// The mount.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Target {
+    pub path: String,
+    pub path_base64: Option<String>,
+    pub mount_id: Option<u32>,
+    pub fs_type: Option<String>,
+    pub source: Option<String>,
+    pub device: Option<String>,
+    pub mount_namespace: Option<u32>,
+    pub propagation: Option<String>,
+    pub container: Option<Container>,
+}
+
+/// Counted = explained + unexplained.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Books {
+    pub counted: Option<u64>,
+    pub explained: u64,
+    pub unexplained: Option<u64>,
+    pub overexplained: u64,
+    pub remaining: Option<u64>,
+    pub sampled_at: Option<String>,
+    pub changed_during_snapshot: Option<bool>,
+}
+
+/// One owner of references.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Holder {
+    pub kind: String,
+    pub also: Vec<String>,
+    pub refs: u64,
+    pub process: Option<Process>,
+    pub fd: Option<u32>,
+    pub access: Option<String>,
+    pub shared_with: Vec<Sharer>,
+    pub path: String,
+    pub path_base64: Option<String>,
+    pub deleted: bool,
+    pub seen_as: Option<String>,
+    pub mount_id: Option<u32>,
+    pub mount_namespace: Option<u32>,
+    pub through: String,
+    pub counted: bool,
+    pub opened: Option<String>,
+    pub opened_by: Option<Process>,
+    pub attempts_blocked: u64,
+    pub evidence: Vec<String>,
+}
+
+/// Somebody who shares a reference.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Sharer {
+    pub pid: u32,
+    pub comm: String,
+    pub fd: Option<u32>,
+}
+
+/// A process.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Process {
+    pub pid: u32,
+    pub tid: Option<u32>,
+    pub comm: String,
+    pub exe: Option<String>,
+    pub uid: Option<u32>,
+    pub start_time: Option<String>,
+    pub mount_namespace: Option<u32>,
+    pub container: Option<Container>,
+}
+
+/// A container.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Container {
+    pub runtime: Option<String>,
+    pub id: String,
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+}
+
+impl Target {
+    /// The bytes of the path.
+    pub fn path_bytes(&self) -> Result<Vec<u8>> {
+        bytes(&self.path, self.path_base64.as_deref())
+    }
+}
+
+impl Holder {
+    /// The bytes of the path.
+    pub fn path_bytes(&self) -> Result<Vec<u8>> {
+        bytes(&self.path, self.path_base64.as_deref())
+    }
+}
+
+fn bytes(text: &str, base64: Option<&str>) -> Result<Vec<u8>> {
+    match base64 {
+        Some(base64) => STANDARD.decode(base64).context("path_base64"),
+        None => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+/// A time of the schema (RFC 3339), in nanoseconds since the epoch.
+pub fn nanoseconds(time: &str) -> Result<u64> {
+    let time: jiff::Timestamp = time.parse().with_context(|| time.to_owned())?;
+    u64::try_from(time.as_nanosecond()).context("a time after 1970")
+}
+
+/// One incident for each line.
+pub fn incidents(json: &str) -> Result<Vec<Incident>> {
+    json.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}

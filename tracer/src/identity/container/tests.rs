@@ -1,0 +1,356 @@
+//! Containers of every runtime on a planted host.
+
+use std::{fs, path::Path};
+
+use super::{Containers, Lookup};
+use crate::identity::spec::samples;
+
+const AGENT: &str = "9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5";
+const SANDBOX: &str = "7777777777777777777777777777777777777777777777777777777777777777";
+const DOCKER: &str = "d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0d0c0";
+const CRIO: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0";
+const PODMAN: &str = "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0";
+const UID: &str = "0f3c5b1e-7f55-4d0f-9f0a-3c1f5a2b4d6e";
+const TASKS: &str = "run/containerd/io.containerd.runtime.v2.task";
+
+fn plant(host: &Path, path: &str, text: &str) {
+    let path = host.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// A host with one container of every runtime.
+fn host() -> (tempfile::TempDir, Containers) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().join("root");
+    plant(&at, &format!("{TASKS}/k8s.io/{AGENT}/config.json"), samples::CRI);
+    let sandbox = samples::CRI
+        .replace("\"container-type\": \"container\"", "")
+        .replace(
+            "cri.container-type\": \"container\"",
+            "cri.container-type\": \"sandbox\"",
+        )
+        .replace(
+            "{\"type\": \"mount\"}",
+            "{\"type\": \"network\", \"path\": \"/var/run/netns/cni-1\"}",
+        );
+    plant(&at, &format!("{TASKS}/k8s.io/{SANDBOX}/config.json"), &sandbox);
+    plant(
+        &at,
+        &format!("{TASKS}/default/web/config.json"),
+        r#"{"root": {"path": "rootfs"}}"#,
+    );
+    let docker = r#"{"root": {"path": "/data/docker/overlay2/abcd/merged"}}"#;
+    plant(&at, &format!("{TASKS}/moby/{DOCKER}/config.json"), docker);
+    let config = r#"{"Name": "/shop", "Config": {"Image": "shop:1"}}"#;
+    plant(
+        &at,
+        &format!("data/docker/containers/{DOCKER}/config.v2.json"),
+        config,
+    );
+    plant(
+        &at,
+        &format!("data/docker/containers/{DOCKER}/hostconfig.json"),
+        r#"{"Privileged": false}"#,
+    );
+    plant(
+        &at,
+        &format!("data/docker/image/overlay2/layerdb/mounts/{AGENT}/mount-id"),
+        "gone-layer\n",
+    );
+    let storage = "containers/storage/overlay-containers";
+    plant(
+        &at,
+        &format!("run/{storage}/{CRIO}/userdata/config.json"),
+        samples::CRIO,
+    );
+    plant(
+        &at,
+        &format!("var/lib/{storage}/{PODMAN}/userdata/config.json"),
+        samples::PODMAN,
+    );
+    let list = format!(
+        r#"[{{"id": "{PODMAN}", "names": ["db"], "layer": "bbbb", "metadata": "{{\"image-name\":\"db:1\"}}"}}]"#
+    );
+    plant(&at, &format!("var/lib/{storage}/containers.json"), &list);
+    let containers = Containers::new(directory.path().join("proc"), &at);
+    (directory, containers)
+}
+
+/// `(runtime, id, name, pod)` of a mount's container.
+type Names = Option<(Option<String>, String, Option<String>, Option<String>)>;
+
+fn of_mount(containers: &Containers, path: &str) -> Names {
+    let container = containers.container_of_mount_path(path.as_bytes())?;
+    Some((container.runtime, container.id, container.name, container.pod))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "compared with what may be nothing")]
+fn names(runtime: &str, id: &str, name: Option<&str>, pod: Option<&str>) -> Names {
+    Some((
+        Some(runtime.into()),
+        id.into(),
+        name.map(Into::into),
+        pod.map(Into::into),
+    ))
+}
+
+#[test]
+fn by_cgroup() {
+    let (_directory, containers) = host();
+    let of = |text: &str| containers.of_cgroup(text.as_bytes());
+    let agent = of(&format!("0::/kubepods/besteffort/pod{UID}/{AGENT}\n")).unwrap();
+    assert_eq!(
+        (agent.name.as_deref(), agent.namespace.as_deref()),
+        (Some("agent"), Some("k8s.io"))
+    );
+    let docker = of(&format!("0::/system.slice/docker-{DOCKER}.scope\n")).unwrap();
+    assert_eq!(
+        (docker.name.as_deref(), docker.image.as_deref()),
+        (Some("shop"), Some("shop:1"))
+    );
+    assert_eq!(
+        (docker.runtime.as_deref(), docker.privileged),
+        (Some("docker"), Some(false))
+    );
+    let podman = of(&format!("0::/machine.slice/libpod-{PODMAN}.scope/container\n")).unwrap();
+    assert_eq!(
+        (podman.name.as_deref(), podman.image.as_deref()),
+        (Some("db"), Some("db:1"))
+    );
+    let crio = of(&format!("0::/kubepods.slice/crio-{CRIO}.scope\n")).unwrap();
+    assert_eq!(
+        (crio.name.as_deref(), crio.pod_namespace.as_deref()),
+        (Some("main"), Some("shop"))
+    );
+    let web = of("0::/default/web\n").unwrap();
+    assert_eq!(
+        (web.runtime.as_deref(), web.id.as_str()),
+        (Some("containerd"), "web")
+    );
+    assert_eq!(
+        (of("0::/default/other\n"), of("0::/system.slice/cron.service\n")),
+        (None, None)
+    );
+}
+
+#[test]
+fn a_container_without_a_bundle_still_has_its_id_and_pod() {
+    let (_directory, containers) = host();
+    let unknown = "e".repeat(64);
+    let text = format!("0::/kubepods/besteffort/pod{UID}/{unknown}\n");
+    let container = containers.of_cgroup(text.as_bytes()).unwrap();
+    assert_eq!(
+        (container.id, container.pod.as_deref()),
+        (unknown, Some("node-agent-x7k2p"))
+    );
+    assert_eq!(
+        (container.name, container.image, container.runtime),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn by_mount() {
+    let (_directory, containers) = host();
+    let of = |path: &str| of_mount(&containers, path);
+    let pod = Some("node-agent-x7k2p");
+    assert_eq!(
+        of(&format!("/{TASKS}/k8s.io/{AGENT}/rootfs")),
+        names("containerd", AGENT, Some("agent"), pod)
+    );
+    assert_eq!(
+        of(&format!("/host/{TASKS}/k8s.io/{AGENT}/rootfs")),
+        names("containerd", AGENT, Some("agent"), pod)
+    );
+    assert_eq!(
+        of(&format!("/{TASKS}/k8s.io/gone/rootfs")),
+        names("containerd", "gone", None, None)
+    );
+    let shm = format!("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}/shm");
+    assert_eq!(of(&shm), names("containerd", SANDBOX, None, pod));
+    let volume = format!("/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~csi/pvc/mount");
+    assert_eq!(of(&volume), names("containerd", SANDBOX, None, pod));
+    assert_eq!(of("/run/netns/cni-1"), names("containerd", SANDBOX, None, pod));
+    assert_eq!(
+        of("/data/docker/overlay2/abcd/merged"),
+        names("docker", DOCKER, Some("shop"), None)
+    );
+    // Its container is gone, but Docker's own list of layers has it.
+    assert_eq!(
+        of("/data/docker/overlay2/gone-layer/merged"),
+        names("containerd", AGENT, Some("agent"), pod)
+    );
+    assert_eq!(of("/var/lib/docker/overlay2/none/merged"), None);
+    let storage = "/var/lib/containers/storage";
+    assert_eq!(
+        of(&format!("{storage}/overlay/bbbb/merged")),
+        names("podman", PODMAN, Some("db"), None)
+    );
+    assert_eq!(
+        of(&format!("{storage}/overlay/aaaa/merged")),
+        names("cri-o", CRIO, Some("main"), Some("web-7d9c5b8f6-qx2vl"))
+    );
+    assert_eq!(of(&format!("{storage}/overlay/none/merged")), None);
+    let shm = format!("/run/containers/storage/overlay-containers/{CRIO}/userdata/shm");
+    assert_eq!(
+        of(&shm),
+        names("cri-o", CRIO, Some("main"), Some("web-7d9c5b8f6-qx2vl"))
+    );
+    assert_eq!((of("/mnt"), of("/run/netns/other")), (None, None));
+}
+
+#[test]
+fn a_state_directory_is_learnt_from_a_mount() {
+    let (directory, containers) = host();
+    let root = directory.path().join("root");
+    let bundle = "srv/state/io.containerd.runtime.v2.task/default/job";
+    plant(
+        &root,
+        &format!("{bundle}/config.json"),
+        r#"{"annotations": {"nerdctl/name": "nightly"}}"#,
+    );
+    assert_eq!(containers.of_cgroup(b"0::/default/job\n"), None);
+    let found = of_mount(&containers, &format!("/{bundle}/rootfs"));
+    assert_eq!(found, names("containerd", "job", Some("nightly"), None));
+    assert!(matches!(containers.lookup("default/job"), Lookup::Found(found) if found.len() == 1));
+}
+
+#[test]
+fn nothing_is_opened_below_a_containers_mount() {
+    let (directory, containers) = host();
+    let root = directory.path().join("root");
+    // A container that runs a runtime of its own; a mount in it that is no task of the host.
+    let inner = format!("run/netns/x/{TASKS}/default/inner");
+    plant(
+        &root,
+        &format!("{inner}/config.json"),
+        r#"{"annotations": {"nerdctl/name": "wrong"}}"#,
+    );
+    assert_eq!(of_mount(&containers, &format!("/{inner}/rootfs")), None);
+    let inner = format!("srv/netns/../{TASKS}/default/inner");
+    assert_eq!(
+        of_mount(&containers, &format!("/{inner}/rootfs")),
+        names("containerd", "inner", None, None)
+    );
+}
+
+#[test]
+fn what_was_read_once_outlives_its_bundle() {
+    let (directory, containers) = host();
+    let cgroup = format!("0::/kubepods/pod{UID}/{AGENT}\n");
+    let before = containers.of_cgroup(cgroup.as_bytes()).unwrap();
+    let bundle = directory
+        .path()
+        .join("root")
+        .join(TASKS)
+        .join("k8s.io")
+        .join(AGENT);
+    fs::remove_dir_all(&bundle).unwrap();
+    assert_eq!(containers.of_cgroup(cgroup.as_bytes()), Some(before));
+    // An id that is used again is another container.
+    let root = directory.path().join("root");
+    let _ = containers.of_cgroup(b"0::/default/web\n");
+    let json = r#"{"annotations": {"nerdctl/name": "second"}, "root": {"path": "rootfs"}}"#;
+    plant(&root, &format!("{TASKS}/default/web/config.json"), json);
+    assert_eq!(
+        containers
+            .of_cgroup(b"0::/default/web\n")
+            .unwrap()
+            .name
+            .as_deref(),
+        Some("second")
+    );
+}
+
+#[test]
+fn by_name() {
+    let (_directory, containers) = host();
+    let ids = |what: &str| match containers.lookup(what) {
+        Lookup::Nothing => vec![],
+        Lookup::Found(found) => found.into_iter().map(|found| found.container.id).collect(),
+        Lookup::Ambiguous(_) => vec!["ambiguous".to_owned()],
+    };
+    assert_eq!(ids("9c41"), [AGENT]);
+    assert_eq!(ids(AGENT), [AGENT]);
+    assert_eq!(ids("web"), ["web"]);
+    assert_eq!(ids("default/web"), ["web"]);
+    assert_eq!(ids("db"), [PODMAN]);
+    assert_eq!(ids("shop"), [DOCKER]);
+    assert_eq!(ids("monitoring/node-agent-x7k2p"), [SANDBOX, AGENT]);
+    assert!(ids("monitoring/none").is_empty() && ids("").is_empty() && ids("agent").is_empty());
+    assert_eq!(containers.all().len(), 6);
+}
+
+#[test]
+fn an_ambiguous_beginning_is_no_answer() {
+    let (directory, containers) = host();
+    let other = format!("{TASKS}/default/9c41-other/config.json");
+    plant(
+        &directory.path().join("root"),
+        &other,
+        r#"{"root": {"path": "rootfs"}}"#,
+    );
+    assert!(matches!(containers.lookup("9c4"), Lookup::Ambiguous(found) if found.len() == 2));
+}
+
+#[test]
+fn where_the_root_file_system_is() {
+    let (_directory, containers) = host();
+    let rootfs = |what: &str| match containers.lookup(what) {
+        Lookup::Found(found) => found[0].rootfs.clone().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        rootfs("web"),
+        Path::new("/").join(TASKS).join("default/web/rootfs")
+    );
+    assert_eq!(rootfs("shop"), Path::new("/data/docker/overlay2/abcd/merged"));
+}
+
+#[test]
+fn live_processes_are_counted_and_zombies_are_not() {
+    let (directory, containers) = host();
+    let proc = directory.path().join("proc");
+    let process = |pid: u32, state: char, cgroup: &str| {
+        plant(&proc, &format!("{pid}/cgroup"), cgroup);
+        let stat = format!("{pid} (x) {state} 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0\n");
+        plant(&proc, &format!("{pid}/stat"), &stat);
+    };
+    let agent = format!("0::/kubepods/pod{UID}/{AGENT}\n");
+    process(10, 'S', &agent);
+    process(11, 'R', &agent);
+    process(12, 'Z', &agent);
+    process(13, 'Z', &format!("0::/docker/{DOCKER}\n"));
+    process(14, 'S', "0::/default/web\n");
+    process(15, 'S', "0::/default/other\n");
+    plant(&proc, "self/cgroup", &agent);
+    let alive = containers.containers_alive();
+    assert_eq!((alive.len(), alive[AGENT], alive["web"]), (2, 2, 1));
+}
+
+#[test]
+fn no_runtime_at_all() {
+    let empty = tempfile::tempdir().unwrap();
+    let containers = Containers::new(empty.path(), empty.path());
+    assert!(containers.all().is_empty() && containers.containers_alive().is_empty());
+    assert_eq!(containers.lookup("x"), Lookup::Nothing);
+}
+
+#[test]
+fn hostile_bundles() {
+    let (directory, containers) = host();
+    let root = directory.path().join("root");
+    let id = |digit: &str| digit.repeat(64);
+    for (digit, text) in [
+        ("1", String::new()),
+        ("2", "[".repeat(100_000)),
+        ("3", "{\"linux\":".to_owned()),
+    ] {
+        plant(&root, &format!("{TASKS}/k8s.io/{}/config.json", id(digit)), &text);
+        let found = of_mount(&containers, &format!("/{TASKS}/k8s.io/{}/rootfs", id(digit)));
+        assert_eq!(found, names("containerd", &id(digit), None, None));
+    }
+    fs::create_dir_all(root.join(TASKS).join("k8s.io").join(id("4")).join("config.json")).unwrap();
+    assert_eq!(containers.all().len(), 6);
+}

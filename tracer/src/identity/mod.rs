@@ -1,0 +1,29 @@
+//! Who a process is and which container it belongs to: from /proc and from the runtimes' own files.
+//!
+//! Nothing here may become a holder itself. Of a process, only `stat`, `status`, `comm`, `cgroup`, `cmdline` (when
+//! asked for) and the text of the `ns/` links are read; its `fd`, `cwd`, `root`, `exe`, `map_files`, `maps` and
+//! `mountinfo` take references on its mounts and stay closed. Of a container, only the files *beside* its root file
+//! system are read, never anything below it.
+
+mod bundle;
+mod bundles;
+mod cache;
+mod cgroup;
+mod clock;
+mod container;
+mod files;
+mod mount_path;
+mod proc_text;
+mod process;
+mod spec;
+mod storage;
+mod watch;
+
+pub use self::{
+    cgroup::{CgroupClaim, Membership, membership, systemd_unit},
+    clock::BootClock,
+    container::{Containers, Found, Lookup},
+    mount_path::{MountClaim, MountOwner, mount_claim},
+    process::ProcessReader,
+    watch::{WatchPatterns, watch_patterns},
+};

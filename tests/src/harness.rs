@@ -41,6 +41,7 @@ where
 }
 
 /// Runs tests one after the other, in a mount namespace of their own where every mount is shared.
+#[must_use]
 pub fn main(tests: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They load the machine and look at all of it: two at a time would only disturb each other.

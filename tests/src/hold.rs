@@ -1,8 +1,8 @@
 //! The side of a holder program: its arguments, its ready line, and its wait for the end.
 //!
-//! `hold-KIND [--mntns same|shared|slave|private] [--wait] PATH...`: it enters the namespace, with `--wait` says
-//! `{"waiting":true}` and waits for a line on its standard input, takes its references on the paths, prints one
-//! [`Ready`] line, and holds until its standard input ends.
+//! `hold-KIND [--mntns same|shared|slave|private] PATH...`: it enters the namespace, takes its references on the
+//! paths, prints one [`Ready`] line, and holds until its standard input ends. With `--wait` instead of paths it says
+//! `{"waiting":true}` once it is in the namespace, and reads the paths from its standard input, as a line of JSON.
 
 use std::{
     fs,
@@ -47,12 +47,12 @@ impl Setup {
                 paths.push(PathBuf::from(argument));
             }
         }
-        let Some(first) = paths.first() else { bail!("a path is needed") };
         namespace.enter().context("enter a mount namespace")?;
         if wait {
             println!("{{\"waiting\":true}}");
-            read_line()?;
+            paths = serde_json::from_slice(&read_line()?)?;
         }
+        let Some(first) = paths.first() else { bail!("a path is needed") };
         // Everything that is not the reference itself is found out before: afterwards `/proc` may be out of reach,
         // and a look at the path would be a reference too.
         Ok(Self {
@@ -108,8 +108,11 @@ pub fn wait_for_end() -> Result<()> {
 }
 
 /// Reads one line without reading ahead.
-fn read_line() -> Result<()> {
+fn read_line() -> Result<Vec<u8>> {
+    let mut line = Vec::new();
     let mut byte = [0_u8; 1];
-    while std::io::stdin().read(&mut byte)? == 1 && byte[0] != b'\n' {}
-    Ok(())
+    while std::io::stdin().read(&mut byte)? == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    Ok(line)
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{claim::Ready, namespace::Namespace};
 
 /// How long a helper may take for a step; emulated machines are slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The path of a program of this package.
 pub fn program(name: &str) -> Result<PathBuf> {
@@ -122,12 +122,9 @@ fn read_lines(output: ChildStdout) -> mpsc::Receiver<std::io::Result<String>> {
     receiver
 }
 
-/// A holder program that holds, or waits to be told so.
+/// A holder program that is in its namespace and waits for the paths.
 #[derive(Debug)]
-pub struct Holder {
-    helper: Helper,
-    paths: Vec<PathBuf>,
-}
+pub struct Waiting(Helper);
 
 /// A holder program that holds.
 #[derive(Debug)]
@@ -146,40 +143,43 @@ pub struct Claimed {
     pub ready: Ready,
 }
 
-impl Holder {
+impl Waiting {
     /// Starts a holder program that enters its namespace and waits there.
-    pub fn waiting(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
-        let holder = Self::start(name, namespace, &["--wait"], paths)?;
-        let line = holder.helper.line()?;
+    pub fn start(name: &str, namespace: Namespace) -> Result<Self> {
+        let mut command = Command::new(program(name)?);
+        let helper = Helper::from_command(command.args(["--mntns", namespace.name(), "--wait"]))?;
+        let line = helper.line()?;
         if !line.contains("waiting") {
             bail!("{name}: not waiting: {line}");
         }
-        Ok(holder)
+        Ok(Self(helper))
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
     }
 
     /// Lets it take its references.
-    pub fn proceed(mut self) -> Result<Holding> {
-        self.helper.say("go")?;
-        self.ready()
-    }
-
-    fn start(name: &str, namespace: Namespace, options: &[&str], paths: &[PathBuf]) -> Result<Self> {
-        let mut command = Command::new(program(name)?);
-        command.args(["--mntns", namespace.name()]).args(options).args(paths);
-        Ok(Self { helper: Helper::from_command(&mut command)?, paths: paths.to_vec() })
-    }
-
-    fn ready(self) -> Result<Holding> {
-        let line = self.helper.line()?;
-        let ready = serde_json::from_str(&line).with_context(|| format!("ready line: {line}"))?;
-        Ok(Holding { helper: self.helper, claimed: Claimed { paths: self.paths, ready } })
+    pub fn proceed(mut self, paths: &[PathBuf]) -> Result<Holding> {
+        self.0.say(&serde_json::to_string(paths)?)?;
+        Holding::of(self.0, paths)
     }
 }
 
 impl Holding {
     /// Starts a holder program and waits until it holds.
     pub fn start(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
-        Holder::start(name, namespace, &[], paths)?.ready()
+        let mut command = Command::new(program(name)?);
+        command.args(["--mntns", namespace.name()]).args(paths);
+        Self::of(Helper::from_command(&mut command)?, paths)
+    }
+
+    fn of(helper: Helper, paths: &[PathBuf]) -> Result<Self> {
+        let line = helper.line()?;
+        let ready = serde_json::from_str(&line).with_context(|| format!("ready line: {line}"))?;
+        Ok(Self { helper, claimed: Claimed { paths: paths.to_vec(), ready } })
     }
 
     /// Lets it go, in good order.

@@ -136,6 +136,8 @@ pub struct Container {
     pub id: String,
     pub name: Option<String>,
     pub namespace: Option<String>,
+    pub pod: Option<String>,
+    pub pod_namespace: Option<String>,
 }
 
 impl Target {

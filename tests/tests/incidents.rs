@@ -1,1 +1,417 @@
-fn main() {}
+//! What makes one incident of many attempts: bursts, callers, holders that change, copies, and the outcomes.
+
+use std::{process::ExitCode, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use ebusy_tests::{
+    ebusy::{Watch, who},
+    expect::{Expectation, Expected, Problems},
+    harness::{self, Verdict},
+    holder::{Helper, Holding, Waiting, program},
+    namespace::Namespace,
+    report::nanoseconds,
+    scratch::{FileSystem, Scratch},
+};
+use rustix::mount::UnmountFlags;
+use serde::Deserialize;
+
+/// The pause of containerd between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Longer than the pause that ends a burst.
+const LULL: Duration = Duration::from_millis(1500);
+
+fn main() -> ExitCode {
+    harness::main(vec![
+        harness::test("fifty_attempts", fifty_attempts),
+        harness::test("two_bursts", two_bursts),
+        harness::test("several_callers", several_callers),
+        harness::test("holder_leaves_between_attempts", holder_leaves_between_attempts),
+        harness::test("holder_changes_between_attempts", holder_changes_between_attempts),
+        harness::test("many_holders_of_one_target", many_holders_of_one_target),
+        harness::test("remaining_of_two_copies", remaining_of_two_copies),
+        harness::test("remaining_of_target_and_copy", remaining_of_target_and_copy),
+        harness::test("copy_that_arrived_by_propagation", copy_that_arrived_by_propagation),
+        harness::test("two_targets", two_targets),
+        harness::test("other_targets_are_not_shown", other_targets_are_not_shown),
+        harness::test("flags", flags),
+        harness::test("outcome_detached", outcome_detached),
+        harness::test("outcome_still_busy", outcome_still_busy),
+        harness::test("outcome_gave_up", outcome_gave_up),
+        harness::test("outcome_gone", outcome_gone),
+        harness::test("nothing_refused", nothing_refused),
+    ])
+}
+
+fn hold_fd(scratch: &Scratch, namespace: Namespace, name: &str) -> Result<Holding> {
+    Holding::start("hold-fd", namespace, &[scratch.join(name)])
+}
+
+fn refused(scratch: &Scratch, attempts: usize) -> Result<()> {
+    for attempt in 0..attempts {
+        if attempt > 0 {
+            thread::sleep(PAUSE);
+        }
+        ensure!(!scratch.umount()?, "attempt {attempt} was not refused");
+    }
+    Ok(())
+}
+
+/// Lets everybody go; the umount succeeds.
+fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -> Result<()> {
+    for holding in holdings {
+        holding.release()?;
+    }
+    ensure!(scratch.umount()?, "still busy after the release");
+    Ok(())
+}
+
+/// What `umounter` says.
+#[derive(Debug, Deserialize)]
+struct Umounter {
+    pid: u32,
+    refused: u64,
+}
+
+/// Another process tries.
+fn umounter(scratch: &Scratch, attempts: u64, flags: &[&str]) -> Result<Umounter> {
+    let mut arguments = vec![scratch.path().as_os_str().to_owned()];
+    arguments.extend([attempts.to_string().into(), "50".into()]);
+    arguments.extend(flags.iter().map(Into::into));
+    let helper = Helper::start(&program("umounter")?, &arguments)?;
+    let line = helper.line()?;
+    helper.finish()?;
+    serde_json::from_str(&line).context(line)
+}
+
+fn fifty_attempts() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
+    refused(&scratch, 50)?;
+    let expectation = Expectation {
+        attempts: 50,
+        ..Expectation::released(&scratch, vec![Expected::on_copy(&holding).for_attempts(50)])
+    };
+    release(&scratch, [holding])?;
+    let (incidents, _) = watch.finish()?;
+    expectation.check_only(&incidents)?;
+    let incident = &incidents[0];
+    let lasted = nanoseconds(incident.ended.as_deref().context("an end")?)? - nanoseconds(&incident.started)?;
+    ensure!(lasted >= 49 * PAUSE.as_nanos() as u64, "it lasted {lasted} ns");
+    Ok(Verdict::Passed)
+}
+
+fn two_bursts() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    refused(&scratch, 5)?;
+    thread::sleep(LULL);
+    refused(&scratch, 3)?;
+    let expectation = Expectation {
+        attempts: 8,
+        bursts: 2,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(8)])
+    };
+    release(&scratch, [holding])?;
+    expectation.check_only(&watch.finish()?.0)?;
+    Ok(Verdict::Passed)
+}
+
+fn several_callers() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let mut callers = Vec::new();
+    for attempts in 1..=3 {
+        let umounter = umounter(&scratch, attempts, &[])?;
+        ensure!(umounter.refused == attempts, "{umounter:?}");
+        callers.push((umounter.pid, "umounter".to_owned(), attempts));
+    }
+    let expectation = Expectation {
+        caller: callers[2].0,
+        attempts: 6,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(6)])
+    };
+    release(&scratch, [holding])?;
+    let (incidents, _) = watch.finish()?;
+    expectation.check_only(&incidents)?;
+    let mut found: Vec<_> = incidents[0]
+        .callers
+        .iter()
+        .map(|caller| (caller.pid, caller.comm.clone(), caller.attempts))
+        .collect();
+    found.sort_by_key(|(_, _, attempts)| *attempts);
+    let mut problems = Problems::default();
+    problems.equal("callers", &found, &callers);
+    problems.equal("caller.comm", &incidents[0].caller.comm, &"umounter");
+    problems.into_result(&incidents)?;
+    Ok(Verdict::Passed)
+}
+
+fn holder_leaves_between_attempts() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let stays = hold_fd(&scratch, Namespace::Same, "file")?;
+    let leaves = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
+    refused(&scratch, 2)?;
+    leaves.release()?;
+    refused(&scratch, 3)?;
+    // The books are those of the last refused attempt, when one was gone.
+    let expectation = Expectation {
+        attempts: 5,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&stays).for_attempts(5)])
+    };
+    release(&scratch, [stays])?;
+    expectation.check_only(&watch.finish()?.0)?;
+    Ok(Verdict::Passed)
+}
+
+fn holder_changes_between_attempts() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let first = hold_fd(&scratch, Namespace::Same, "file")?;
+    refused(&scratch, 2)?;
+    first.release()?;
+    let second = hold_fd(&scratch, Namespace::Slave, "second")?;
+    refused(&scratch, 1)?;
+    let expectation =
+        Expectation { attempts: 3, ..Expectation::released(&scratch, vec![Expected::on_copy(&second)]) };
+    release(&scratch, [second])?;
+    expectation.check_only(&watch.finish()?.0)?;
+    Ok(Verdict::Passed)
+}
+
+fn many_holders_of_one_target() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holdings = [
+        hold_fd(&scratch, Namespace::Same, "file")?,
+        hold_fd(&scratch, Namespace::Same, "file")?,
+        Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?,
+        Holding::start("hold-root-cwd", Namespace::Same, &[scratch.join(".")])?,
+        Holding::start("hold-mmap", Namespace::Same, &[scratch.join("second")])?,
+        Holding::start("hold-child-mount", Namespace::Same, &[scratch.join("dir")])?,
+        hold_fd(&scratch, Namespace::Same, "upper")?,
+    ];
+    refused(&scratch, 1)?;
+    let expectation = Expectation::released(&scratch, holdings.iter().map(Expected::on_target).collect());
+    let (code, answers) = who(scratch.path())?;
+    release(&scratch, holdings)?;
+    expectation.check_only(&watch.finish()?.0)?;
+    expectation.check_who(code, &answers).context("who")?;
+    Ok(Verdict::Passed)
+}
+
+fn remaining_of_two_copies() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holdings =
+        [hold_fd(&scratch, Namespace::Slave, "file")?, hold_fd(&scratch, Namespace::Slave, "second")?];
+    refused(&scratch, 1)?;
+    let [first, second] = &holdings;
+    // Which of the copies the kernel met first is its own affair; it counted that one only.
+    let orders = [(first, second), (second, first)].map(|(counted, left)| {
+        Expectation::released(&scratch, vec![Expected::on_copy(counted), Expected::on_copy(left).remaining()])
+    });
+    release(&scratch, holdings)?;
+    let (incidents, _) = watch.finish()?;
+    if orders[0].check_only(&incidents).is_err() {
+        orders[1].check_only(&incidents)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+fn remaining_of_target_and_copy() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holdings =
+        [hold_fd(&scratch, Namespace::Same, "file")?, hold_fd(&scratch, Namespace::Slave, "second")?];
+    refused(&scratch, 1)?;
+    let [target, copy] = &holdings;
+    let expectation = Expectation::released(
+        &scratch,
+        vec![Expected::on_target(target), Expected::on_copy(copy).remaining()],
+    );
+    let (code, answers) = who(scratch.path())?;
+    release(&scratch, holdings)?;
+    expectation.check_only(&watch.finish()?.0)?;
+    expectation.check_who(code, &answers).context("who")?;
+    Ok(Verdict::Passed)
+}
+
+/// The holder's namespace is there first, and gets the mount by propagation: a node agent and a new container.
+fn copy_that_arrived_by_propagation() -> Result<Verdict> {
+    let waiting = Waiting::start("hold-fd", Namespace::Slave)?;
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = waiting.proceed(&[scratch.join("file")])?;
+    refused(&scratch, 1)?;
+    let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);
+    release(&scratch, [holding])?;
+    expectation.check_only(&watch.finish()?.0)?;
+    Ok(Verdict::Passed)
+}
+
+fn two_targets() -> Result<Verdict> {
+    let scratches = [Scratch::new(FileSystem::Tmpfs)?, Scratch::new(FileSystem::Overlay)?];
+    let watch = Watch::targets(&[scratches[0].path(), scratches[1].path()])?;
+    let holdings = [
+        hold_fd(&scratches[0], Namespace::Same, "file")?,
+        hold_fd(&scratches[1], Namespace::Same, "file")?,
+    ];
+    for _ in 0..3 {
+        for scratch in &scratches {
+            refused(scratch, 1)?;
+        }
+    }
+    let expectations = [0, 1].map(|index| Expectation {
+        attempts: 3,
+        ..Expectation::released(
+            &scratches[index],
+            vec![Expected::on_target(&holdings[index]).for_attempts(3)],
+        )
+    });
+    for (scratch, holding) in scratches.iter().zip(holdings) {
+        release(scratch, [holding])?;
+    }
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.len() == 2, "{incidents:#?}");
+    for expectation in &expectations {
+        let path = expectation.scratch.path().to_string_lossy();
+        let incident = incidents.iter().find(|incident| incident.target.path == path).context("a target")?;
+        expectation.check(incident)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+fn other_targets_are_not_shown() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let other = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&other, Namespace::Same, "file")?;
+    refused(&other, 2)?;
+    release(&other, [holding])?;
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    Ok(Verdict::Passed)
+}
+
+fn flags() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let umounter = umounter(&scratch, 1, &["force", "nofollow"])?;
+    ensure!(umounter.refused == 1, "{umounter:?}");
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    release(&scratch, [holding])?;
+    let (incidents, _) = watch.finish()?;
+    expectation.check_only(&incidents)?;
+    let mut flags = incidents[0].flags.clone();
+    flags.sort();
+    ensure!(flags == ["MNT_FORCE", "UMOUNT_NOFOLLOW"], "{flags:?}");
+    Ok(Verdict::Passed)
+}
+
+fn outcome_detached() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    refused(&scratch, 2)?;
+    let expectation = Expectation {
+        attempts: 2,
+        outcome: "detached",
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
+    };
+    ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
+    holding.release()?;
+    expectation.check_only(&watch.finish()?.0)?;
+    Ok(Verdict::Passed)
+}
+
+fn outcome_still_busy() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    refused(&scratch, 2)?;
+    let expectation = Expectation {
+        attempts: 2,
+        outcome: "still_busy",
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
+    };
+    let (incidents, _) = watch.finish()?;
+    release(&scratch, [holding])?;
+    expectation.check_only(&incidents)?;
+    Ok(Verdict::Passed)
+}
+
+fn outcome_gave_up() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    refused(&scratch, 2)?;
+    // 30 s of quiet, and some time to write it down.
+    let incidents = watch.wait_for_incidents(1, Duration::from_secs(40))?;
+    let expectation = Expectation {
+        attempts: 2,
+        outcome: "gave_up",
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
+    };
+    expectation.check_only(&incidents)?;
+    release(&scratch, [holding])?;
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.len() == 1, "the success after it opened another: {incidents:#?}");
+    Ok(Verdict::Passed)
+}
+
+/// What `vanisher` says.
+#[derive(Debug, Deserialize)]
+struct Vanisher {
+    pid: u32,
+    fd: u32,
+    mount_namespace: u32,
+    refused: bool,
+}
+
+fn outcome_gone() -> Result<Verdict> {
+    let directory = tempfile::Builder::new().prefix("ebusy-test-").tempdir()?;
+    let watch = Watch::targets(&[directory.path()])?;
+    let helper = Helper::start(&program("vanisher")?, &[directory.path()])?;
+    let line = helper.line()?;
+    let vanisher: Vanisher = serde_json::from_str(&line).context(line)?;
+    ensure!(vanisher.refused, "{vanisher:?}");
+    helper.finish()?;
+    // Nothing that a tool sees says so at once: it has to look.
+    let incidents = watch.wait_for_incidents(1, Duration::from_secs(10))?;
+    let incident = &incidents[0];
+    let mut problems = Problems::default();
+    problems.equal("outcome", &incident.outcome.as_deref(), &Some("gone"));
+    problems.equal("attempts", &incident.attempts, &1);
+    problems.equal("caller", &incident.caller.pid, &vanisher.pid);
+    problems.equal("target", &incident.target.path, &directory.path().to_string_lossy());
+    problems.equal("namespace", &incident.target.mount_namespace, &Some(vanisher.mount_namespace));
+    // It blocked itself. It may have been gone before anybody looked, but then nobody else is named.
+    for holder in &incident.holders {
+        let process = holder.process.as_ref().map(|process| process.pid);
+        problems.equal("holder", &(process, holder.fd), &(Some(vanisher.pid), Some(vanisher.fd)));
+    }
+    problems.into_result(incident)?;
+    watch.finish()?;
+    Ok(Verdict::Passed)
+}
+
+fn nothing_refused() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    hold_fd(&scratch, Namespace::Slave, "file")?.release()?;
+    let (code, answers) = who(scratch.path())?;
+    Expectation::released(&scratch, Vec::new()).check_who(code, &answers)?;
+    ensure!(scratch.umount()?, "the umount was refused while ebusy watched");
+    let (incidents, log) = watch.finish()?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    ensure!(log.lines().count() > 1, "it does not say what it saw: {log}");
+    Ok(Verdict::Passed)
+}

@@ -1,1 +1,95 @@
-fn main() {}
+//! Set-up, build, tests and virtual machines of ebusy: `cargo xtask --help`.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+mod apt;
+mod command;
+mod lint;
+mod run;
+mod setup;
+mod sources;
+mod tally;
+mod test;
+mod toolchain;
+mod tools;
+mod vm;
+mod workspace;
+
+/// Set-up, build, tests and virtual machines of ebusy
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install what compiles the kernel programs
+    Setup {
+        /// Build the linker again
+        #[arg(long)]
+        force: bool,
+        /// Install the emulator for `vm` and `test` as well
+        #[arg(long)]
+        vm: bool,
+    },
+    /// Make the static release program; its path is the last line
+    Build,
+    /// Set up if needed, build, and run ebusy with these arguments
+    Run {
+        /// For ebusy
+        #[arg(last = true, value_name = "ARGUMENT")]
+        args: Vec<OsString>,
+    },
+    /// Run all tests: units, real mounts on this host, other kernels in virtual machines
+    Test(test::TestArgs),
+    /// Run a static program under another kernel
+    Vm(vm::VmArgs),
+    /// Check format, lints and licences
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let verb = Cli::parse().verb;
+    match perform(&verb) {
+        Ok(status) => ExitCode::from(status),
+        Err(err) => {
+            eprintln!("xtask: {err:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn perform(verb: &Verb) -> anyhow::Result<u8> {
+    let workspace = Workspace::discover()?;
+    match verb {
+        Verb::Setup { force, vm } => {
+            let toolchain = setup::toolchain(*force)?;
+            say(&format!("the kernel programs are compiled by {toolchain}"));
+            if *vm {
+                setup::emulator()?;
+                say(&format!("virtual machines run by {}", vm::QEMU));
+            }
+            Ok(0)
+        }
+        Verb::Build => {
+            let program = run::build(&workspace)?;
+            println!("{}", program.display());
+            Ok(0)
+        }
+        Verb::Run { args } => run::run(&workspace, args),
+        Verb::Test(args) => test::main(&workspace, args),
+        Verb::Vm(args) => vm::main(&workspace, args),
+        Verb::Lint => lint::main(&workspace),
+    }
+}
+
+/// A line of progress, on stderr: stdout is for results.
+fn say(text: &str) {
+    eprintln!("xtask: {text}");
+}

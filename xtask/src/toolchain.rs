@@ -130,15 +130,20 @@ pub(crate) fn nightly_sources(name: &str) -> bool {
 
 /// The linker: in the search path, or where `cargo install` puts it.
 pub(crate) fn linker() -> Option<PathBuf> {
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let home = home("CARGO_HOME", ".cargo");
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(home.map(|home| home.join("bin")))
         .map(|dir| dir.join("bpf-linker"))
         // One that cannot start (its LLVM was removed) counts as missing, and is built again.
         .find(|linker| linker.is_file() && output(bare(linker).arg("--version")).is_some())
+}
+
+/// What this variable names, else this directory of the user's.
+pub(crate) fn home(variable: &str, directory: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(directory)))
 }
 
 /// A command without what an outer cargo or rustup left in the environment: it would redirect the compiler.

@@ -1,0 +1,82 @@
+//! Programs that the tests on real containers need: taken from the machine, else unpacked beside the build. They
+//! are not installed: a package of containerd starts a service and displaces Docker's.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{apt::Private, setup::in_path, workspace::Workspace};
+
+/// Programs and the packages that have them.
+const TOOLS: [(&str, &str); 5] = [
+    ("containerd", "containerd"),
+    ("containerd-shim-runc-v2", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+];
+
+const FORMAT: &str = "1";
+
+/// The search path of tests: the machine's own, then the directories of unpacked tools.
+pub(crate) fn search_path(workspace: &Workspace) -> Result<OsString> {
+    let own = env::var_os("PATH").unwrap_or_default();
+    let unpacked = workspace.target.join("tools");
+    let directories: Vec<PathBuf> = ["usr/bin", "usr/sbin", "bin", "sbin"]
+        .iter()
+        .map(|part| unpacked.join(part))
+        .collect();
+    let mut missing: Vec<_> = TOOLS
+        .iter()
+        .filter(|(program, _)| !in_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    if !missing.is_empty() {
+        fetch(&unpacked, &missing)?;
+    }
+    let path = env::split_paths(&own)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(directories);
+    env::join_paths(path).context("making the search path of the tests")
+}
+
+fn fetch(unpacked: &Path, packages: &[&str]) -> Result<()> {
+    let stamp = unpacked.join("stamp");
+    let wanted = format!("{FORMAT} {}", packages.join(" "));
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
+        return Ok(());
+    }
+    let apt = Private::open(&unpacked.join("apt"), &[])?;
+    apt.unpack(packages, unpacked)?;
+    for (program, _) in TOOLS.iter().filter(|(_, package)| packages.contains(package)) {
+        let found = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|part| unpacked.join(part).join(program));
+        let Some(found) = found.iter().find(|path| path.is_file()) else {
+            bail!("the packages have no {program}")
+        };
+        // A library that the machine lacks shows now, and not as a strange failure of a test.
+        let flag = if *program == "containerd-shim-runc-v2" {
+            "-v"
+        } else {
+            "--help"
+        };
+        let output = Command::new(found)
+            .arg(flag)
+            .output()
+            .with_context(|| format!("starting {}", found.display()))?;
+        if !output.status.success() {
+            bail!(
+                "{} does not start here: {}",
+                found.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+    }
+    fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))
+}

@@ -1,0 +1,161 @@
+//! Where things are, and how cargo is called.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::command;
+
+/// The target of everything that is to run on other machines than this one.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The target of everything that is to run on other machines than this one.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// The workspace and its target directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Workspace {
+    /// The directory of the workspace.
+    pub(crate) root: PathBuf,
+    /// Where cargo builds, which `CARGO_TARGET_DIR` or a configuration may have moved.
+    pub(crate) target: PathBuf,
+}
+
+/// Something executable that cargo has built.
+#[derive(Clone, Debug)]
+pub(crate) struct Artifact {
+    /// The name of the program or test.
+    pub(crate) name: String,
+    /// `bin`, `test`, `lib`, ...
+    pub(crate) kind: String,
+    /// Whether the test harness is in it.
+    pub(crate) harness: bool,
+    /// The file.
+    pub(crate) path: PathBuf,
+}
+
+impl Workspace {
+    /// Of this very program, which cargo has built and started.
+    pub(crate) fn discover() -> Result<Self> {
+        let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest)
+            .parent()
+            .context("xtask is not in a workspace")?
+            .to_path_buf();
+        let program = env::current_exe().context("finding this program")?;
+        // Cargo marks its target directory so that backups leave it out.
+        let marked = program
+            .ancestors()
+            .find(|directory| directory.join("CACHEDIR.TAG").is_file());
+        let target = marked.map_or_else(|| root.join("target"), Path::to_path_buf);
+        Ok(Self { root, target })
+    }
+
+    /// Cargo, as the user started it, in the workspace.
+    pub(crate) fn cargo(&self, verb: &str) -> Command {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        for (name, _) in env::vars_os() {
+            let of_outer_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+            if name
+                .to_str()
+                .is_some_and(|name| of_outer_cargo.iter().any(|prefix| name.starts_with(prefix)))
+            {
+                command.env_remove(&name);
+            }
+        }
+        command
+            .env_remove("RUST_RECURSION_COUNT")
+            .env_remove("LD_LIBRARY_PATH");
+        command.arg(verb).current_dir(&self.root).stdin(Stdio::null());
+        command
+    }
+
+    /// Cargo, so that what it builds is static: it runs on every distribution, and in a machine without libraries.
+    pub(crate) fn cargo_static(&self, verb: &str) -> Command {
+        let mut command = self.cargo(verb);
+        let mut flags = env::var_os("CARGO_ENCODED_RUSTFLAGS").unwrap_or_else(|| {
+            let flags = env::var("RUSTFLAGS").unwrap_or_default();
+            OsString::from(flags.split_whitespace().collect::<Vec<_>>().join("\x1f"))
+        });
+        if !flags.is_empty() {
+            flags.push("\x1f");
+        }
+        flags.push("-Ctarget-feature=+crt-static");
+        command
+            .env("CARGO_ENCODED_RUSTFLAGS", flags)
+            .env_remove("RUSTFLAGS")
+            // The standard library's debug information makes every static program large.
+            .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
+            .args(["--target", TARGET, "--target-dir"])
+            .arg(&self.target);
+        command
+    }
+
+    /// Runs a prepared build and lists the executables that it made or found fresh.
+    pub(crate) fn artifacts(command: &mut Command) -> Result<Vec<Artifact>> {
+        command.args(["--message-format", "json-render-diagnostics"]);
+        let output = command
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("starting `{}`", command::line(command)))?;
+        if !output.status.success() {
+            bail!("`{}` ended with {}", command::line(command), output.status);
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let messages = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(messages.filter_map(|message| artifact(&message)).collect())
+    }
+
+    /// One static program: builds it if it is not fresh.
+    pub(crate) fn static_program(&self, package: &str, name: &str, release: bool) -> Result<PathBuf> {
+        let mut command = self.cargo_static("build");
+        command.args(["--package", package, "--bin", name]);
+        if release {
+            command.arg("--release");
+        }
+        let artifacts = Self::artifacts(&mut command)?;
+        artifacts
+            .into_iter()
+            .find(|artifact| artifact.kind == "bin" && artifact.name == name)
+            .map(|artifact| artifact.path)
+            .with_context(|| format!("cargo built no program {name}"))
+    }
+}
+
+fn artifact(message: &Value) -> Option<Artifact> {
+    Some(Artifact {
+        path: PathBuf::from(message.get("executable")?.as_str()?),
+        name: message.pointer("/target/name")?.as_str()?.to_owned(),
+        kind: message.pointer("/target/kind/0")?.as_str()?.to_owned(),
+        harness: message.pointer("/profile/test")?.as_bool()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_cargo() {
+        let message = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"kinds"},
+            "profile":{"test":true},"executable":"/t/deps/kinds-1","fresh":true}"#;
+        let artifact = artifact(&serde_json::from_str(message).unwrap()).unwrap();
+        assert_eq!(
+            (artifact.name.as_str(), artifact.kind.as_str(), artifact.harness),
+            ("kinds", "test", true)
+        );
+        assert_eq!(artifact.path, Path::new("/t/deps/kinds-1"));
+        let library =
+            r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}"#;
+        assert!(super::artifact(&serde_json::from_str(library).unwrap()).is_none());
+    }
+}

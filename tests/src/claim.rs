@@ -63,7 +63,11 @@ impl Claim {
             arguments: vec![0],
             refs: 1,
             overlay_refs: 1,
-            owners: vec![Owner { pid: std::process::id(), tid: None, fd: None }],
+            owners: vec![Owner {
+                pid: std::process::id(),
+                tid: None,
+                fd: None,
+            }],
             deleted: false,
             access: None,
             opened: None,

@@ -73,8 +73,11 @@ pub fn missing() -> Option<String> {
 }
 
 fn missing_packages() -> Vec<&'static str> {
-    let mut packages: Vec<_> =
-        NEEDED.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    let mut packages: Vec<_> = NEEDED
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
     packages.dedup();
     packages
 }
@@ -91,7 +94,12 @@ fn find(program: &str) -> Option<PathBuf> {
 fn install(packages: &[&str]) -> Result<()> {
     let apt = find("apt-get").context("and no apt-get")?;
     let run = |arguments: &[&str]| {
-        image::output(Command::new(&apt).env("DEBIAN_FRONTEND", "noninteractive").args(arguments)).map(drop)
+        image::output(
+            Command::new(&apt)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(arguments),
+        )
+        .map(drop)
     };
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(packages);
@@ -127,7 +135,11 @@ impl Containerd {
             .stderr(File::create(path("log"))?)
             .spawn()
             .context("start containerd")?;
-        let mut containerd = Self { daemon, containers: Vec::new(), directory };
+        let mut containerd = Self {
+            daemon,
+            containers: Vec::new(),
+            directory,
+        };
         containerd.wait_until_it_answers()?;
         let images = containerd.directory.path().join("image");
         fs::create_dir(&images)?;
@@ -139,8 +151,16 @@ impl Containerd {
     fn wait_until_it_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.ctr(&["version"])?.status.success() {
-            ensure!(self.daemon.try_wait()?.is_none(), "containerd ended\n{}", self.log());
-            ensure!(Instant::now() < deadline, "containerd does not answer\n{}", self.log());
+            ensure!(
+                self.daemon.try_wait()?.is_none(),
+                "containerd ended\n{}",
+                self.log()
+            );
+            ensure!(
+                Instant::now() < deadline,
+                "containerd does not answer\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
@@ -160,7 +180,10 @@ impl Containerd {
     /// Runs `ctr`.
     pub fn ctr(&self, arguments: &[&str]) -> Result<Output> {
         Command::new(find("ctr").context("ctr")?)
-            .args(["--address", &self.directory.path().join("c.sock").display().to_string()])
+            .args([
+                "--address",
+                &self.directory.path().join("c.sock").display().to_string(),
+            ])
             .args(["--namespace", NAMESPACE])
             .args(arguments)
             .output()
@@ -171,7 +194,11 @@ impl Containerd {
     pub fn ctr_ok(&self, arguments: &[&str]) -> Result<String> {
         let output = self.ctr(arguments)?;
         if !output.status.success() {
-            bail!("ctr {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+            bail!(
+                "ctr {arguments:?}: {}\n{}",
+                String::from_utf8_lossy(&output.stderr),
+                self.log()
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -192,8 +219,12 @@ impl Containerd {
             .join(NAMESPACE)
             .join(id);
         let init: u32 = fs::read_to_string(bundle.join("init.pid"))?.trim().parse()?;
-        let container =
-            Container { id: id.to_owned(), rootfs: bundle.join("rootfs"), init, shim: parent(init)? };
+        let container = Container {
+            id: id.to_owned(),
+            rootfs: bundle.join("rootfs"),
+            init,
+            shim: parent(init)?,
+        };
         self.containers.push(container.clone());
         Ok(container)
     }
@@ -244,8 +275,13 @@ fn kill_if(pid: u32, comm: &str) {
 
 /// runc removes a container's cgroup, but not the one above it.
 fn remove_cgroups() {
-    let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else { return };
-    let folders = hierarchies.flatten().map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
+    let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
+        return;
+    };
+    let folders = hierarchies
+        .flatten()
+        .map(|entry| entry.path())
+        .chain([PathBuf::from("/sys/fs/cgroup")]);
     for folder in folders {
         let _ = fs::remove_dir(Path::new(&folder).join(NAMESPACE));
     }
@@ -253,6 +289,9 @@ fn remove_cgroups() {
 
 fn parent(pid: u32) -> Result<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("PPid")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .context("PPid")?;
     Ok(line.trim().parse()?)
 }

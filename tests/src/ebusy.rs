@@ -92,7 +92,10 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", command.get_program().to_string_lossy()))?;
-        let stdout = child.stdout.take().map(|output| thread::spawn(move || read_all(output)));
+        let stdout = child
+            .stdout
+            .take()
+            .map(|output| thread::spawn(move || read_all(output)));
         let (sender, lines) = mpsc::channel();
         let log = Arc::new(Mutex::new(String::new()));
         let lines_log = Arc::clone(&log);
@@ -102,13 +105,22 @@ impl Running {
                 let mut line = Vec::new();
                 while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
                     let text = String::from_utf8_lossy(&line).into_owned();
-                    lines_log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+                    lines_log
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push_str(&text);
                     let _ = sender.send(());
                     line.clear();
                 }
             })
         });
-        Ok(Self { child, stdout, stderr, lines, log })
+        Ok(Self {
+            child,
+            stdout,
+            stderr,
+            lines,
+            log,
+        })
     }
 
     /// Its process id.
@@ -130,7 +142,10 @@ impl Running {
             if let Some(line) = self.log().lines().find(|line| line.starts_with(start)) {
                 return Ok(line.to_owned());
             }
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(()) => {}
                 Err(error) => bail!("no line that starts with {start:?}: {error}\n{}", self.log()),
             }
@@ -157,14 +172,21 @@ impl Running {
 
     /// What it wrote, once it has ended; it has not panicked.
     pub fn finished(mut self, status: ExitStatus) -> Result<Finished> {
-        let stdout = self.stdout.take().map_or_else(Vec::new, |reader| reader.join().unwrap_or_default());
+        let stdout = self
+            .stdout
+            .take()
+            .map_or_else(Vec::new, |reader| reader.join().unwrap_or_default());
         if let Some(reader) = self.stderr.take() {
             let _ = reader.join();
         }
         let stderr = self.log();
         ensure!(!stderr.contains("panicked"), "ebusy panicked\n{stderr}");
         ensure!(status.signal().is_none(), "ebusy died: {status}\n{stderr}");
-        Ok(Finished { status, stdout, stderr })
+        Ok(Finished {
+            status,
+            stdout,
+            stderr,
+        })
     }
 }
 
@@ -203,7 +225,9 @@ impl Watch {
     pub fn start(arguments: &[OsString]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("ebusy-out-").tempdir()?;
         let mut command = command("watch")?;
-        command.args(["--format", "json", "-o"]).arg(directory.path().join("incidents.jsonl"));
+        command
+            .args(["--format", "json", "-o"])
+            .arg(directory.path().join("incidents.jsonl"));
         let mut running = Running::start(command.args(arguments))?;
         running.wait_for("watching")?;
         Ok(Self { running, directory })

@@ -31,13 +31,21 @@ impl Expected {
     /// It uses the target itself, and was there for one attempt.
     #[must_use]
     pub fn on_target(holding: &Holding) -> Self {
-        Self { claimed: holding.claimed.clone(), through: "target", counted: true, attempts: 1 }
+        Self {
+            claimed: holding.claimed.clone(),
+            through: "target",
+            counted: true,
+            attempts: 1,
+        }
     }
 
     /// It uses a propagated copy, was there for one attempt, and is what was counted.
     #[must_use]
     pub fn on_copy(holding: &Holding) -> Self {
-        Self { through: "propagated_copy", ..Self::on_target(holding) }
+        Self {
+            through: "propagated_copy",
+            ..Self::on_target(holding)
+        }
     }
 
     /// As many attempts were refused while it was there.
@@ -49,18 +57,31 @@ impl Expected {
     /// The kernel's count is of another mount.
     #[must_use]
     pub fn remaining(self) -> Self {
-        Self { counted: false, ..self }
+        Self {
+            counted: false,
+            ..self
+        }
     }
 
     /// It uses a private copy.
     #[must_use]
     pub fn bystander(holding: &Holding) -> Self {
-        Self { through: "private_copy", counted: false, attempts: 0, ..Self::on_target(holding) }
+        Self {
+            through: "private_copy",
+            counted: false,
+            attempts: 0,
+            ..Self::on_target(holding)
+        }
     }
 
     fn refs(&self, scratch: &Scratch) -> u64 {
         let overlay = scratch.file_system() == FileSystem::Overlay;
-        self.claimed.ready.claims.iter().map(|claim| claim.refs_on(overlay)).sum()
+        self.claimed
+            .ready
+            .claims
+            .iter()
+            .map(|claim| claim.refs_on(overlay))
+            .sum()
     }
 }
 
@@ -130,7 +151,9 @@ impl<'a> Expectation<'a> {
 
     /// Fails unless there is exactly this incident.
     pub fn check_only(&self, incidents: &[Incident]) -> Result<()> {
-        let [incident] = incidents else { bail!("{} incidents, expected 1\n{incidents:#?}", incidents.len()) };
+        let [incident] = incidents else {
+            bail!("{} incidents, expected 1\n{incidents:#?}", incidents.len())
+        };
         self.check(incident)
     }
 
@@ -144,41 +167,66 @@ impl<'a> Expectation<'a> {
         problem.equal("attempts", &incident.attempts, &self.attempts);
         problem.equal("bursts", &incident.bursts, &self.bursts);
         problem.equal("caller.pid", &incident.caller.pid, &self.caller);
-        problem.check(incident.callers.iter().any(|caller| caller.pid == self.caller), || {
-            format!("callers lack {}", self.caller)
-        });
+        problem.check(
+            incident.callers.iter().any(|caller| caller.pid == self.caller),
+            || format!("callers lack {}", self.caller),
+        );
         let total: u64 = incident.callers.iter().map(|caller| caller.attempts).sum();
         problem.equal("attempts of all callers", &total, &self.attempts);
         problem.equal("lost_events", &incident.lost_events, &0);
         problem.check(incident.ended.is_some(), || "it has no end".to_owned());
         target(problem, self.scratch, &incident.target);
         books(problem, self.scratch, &self.holders, &incident.references);
-        let compared =
-            Compared { scratch: self.scratch, history: true, list: "holders", found: &incident.holders };
+        let compared = Compared {
+            scratch: self.scratch,
+            history: true,
+            list: "holders",
+            found: &incident.holders,
+        };
         compared.with(problem, &self.holders);
-        let compared =
-            Compared { scratch: self.scratch, history: false, list: "bystanders", found: &incident.bystanders };
+        let compared = Compared {
+            scratch: self.scratch,
+            history: false,
+            list: "bystanders",
+            found: &incident.bystanders,
+        };
         compared.with(problem, &self.bystanders);
-        problem.check(incident.candidates.is_empty(), || "there are candidates".to_owned());
+        problem.check(incident.candidates.is_empty(), || {
+            "there are candidates".to_owned()
+        });
         problems.into_result(incident)
     }
 
     /// Fails unless `ebusy who` gave these holders and bystanders.
     pub fn check_who(&self, code: i32, answers: &[Who]) -> Result<()> {
-        let [who] = answers else { bail!("{} answers, expected 1\n{answers:#?}", answers.len()) };
+        let [who] = answers else {
+            bail!("{} answers, expected 1\n{answers:#?}", answers.len())
+        };
         let mut problems = Problems::default();
         let problem = &mut problems;
         problem.equal("exit status", &code, &i32::from(!self.holders.is_empty()));
         problem.equal("schema", &who.schema, &"ebusy.who/1");
         target(problem, self.scratch, &who.target);
         books(problem, self.scratch, &self.holders, &who.references);
-        for (list, expected, found) in
-            [("holders", &self.holders, &who.holders), ("bystanders", &self.bystanders, &who.bystanders)]
-        {
+        for (list, expected, found) in [
+            ("holders", &self.holders, &who.holders),
+            ("bystanders", &self.bystanders, &who.bystanders),
+        ] {
             // Nobody tried.
-            let expected: Vec<_> =
-                expected.iter().map(|expected| Expected { attempts: 0, ..expected.clone() }).collect();
-            Compared { scratch: self.scratch, history: false, list, found }.with(problem, &expected);
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|expected| Expected {
+                    attempts: 0,
+                    ..expected.clone()
+                })
+                .collect();
+            Compared {
+                scratch: self.scratch,
+                history: false,
+                list,
+                found,
+            }
+            .with(problem, &expected);
         }
         problem.check(who.candidates.is_empty(), || "there are candidates".to_owned());
         problems.into_result(who)
@@ -188,26 +236,52 @@ impl<'a> Expectation<'a> {
 fn target(problem: &mut Problems, scratch: &Scratch, found: &crate::report::Target) {
     let path = found.path_bytes().unwrap_or_default();
     problem.check(path == scratch.path().as_os_str().as_bytes(), || {
-        format!("target.path: {}, expected {}", found.path, scratch.path().display())
+        format!(
+            "target.path: {}, expected {}",
+            found.path,
+            scratch.path().display()
+        )
     });
     problem.equal("target.mount_id", &found.mount_id, &Some(scratch.mount_id()));
-    problem.equal("target.fs_type", &found.fs_type.as_deref(), &Some(scratch.file_system().name()));
+    problem.equal(
+        "target.fs_type",
+        &found.fs_type.as_deref(),
+        &Some(scratch.file_system().name()),
+    );
     problem.equal("target.source", &found.source.as_deref(), &Some("ebusy-scratch"));
-    problem.equal("target.mount_namespace", &found.mount_namespace, &Some(scratch.mount_namespace()));
-    problem.equal("target.propagation", &found.propagation.as_deref(), &Some("shared"));
+    problem.equal(
+        "target.mount_namespace",
+        &found.mount_namespace,
+        &Some(scratch.mount_namespace()),
+    );
+    problem.equal(
+        "target.propagation",
+        &found.propagation.as_deref(),
+        &Some("shared"),
+    );
 }
 
 fn books(problem: &mut Problems, scratch: &Scratch, holders: &[Expected], found: &Books) {
     let sum = |counted| -> u64 {
-        holders.iter().filter(|holder| holder.counted == counted).map(|holder| holder.refs(scratch)).sum()
+        holders
+            .iter()
+            .filter(|holder| holder.counted == counted)
+            .map(|holder| holder.refs(scratch))
+            .sum()
     };
     problem.equal("references.counted", &found.counted, &Some(sum(true)));
     problem.equal("references.explained", &found.explained, &sum(true));
     problem.equal("references.unexplained", &found.unexplained, &Some(0));
     problem.equal("references.overexplained", &found.overexplained, &0);
     problem.equal("references.remaining", &found.remaining, &Some(sum(false)));
-    problem.equal("references.changed_during_snapshot", &found.changed_during_snapshot, &Some(false));
-    problem.check(found.sampled_at.is_some(), || "references.sampled_at is null".to_owned());
+    problem.equal(
+        "references.changed_during_snapshot",
+        &found.changed_during_snapshot,
+        &Some(false),
+    );
+    problem.check(found.sampled_at.is_some(), || {
+        "references.sampled_at is null".to_owned()
+    });
 }
 
 /// A list of holder entries.
@@ -232,7 +306,9 @@ impl Compared<'_> {
             }
         }
         for innocent in left {
-            problem.0.push(format!("{}: nobody claims {innocent:?}", self.list));
+            problem
+                .0
+                .push(format!("{}: nobody claims {innocent:?}", self.list));
         }
     }
 
@@ -247,8 +323,16 @@ impl Compared<'_> {
         problem.equal(&label("through"), &found.through.as_str(), &expected.through);
         problem.equal(&label("counted"), &found.counted, &expected.counted);
         problem.equal(&label("mount_id"), &found.mount_id, &Some(ready.mount_id));
-        problem.equal(&label("mount_namespace"), &found.mount_namespace, &Some(ready.mount_namespace));
-        problem.equal(&label("attempts_blocked"), &found.attempts_blocked, &expected.attempts);
+        problem.equal(
+            &label("mount_namespace"),
+            &found.mount_namespace,
+            &Some(ready.mount_namespace),
+        );
+        problem.equal(
+            &label("attempts_blocked"),
+            &found.attempts_blocked,
+            &expected.attempts,
+        );
         let path = found.path_bytes().unwrap_or_default();
         problem.check(self.paths(expected, claim).contains(&path), || {
             format!("{}: {:?}", label("path"), found.path)
@@ -270,24 +354,34 @@ impl Compared<'_> {
 
     fn opened(&self, problem: &mut Problems, label: &dyn Fn(&str) -> String, claim: &Claim, found: &Holder) {
         let history = found.evidence.iter().any(|evidence| evidence == "history");
-        problem.check(found.evidence.iter().any(|evidence| evidence == "snapshot"), || {
-            format!("{}: {:?}", label("evidence"), found.evidence)
-        });
-        let Some((after, before)) = claim.opened else { return };
+        problem.check(
+            found.evidence.iter().any(|evidence| evidence == "snapshot"),
+            || format!("{}: {:?}", label("evidence"), found.evidence),
+        );
+        let Some((after, before)) = claim.opened else {
+            return;
+        };
         if self.history {
             problem.check(history, || format!("{}: {:?}", label("evidence"), found.evidence));
         }
         let Some(opened) = &found.opened else {
-            problem.check(!history, || format!("{}: null though it is in the history", label("opened")));
+            problem.check(!history, || {
+                format!("{}: null though it is in the history", label("opened"))
+            });
             return;
         };
         let window = after.saturating_sub(CLOCK_SLACK)..=before + CLOCK_SLACK;
-        problem.check(nanoseconds(opened).is_ok_and(|time| window.contains(&time)), || {
-            format!("{}: {opened}, expected {window:?}", label("opened"))
-        });
+        problem.check(
+            nanoseconds(opened).is_ok_and(|time| window.contains(&time)),
+            || format!("{}: {opened}, expected {window:?}", label("opened")),
+        );
         if history {
             let opener = found.opened_by.as_ref().map(|process| process.pid);
-            problem.equal(&label("opened_by"), &opener, &claim.owners.first().map(|owner| owner.pid));
+            problem.equal(
+                &label("opened_by"),
+                &opener,
+                &claim.owners.first().map(|owner| owner.pid),
+            );
         }
     }
 }
@@ -298,9 +392,10 @@ fn is_of(found: &Holder, claim: &Claim) -> bool {
         return false;
     }
     match &found.process {
-        Some(process) => {
-            claim.owners.iter().any(|owner| owner.pid == process.pid && owner.fd == found.fd)
-        }
+        Some(process) => claim
+            .owners
+            .iter()
+            .any(|owner| owner.pid == process.pid && owner.fd == found.fd),
         None => claim.owners.is_empty(),
     }
 }
@@ -314,8 +409,14 @@ fn owners(
 ) {
     let Some(process) = &found.process else { return };
     problem.equal(&label("comm"), &process.comm, &ready.comm);
-    problem.equal(&label("process.mount_namespace"), &process.mount_namespace, &Some(ready.mount_namespace));
-    problem.check(process.start_time.is_some(), || format!("{} is null", label("start_time")));
+    problem.equal(
+        &label("process.mount_namespace"),
+        &process.mount_namespace,
+        &Some(ready.mount_namespace),
+    );
+    problem.check(process.start_time.is_some(), || {
+        format!("{} is null", label("start_time"))
+    });
     problem.equal(&label("uid"), &process.uid, &Some(0));
     match claim.owners[0].tid {
         Some(tid) => problem.equal(&label("tid"), &process.tid, &Some(tid)),
@@ -327,9 +428,23 @@ fn owners(
     let mut named = vec![(process.pid, found.fd)];
     named.extend(found.shared_with.iter().map(|sharer| (sharer.pid, sharer.fd)));
     let claimed = |&(pid, fd): &(u32, Option<u32>)| {
-        claim.owners.iter().any(|owner: &Owner| owner.pid == pid && owner.fd == fd)
+        claim
+            .owners
+            .iter()
+            .any(|owner: &Owner| owner.pid == pid && owner.fd == fd)
     };
-    problem.check(named.iter().all(claimed), || format!("{}: {:?}", label("shared_with"), found.shared_with));
-    let all_named = claim.owners.iter().all(|owner| named.iter().any(|(pid, _)| *pid == owner.pid));
-    problem.check(all_named, || format!("{} lacks a process: {:?}", label("shared_with"), found.shared_with));
+    problem.check(named.iter().all(claimed), || {
+        format!("{}: {:?}", label("shared_with"), found.shared_with)
+    });
+    let all_named = claim
+        .owners
+        .iter()
+        .all(|owner| named.iter().any(|(pid, _)| *pid == owner.pid));
+    problem.check(all_named, || {
+        format!(
+            "{} lacks a process: {:?}",
+            label("shared_with"),
+            found.shared_with
+        )
+    });
 }

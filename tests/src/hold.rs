@@ -52,11 +52,15 @@ impl Setup {
             println!("{{\"waiting\":true}}");
             paths = serde_json::from_slice(&read_line()?)?;
         }
-        let Some(first) = paths.first() else { bail!("a path is needed") };
+        let Some(first) = paths.first() else {
+            bail!("a path is needed")
+        };
         // Everything that is not the reference itself is found out before: afterwards `/proc` may be out of reach,
         // and a look at the path would be a reference too.
         Ok(Self {
-            comm: fs::read_to_string("/proc/self/comm")?.trim_end_matches('\n').to_owned(),
+            comm: fs::read_to_string("/proc/self/comm")?
+                .trim_end_matches('\n')
+                .to_owned(),
             mount_namespace: namespace::current()?,
             mount_id: mount_id(first)?,
             began: now(),
@@ -87,9 +91,20 @@ impl Setup {
     }
 }
 
+/// The command name; it may end with a newline of its own.
+fn command_name() -> Result<String> {
+    let mut name = fs::read_to_string("/proc/self/comm")?;
+    name.pop();
+    Ok(name)
+}
+
 /// The id of the mount that a path is on, or will be once it is made.
 fn mount_id(path: &Path) -> Result<u32> {
-    let existing = if path.symlink_metadata().is_ok() { Some(path) } else { path.parent() };
+    let existing = if path.symlink_metadata().is_ok() {
+        Some(path)
+    } else {
+        path.parent()
+    };
     let existing = existing.context("a path has a parent")?;
     namespace::mount_id(existing).with_context(|| existing.display().to_string())
 }
@@ -97,7 +112,9 @@ fn mount_id(path: &Path) -> Result<u32> {
 /// Nanoseconds since the epoch.
 #[must_use]
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Blocks until standard input ends.

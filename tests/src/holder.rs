@@ -21,7 +21,10 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 pub fn program(name: &str) -> Result<PathBuf> {
     let path = directory()?.join(name);
     if !path.exists() {
-        bail!("{} is missing: build the package's programs, or set EBUSY_HOLDERS", path.display());
+        bail!(
+            "{} is missing: build the package's programs, or set EBUSY_HOLDERS",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -62,7 +65,12 @@ impl Helper {
             .with_context(|| format!("start {name}"))?;
         let input = child.stdin.take();
         let lines = read_lines(child.stdout.take().context("standard output is a pipe")?);
-        Ok(Self { child, input, lines, name })
+        Ok(Self {
+            child,
+            input,
+            lines,
+            name,
+        })
     }
 
     /// Its process id.
@@ -85,9 +93,14 @@ impl Helper {
         writeln!(input, "{line}").with_context(|| self.name.clone())
     }
 
+    /// Closes its input.
+    pub fn end_input(&mut self) {
+        drop(self.input.take());
+    }
+
     /// Closes its input and waits for its end; it has ended well.
     pub fn finish(mut self) -> Result<()> {
-        drop(self.input.take());
+        self.end_input();
         for _ in 0..PATIENCE.as_millis() {
             if let Some(status) = self.child.try_wait()? {
                 if status.success() {
@@ -179,7 +192,13 @@ impl Holding {
     fn of(helper: Helper, paths: &[PathBuf]) -> Result<Self> {
         let line = helper.line()?;
         let ready = serde_json::from_str(&line).with_context(|| format!("ready line: {line}"))?;
-        Ok(Self { helper, claimed: Claimed { paths: paths.to_vec(), ready } })
+        Ok(Self {
+            helper,
+            claimed: Claimed {
+                paths: paths.to_vec(),
+                ready,
+            },
+        })
     }
 
     /// Lets it go, in good order.

@@ -37,16 +37,27 @@ pub fn archive(busybox: &Path, directory: &Path) -> Result<PathBuf> {
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
     });
     fs::write(directory.join("config.json"), config.to_string())?;
-    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
+    let manifest =
+        serde_json::json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
     fs::write(directory.join("manifest.json"), manifest.to_string())?;
     let archive = directory.join("image.tar");
-    tar(directory, &archive, &["manifest.json", "config.json", "layer.tar"])?;
+    tar(
+        directory,
+        &archive,
+        &["manifest.json", "config.json", "layer.tar"],
+    )?;
     Ok(archive)
 }
 
 fn tar(directory: &Path, archive: &Path, names: &[&str]) -> Result<()> {
     let mut command = Command::new("tar");
-    command.arg("--create").arg("--file").arg(archive).arg("--directory").arg(directory).args(names);
+    command
+        .arg("--create")
+        .arg("--file")
+        .arg(archive)
+        .arg("--directory")
+        .arg(directory)
+        .args(names);
     output(&mut command).map(drop)
 }
 
@@ -54,6 +65,10 @@ fn tar(directory: &Path, archive: &Path, names: &[&str]) -> Result<()> {
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| name.clone())?;
-    ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{name}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -20,4 +20,5 @@ pub mod namespace;
 pub mod process;
 pub mod report;
 pub mod scratch;
+pub mod terminal;
 pub mod zoo;

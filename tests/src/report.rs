@@ -169,5 +169,7 @@ pub fn nanoseconds(time: &str) -> Result<u64> {
 
 /// One incident for each line.
 pub fn incidents(json: &str) -> Result<Vec<Incident>> {
-    json.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    json.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+        .collect()
 }

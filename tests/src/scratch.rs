@@ -1,7 +1,7 @@
 //! A mount to be unmounted: a tmpfs or an overlay, under a directory whose own mount is shared.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
@@ -53,14 +53,17 @@ impl Scratch {
     /// Mounts it in the caller's namespace. It has `file`, `second` and `third` (in the lower layer of an overlay),
     /// `upper` (in the upper one), and a directory `dir` with a `file`.
     pub fn new(file_system: FileSystem) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("ebusy-test-").tempdir()?;
-        Self::mount(directory, file_system)
+        Self::within(&std::env::temp_dir(), OsStr::new("target"), file_system)
     }
 
-    fn mount(directory: TempDir, file_system: FileSystem) -> Result<Self> {
+    /// Mounts it below a directory, on a mount point of that name in a directory of its own.
+    pub fn within(parent: &Path, name: &OsStr, file_system: FileSystem) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("ebusy-test-")
+            .tempdir_in(parent)?;
         // The value exists before anything is mounted, so that a failure half-way cleans up, too.
         let mut scratch = Self {
-            target: directory.path().join("target"),
+            target: directory.path().join(name),
             directory,
             file_system,
             mount_id: 0,
@@ -91,8 +94,14 @@ impl Scratch {
                         option
                     });
                 let options = CString::new(options.join(&b','))?;
-                mount("ebusy-scratch", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))
-                    .context("mount an overlay")?;
+                mount(
+                    "ebusy-scratch",
+                    target,
+                    "overlay",
+                    MountFlags::empty(),
+                    Some(options.as_c_str()),
+                )
+                .context("mount an overlay")?;
             }
         }
         fs::write(target.join("upper"), vec![b'u'; FILE_SIZE])?;
@@ -109,7 +118,11 @@ impl Scratch {
     /// A path on it.
     #[must_use]
     pub fn join(&self, name: &str) -> PathBuf {
-        if name == "." { self.target.clone() } else { self.target.join(name) }
+        if name == "." {
+            self.target.clone()
+        } else {
+            self.target.join(name)
+        }
     }
 
     /// The directory that the mount point is in; it is on a shared mount.
@@ -138,7 +151,9 @@ impl Scratch {
 
     /// Copies a program onto it.
     pub fn install(&self, program: &Path) -> Result<PathBuf> {
-        let copy = self.target.join(program.file_name().context("a program has a name")?);
+        let copy = self
+            .target
+            .join(program.file_name().context("a program has a name")?);
         fs::copy(program, &copy).with_context(|| program.display().to_string())?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
         Ok(copy)

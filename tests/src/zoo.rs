@@ -26,7 +26,13 @@ pub struct Row {
 }
 
 const fn row(name: &'static str, program: &'static str, paths: &'static [&'static str]) -> Row {
-    Row { name, program, paths, copy_blocks: true, bystander: true }
+    Row {
+        name,
+        program,
+        paths,
+        copy_blocks: true,
+        bystander: true,
+    }
 }
 
 /// All kinds.
@@ -52,7 +58,11 @@ pub const ROWS: &[Row] = &[
     row("thread_cwd", "hold-thread-cwd", &["dir"]),
     row("thread_fd", "hold-thread-fd", &["file"]),
     // The kernel skips a copy that has mounts of its own.
-    Row { copy_blocks: false, bystander: false, ..row("child_mount", "hold-child-mount", &["dir"]) },
+    Row {
+        copy_blocks: false,
+        bystander: false,
+        ..row("child_mount", "hold-child-mount", &["dir"])
+    },
 ];
 
 impl Row {

@@ -54,7 +54,12 @@ impl Stuck {
         let holder = agent.proceed(std::slice::from_ref(&file))?;
         let bystander = Holding::start("hold-fd", Namespace::Private, &[file])?;
         containerd.kill(&container)?;
-        Ok(Self { holder, bystander, container, containerd })
+        Ok(Self {
+            holder,
+            bystander,
+            container,
+            containerd,
+        })
     }
 
     /// containerd tries 50 times, and says why it failed.
@@ -83,8 +88,14 @@ fn holders_make_the_delete_fail() -> Result<Verdict> {
     stuck.delete_fails()?;
     stuck.holder.release()?;
     // The other one still has its file open.
-    stuck.containerd.ctr_ok(&["task", "delete", ID]).or_else(already_exited)?;
-    ensure!(namespace::mount_id(&stuck.container.rootfs).is_err(), "the bundle is still there");
+    stuck
+        .containerd
+        .ctr_ok(&["task", "delete", ID])
+        .or_else(already_exited)?;
+    ensure!(
+        namespace::mount_id(&stuck.container.rootfs).is_err(),
+        "the bundle is still there"
+    );
     stuck.bystander.release()?;
     Ok(Verdict::Passed)
 }
@@ -92,7 +103,11 @@ fn holders_make_the_delete_fail() -> Result<Verdict> {
 /// `ctr task delete` exits with the status of the task that it deleted.
 fn already_exited(error: anyhow::Error) -> Result<String> {
     let text = format!("{error:#}");
-    if text.contains("exit with non-zero exit code 137") { Ok(text) } else { Err(error) }
+    if text.contains("exit with non-zero exit code 137") {
+        Ok(text)
+    } else {
+        Err(error)
+    }
 }
 
 fn explains_a_failed_delete() -> Result<Verdict> {
@@ -107,18 +122,32 @@ fn explains_a_failed_delete() -> Result<Verdict> {
     let answers = [
         (ID.to_owned(), who(ID)?),
         (ID[..12].to_owned(), who(&ID[..12])?),
-        (stuck.container.rootfs.display().to_string(), who(&stuck.container.rootfs)?),
-        (format!("{POD_NAMESPACE}/{POD}"), who(format!("{POD_NAMESPACE}/{POD}"))?),
+        (
+            stuck.container.rootfs.display().to_string(),
+            who(&stuck.container.rootfs)?,
+        ),
+        (
+            format!("{POD_NAMESPACE}/{POD}"),
+            who(format!("{POD_NAMESPACE}/{POD}"))?,
+        ),
     ];
     // It gives up after 30 s of quiet.
     let incidents = watch.wait_for_incidents(1, Duration::from_secs(45))?;
     let (holder, bystander) = (stuck.holder.claimed.clone(), stuck.bystander.claimed.clone());
-    let truth = Truth { container: &stuck.container, mount_id, holder: &holder, bystander: &bystander };
+    let truth = Truth {
+        container: &stuck.container,
+        mount_id,
+        holder: &holder,
+        bystander: &bystander,
+    };
 
     // Mended, the delete succeeds at its first try: ebusy still watches, and holds nothing.
     stuck.holder.release()?;
     let began = Instant::now();
-    stuck.containerd.ctr_ok(&["task", "delete", ID]).or_else(already_exited)?;
+    stuck
+        .containerd
+        .ctr_ok(&["task", "delete", ID])
+        .or_else(already_exited)?;
     let took = began.elapsed();
     let (all, _) = watch.finish()?;
 
@@ -127,7 +156,10 @@ fn explains_a_failed_delete() -> Result<Verdict> {
         truth.who(*code, answers).with_context(|| format!("who {what}"))?;
     }
     ensure!(all.len() == 1, "{all:#?}");
-    ensure!(took < Duration::from_secs(2), "the delete took {took:?}: was it refused again?");
+    ensure!(
+        took < Duration::from_secs(2),
+        "the delete took {took:?}: was it refused again?"
+    );
     stuck.bystander.release()?;
     Ok(Verdict::Passed)
 }
@@ -147,13 +179,23 @@ impl Truth<'_> {
         let mut problems = Problems::default();
         let problem = &mut problems;
         problem.equal("outcome", &incident.outcome.as_deref(), &Some("gave_up"));
-        problem.check((48..=52).contains(&incident.attempts), || format!("{} attempts", incident.attempts));
+        problem.check((48..=52).contains(&incident.attempts), || {
+            format!("{} attempts", incident.attempts)
+        });
         problem.equal("bursts", &incident.bursts, &1);
         problem.equal("flags", &incident.flags, &Vec::<String>::new());
         problem.equal("caller.pid", &incident.caller.pid, &self.container.shim);
         problem.equal("caller.comm", &incident.caller.comm, &"containerd-shim");
-        let callers: Vec<_> = incident.callers.iter().map(|caller| (caller.pid, caller.attempts)).collect();
-        problem.equal("callers", &callers, &vec![(self.container.shim, incident.attempts)]);
+        let callers: Vec<_> = incident
+            .callers
+            .iter()
+            .map(|caller| (caller.pid, caller.attempts))
+            .collect();
+        problem.equal(
+            "callers",
+            &callers,
+            &vec![(self.container.shim, incident.attempts)],
+        );
         problem.equal("lost_events", &incident.lost_events, &0);
         self.target(problem, &incident.target);
         books(problem, &incident.references);
@@ -180,12 +222,24 @@ impl Truth<'_> {
     }
 
     fn target(&self, problem: &mut Problems, target: &Target) {
-        problem.equal("target.path", &target.path, &self.container.rootfs.to_string_lossy());
+        problem.equal(
+            "target.path",
+            &target.path,
+            &self.container.rootfs.to_string_lossy(),
+        );
         problem.equal("target.mount_id", &target.mount_id, &Some(self.mount_id));
         problem.equal("target.fs_type", &target.fs_type.as_deref(), &Some("overlay"));
-        problem.equal("target.mount_namespace", &target.mount_namespace, &namespace::current().ok());
+        problem.equal(
+            "target.mount_namespace",
+            &target.mount_namespace,
+            &namespace::current().ok(),
+        );
         let container = target.container.as_ref();
-        problem.equal("target.container.id", &container.map(|found| found.id.as_str()), &Some(ID));
+        problem.equal(
+            "target.container.id",
+            &container.map(|found| found.id.as_str()),
+            &Some(ID),
+        );
         let runtime = container.and_then(|found| found.runtime.as_deref());
         problem.equal("target.container.runtime", &runtime, &Some("containerd"));
         let namespace = container.and_then(|found| found.namespace.as_deref());
@@ -195,7 +249,11 @@ impl Truth<'_> {
         let pod = container.and_then(|found| found.pod.as_deref());
         problem.equal("target.container.pod", &pod, &Some(POD));
         let pod_namespace = container.and_then(|found| found.pod_namespace.as_deref());
-        problem.equal("target.container.pod_namespace", &pod_namespace, &Some(POD_NAMESPACE));
+        problem.equal(
+            "target.container.pod_namespace",
+            &pod_namespace,
+            &Some(POD_NAMESPACE),
+        );
     }
 
     /// Exactly one holder, exactly one bystander.
@@ -214,20 +272,38 @@ impl Truth<'_> {
         }
     }
 
-    fn entry(&self, problem: &mut Problems, label: &str, found: &Holder, (claimed, through): (&Claimed, &str)) {
+    fn entry(
+        &self,
+        problem: &mut Problems,
+        label: &str,
+        found: &Holder,
+        (claimed, through): (&Claimed, &str),
+    ) {
         let ready = &claimed.ready;
         let label = |field: &str| format!("{label}: {field}");
         let process = found.process.as_ref();
         problem.equal(&label("kind"), &found.kind, &"fd");
-        problem.equal(&label("pid"), &process.map(|process| process.pid), &Some(ready.pid));
-        problem.equal(&label("comm"), &process.map(|process| process.comm.as_str()), &Some("hold-fd"));
+        problem.equal(
+            &label("pid"),
+            &process.map(|process| process.pid),
+            &Some(ready.pid),
+        );
+        problem.equal(
+            &label("comm"),
+            &process.map(|process| process.comm.as_str()),
+            &Some("hold-fd"),
+        );
         problem.equal(&label("fd"), &found.fd, &ready.claims[0].owners[0].fd);
         problem.equal(&label("path"), &found.path, &FILE);
         let seen_as = self.container.rootfs.join(FILE.trim_start_matches('/'));
         problem.equal(&label("seen_as"), &found.seen_as.as_deref(), &seen_as.to_str());
         problem.equal(&label("through"), &found.through, &through);
         problem.equal(&label("refs"), &found.refs, &2);
-        problem.equal(&label("mount_namespace"), &found.mount_namespace, &Some(ready.mount_namespace));
+        problem.equal(
+            &label("mount_namespace"),
+            &found.mount_namespace,
+            &Some(ready.mount_namespace),
+        );
         problem.equal(&label("mount_id"), &found.mount_id, &Some(ready.mount_id));
     }
 
@@ -249,5 +325,9 @@ fn books(problem: &mut Problems, books: &Books) {
     problem.equal("references.unexplained", &books.unexplained, &Some(0));
     problem.equal("references.overexplained", &books.overexplained, &0);
     problem.equal("references.remaining", &books.remaining, &Some(0));
-    problem.equal("references.changed_during_snapshot", &books.changed_during_snapshot, &Some(false));
+    problem.equal(
+        "references.changed_during_snapshot",
+        &books.changed_during_snapshot,
+        &Some(false),
+    );
 }

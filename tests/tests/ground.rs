@@ -15,7 +15,12 @@ fn main() -> ExitCode {
     let mut tests = Vec::new();
     for row in ROWS {
         for file_system in [FileSystem::Tmpfs, FileSystem::Overlay] {
-            for namespace in [Namespace::Same, Namespace::Shared, Namespace::Slave, Namespace::Private] {
+            for namespace in [
+                Namespace::Same,
+                Namespace::Shared,
+                Namespace::Slave,
+                Namespace::Private,
+            ] {
                 let name = format!("{}::{}::{}", row.name, file_system.name(), namespace.name());
                 tests.push(harness::test(name, move || check(row, file_system, namespace)));
             }
@@ -35,7 +40,11 @@ fn check(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Ver
     let scratch = Scratch::new(file_system)?;
     let holding = row.hold(&scratch, namespace)?;
     let unmounted = scratch.umount()?;
-    ensure!(unmounted != blocks, "umount2 {}", if unmounted { "succeeded" } else { "was refused" });
+    ensure!(
+        unmounted != blocks,
+        "umount2 {}",
+        if unmounted { "succeeded" } else { "was refused" }
+    );
     holding.release()?;
     if !unmounted {
         ensure!(scratch.umount()?, "still busy after the release");

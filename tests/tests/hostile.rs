@@ -1,1 +1,361 @@
-fn main() {}
+//! Names with anything in them, holders that come and go, mount points that are covered or removed: a clear answer,
+//! never a wrong name.
+
+use std::{
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ebusy_tests::{
+    ebusy::{self, Watch, who},
+    expect::{Expectation, Expected, Problems},
+    harness::{self, Verdict},
+    holder::{Helper, Holding, program},
+    namespace::Namespace,
+    report::Incident,
+    scratch::{FileSystem, Scratch},
+    terminal,
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde::Deserialize;
+
+/// The longest path that a system call takes.
+const PATH_MAX: usize = 4095;
+
+/// What a terminal must never be sent: it sets the window's title, rings, turns the direction of text and starts a
+/// line that looks like one of ebusy's own.
+const EVIL: &str = "\u{1b}]0;owned\u{7}\u{202e}\u{200b}\nHOLDER nobody";
+
+fn main() -> ExitCode {
+    harness::main(vec![
+        harness::test("name_with_escapes", name_with_escapes),
+        harness::test("name_that_is_not_utf8", name_that_is_not_utf8),
+        harness::test("mount_point_with_escapes", mount_point_with_escapes),
+        harness::test("program_with_escapes", program_with_escapes),
+        harness::test("longest_path", longest_path),
+        harness::test("terminal_is_not_fooled", terminal_is_not_fooled),
+        harness::test("holders_that_come_and_go", holders_that_come_and_go),
+        harness::test("who_on_holders_that_come_and_go", who_on_holders_that_come_and_go),
+        harness::test("overmounted_target", overmounted_target),
+        harness::test("mount_point_removed", mount_point_removed),
+        harness::test("caller_is_gone", caller_is_gone),
+    ])
+}
+
+/// Holds a file, is refused once, lets go; returns nothing if ebusy said what the holder claims.
+fn explains(scratch: &Scratch, name: &str, path: PathBuf) -> Result<Verdict> {
+    // No glob: some of the paths have characters that a glob gives a meaning.
+    let watch = Watch::start(&["--all".into()])?;
+    let holding = Holding::start(name, Namespace::Slave, &[path])?;
+    ensure!(!scratch.umount()?, "the umount was not refused");
+    let expectation = Expectation::released(scratch, vec![Expected::on_copy(&holding)]);
+    let (code, answers) = who(scratch.path())?;
+    holding.release()?;
+    ensure!(scratch.umount()?, "still busy after the release");
+    let (incidents, _) = watch.finish()?;
+    expectation.check_only(&incidents)?;
+    expectation.check_who(code, &answers).context("who")?;
+    Ok(Verdict::Passed)
+}
+
+fn name_with_escapes() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let path = scratch.join(EVIL);
+    fs::write(&path, "x")?;
+    explains(&scratch, "hold-fd", path)
+}
+
+fn name_that_is_not_utf8() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let path = scratch
+        .path()
+        .join(OsStr::from_bytes(b"caf\xe9 \xff\xfe\xc0\x80.log"));
+    fs::write(&path, "x")?;
+    explains(&scratch, "hold-fd", path)
+}
+
+fn mount_point_with_escapes() -> Result<Verdict> {
+    for name in [
+        OsStr::new(EVIL),
+        OsStr::from_bytes(b"space tab\t back\\slash \\040 \xff"),
+    ] {
+        let scratch = Scratch::within(&std::env::temp_dir(), name, FileSystem::Tmpfs)?;
+        let path = scratch.join("file");
+        explains(&scratch, "hold-fd", path)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+/// The command name is what the file was called, cut to 15 bytes.
+fn program_with_escapes() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let path = scratch.join("\u{1b}[2J(x) S 1\n");
+    fs::rename(scratch.install(&program("hold-idle")?)?, &path)?;
+    explains(&scratch, "hold-exe", path)
+}
+
+fn longest_path() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let path = longest(scratch.path())?;
+    explains(&scratch, "hold-fd", path)
+}
+
+/// Makes a file whose path has as many bytes as a path can have.
+fn longest(root: &Path) -> Result<PathBuf> {
+    let mut path = root.as_os_str().as_bytes().to_vec();
+    while PATH_MAX - path.len() > 256 {
+        // A name has at most 255 bytes; what is left has to be enough for a last one.
+        let length = 255.min(PATH_MAX - path.len() - 3);
+        path.push(b'/');
+        path.extend("d\u{1b}[31m\n".bytes().cycle().take(length));
+        fs::create_dir(OsStr::from_bytes(&path))?;
+    }
+    path.push(b'/');
+    path.resize(PATH_MAX, b'f');
+    let path = PathBuf::from(OsString::from_vec(path));
+    fs::write(&path, "x")?;
+    Ok(path)
+}
+
+fn terminal_is_not_fooled() -> Result<Verdict> {
+    let scratch = Scratch::within(&std::env::temp_dir(), OsStr::new(EVIL), FileSystem::Tmpfs)?;
+    let path = scratch.join(EVIL);
+    fs::write(&path, "x")?;
+    let holding = Holding::start("hold-fd", Namespace::Same, &[path])?;
+    let umounter = program("umounter")?;
+    let mut who = ebusy::command("who")?;
+    who.arg(scratch.path());
+    let mut watch = ebusy::command("watch")?;
+    watch
+        .arg("--")
+        .args([umounter.as_os_str(), scratch.path().as_os_str()])
+        .args(["2", "50"]);
+    for command in [&mut who, &mut watch] {
+        let (status, printed) = terminal::run(command)?;
+        let text = String::from_utf8(printed).context("a terminal gets UTF-8")?;
+        ensure!(status.code().is_some_and(|code| code <= 1), "{status}: {text}");
+        ensure!(text.contains("owned"), "it does not name the file: {text}");
+        for forbidden in ["\u{1b}]", "\u{7}", "\u{202e}", "\u{200b}", "\nHOLDER nobody"] {
+            ensure!(
+                !text.contains(forbidden),
+                "the terminal gets {forbidden:?}: {text:?}"
+            );
+        }
+        ensure!(!text.contains("panicked"), "{text}");
+    }
+    holding.release()?;
+    Ok(Verdict::Passed)
+}
+
+/// What `flicker` says in the end.
+#[derive(Debug, Deserialize)]
+struct Flickered {
+    pids: Vec<u32>,
+}
+
+/// Starts short-lived holders, runs something, and returns who they all were.
+fn while_flickering<T>(scratch: &Scratch, run: impl FnOnce() -> Result<T>) -> Result<(HashSet<u32>, T)> {
+    let mut flicker = Helper::start(&program("flicker")?, &[scratch.join("file")])?;
+    flicker.line()?;
+    let result = run();
+    flicker.end_input();
+    let line = flicker.line()?;
+    let flickered: Flickered = serde_json::from_str(&line).context(line)?;
+    flicker.finish()?;
+    Ok((flickered.pids.into_iter().collect(), result?))
+}
+
+fn holders_that_come_and_go() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    // This one stays, so that every attempt is refused.
+    let steady = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
+    let (pids, ()) = while_flickering(&scratch, || {
+        for _ in 0..200 {
+            ensure!(!scratch.umount()?, "the umount was not refused");
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    })?;
+    let steady_pid = steady.claimed.ready.pid;
+    steady.release()?;
+    ensure!(scratch.umount()?, "still busy after the release");
+    let (incidents, _) = watch.finish()?;
+    ensure!(
+        incidents.len() == 1 && incidents[0].attempts == 200,
+        "{incidents:#?}"
+    );
+    only(&incidents[0], steady_pid, &pids)?;
+    Ok(Verdict::Passed)
+}
+
+/// Every holder is the steady one or one of the others, and the books add up.
+fn only(incident: &Incident, steady: u32, pids: &HashSet<u32>) -> Result<()> {
+    let mut problems = Problems::default();
+    let mut is_there = false;
+    for holder in incident
+        .holders
+        .iter()
+        .chain(&incident.bystanders)
+        .chain(&incident.candidates)
+    {
+        let process = holder.process.as_ref().context("a holder has a process")?;
+        let found = (process.comm.as_str(), holder.kind.as_str(), holder.path.as_str());
+        if process.pid == steady {
+            is_there = true;
+            problems.equal("the steady one", &found, &("hold-cwd", "cwd", "/dir"));
+            problems.equal("attempts_blocked", &holder.attempts_blocked, &incident.attempts);
+        } else {
+            problems.check(pids.contains(&process.pid), || {
+                format!("{} is none of them", process.pid)
+            });
+            problems.equal("one of the others", &found, &("flicker", "fd", "/file"));
+        }
+    }
+    problems.check(is_there, || "the steady one is missing".to_owned());
+    let books = &incident.references;
+    let sum: u64 = incident
+        .holders
+        .iter()
+        .filter(|holder| holder.counted)
+        .map(|holder| holder.refs)
+        .sum();
+    problems.equal("explained", &books.explained, &sum);
+    if let (Some(counted), Some(unexplained)) = (books.counted, books.unexplained) {
+        problems.equal(
+            "the books",
+            &(counted + books.overexplained),
+            &(books.explained + unexplained),
+        );
+    }
+    problems.into_result(incident)
+}
+
+fn who_on_holders_that_come_and_go() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let (pids, answers) = while_flickering(&scratch, || {
+        (0..5).map(|_| who(scratch.path())).collect::<Result<Vec<_>>>()
+    })?;
+    for holder in answers
+        .iter()
+        .flat_map(|(_, answers)| answers)
+        .flat_map(|answer| &answer.holders)
+    {
+        let process = holder.process.as_ref().context("a holder has a process")?;
+        ensure!(
+            pids.contains(&process.pid) && process.comm == "flicker",
+            "{holder:#?}"
+        );
+    }
+    ensure!(scratch.umount()?, "ebusy or a holder is still there");
+    Ok(Verdict::Passed)
+}
+
+/// Of two mounts on one mount point, umount takes the upper: a holder of the lower is innocent until it is its turn.
+fn overmounted_target() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let below = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
+    mount("ebusy-cover", scratch.path(), "tmpfs", MountFlags::empty(), None)?;
+    let cover = ebusy_tests::namespace::mount_id(scratch.path())?;
+    let above = Holding::start("hold-fd-directory", Namespace::Same, &[scratch.join(".")])?;
+    ensure!(!scratch.umount()?, "the umount of the upper was not refused");
+    let above_pid = above.claimed.ready.pid;
+    above.release()?;
+    ensure!(scratch.umount()?, "the upper is still busy");
+    ensure!(!scratch.umount()?, "the umount of the lower was not refused");
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&below)]);
+    below.release()?;
+    ensure!(scratch.umount()?, "the lower is still busy");
+
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.len() == 2, "{incidents:#?}");
+    let upper = incidents
+        .iter()
+        .find(|incident| incident.target.source.as_deref() == Some("ebusy-cover"))
+        .context("an incident of the upper")?;
+    let mut problems = Problems::default();
+    problems.equal("mount_id", &upper.target.mount_id, &Some(cover));
+    problems.equal("counted", &upper.references.counted, &Some(1));
+    problems.equal("unexplained", &upper.references.unexplained, &Some(0));
+    let holders: Vec<_> = upper
+        .holders
+        .iter()
+        .filter_map(|holder| holder.process.as_ref())
+        .map(|process| process.pid)
+        .collect();
+    problems.equal("holders", &holders, &vec![above_pid]);
+    problems.into_result(upper)?;
+    let lower = incidents
+        .iter()
+        .find(|incident| incident.target.source.as_deref() == Some("ebusy-scratch"))
+        .context("an incident of the lower")?;
+    expectation.check(lower)?;
+    Ok(Verdict::Passed)
+}
+
+/// Somebody removes the mount point in a namespace where nothing is mounted there: the mount goes everywhere.
+fn mount_point_removed() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
+    ensure!(!scratch.umount()?, "the umount was not refused");
+    let expectation = Expectation {
+        outcome: "gone",
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    let remover = Helper::start(&program("mountpoint-remover")?, &[scratch.path()])?;
+    remover.line()?;
+    remover.finish()?;
+    ensure!(
+        unmount(scratch.path(), UnmountFlags::empty()).is_err(),
+        "it is still mounted"
+    );
+    let incidents = watch.wait_for_incidents(1, Duration::from_secs(10))?;
+    expectation.check_only(&incidents)?;
+    watch.finish()?;
+    holding.release()?;
+    Ok(Verdict::Passed)
+}
+
+/// The caller ends at once after it was refused, as the `umount` of a kubelet does.
+fn caller_is_gone() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
+    let mut pids = Vec::new();
+    for _ in 0..10 {
+        let arguments = [scratch.path().as_os_str(), "1".as_ref(), "0".as_ref()];
+        let umounter = Helper::start(&program("umounter")?, &arguments)?;
+        pids.push(umounter.pid());
+        umounter.finish()?;
+    }
+    let expectation = Expectation {
+        caller: pids[9],
+        attempts: 10,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(10)])
+    };
+    holding.release()?;
+    ensure!(scratch.umount()?, "still busy after the release");
+    let (incidents, _) = watch.finish()?;
+    expectation.check_only(&incidents)?;
+    let mut callers: Vec<_> = incidents[0].callers.iter().map(|caller| caller.pid).collect();
+    callers.sort_unstable();
+    pids.sort_unstable();
+    ensure!(callers == pids, "{callers:?}, expected {pids:?}");
+    ensure!(
+        incidents[0]
+            .callers
+            .iter()
+            .all(|caller| caller.comm == "umounter"),
+        "{incidents:#?}"
+    );
+    Ok(Verdict::Passed)
+}

@@ -30,7 +30,10 @@ fn main() -> ExitCode {
         harness::test("many_holders_of_one_target", many_holders_of_one_target),
         harness::test("remaining_of_two_copies", remaining_of_two_copies),
         harness::test("remaining_of_target_and_copy", remaining_of_target_and_copy),
-        harness::test("copy_that_arrived_by_propagation", copy_that_arrived_by_propagation),
+        harness::test(
+            "copy_that_arrived_by_propagation",
+            copy_that_arrived_by_propagation,
+        ),
         harness::test("two_targets", two_targets),
         harness::test("other_targets_are_not_shown", other_targets_are_not_shown),
         harness::test("flags", flags),
@@ -175,8 +178,10 @@ fn holder_changes_between_attempts() -> Result<Verdict> {
     first.release()?;
     let second = hold_fd(&scratch, Namespace::Slave, "second")?;
     refused(&scratch, 1)?;
-    let expectation =
-        Expectation { attempts: 3, ..Expectation::released(&scratch, vec![Expected::on_copy(&second)]) };
+    let expectation = Expectation {
+        attempts: 3,
+        ..Expectation::released(&scratch, vec![Expected::on_copy(&second)])
+    };
     release(&scratch, [second])?;
     expectation.check_only(&watch.finish()?.0)?;
     Ok(Verdict::Passed)
@@ -206,13 +211,18 @@ fn many_holders_of_one_target() -> Result<Verdict> {
 fn remaining_of_two_copies() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Overlay)?;
     let watch = Watch::targets(&[scratch.path()])?;
-    let holdings =
-        [hold_fd(&scratch, Namespace::Slave, "file")?, hold_fd(&scratch, Namespace::Slave, "second")?];
+    let holdings = [
+        hold_fd(&scratch, Namespace::Slave, "file")?,
+        hold_fd(&scratch, Namespace::Slave, "second")?,
+    ];
     refused(&scratch, 1)?;
     let [first, second] = &holdings;
     // Which of the copies the kernel met first is its own affair; it counted that one only.
     let orders = [(first, second), (second, first)].map(|(counted, left)| {
-        Expectation::released(&scratch, vec![Expected::on_copy(counted), Expected::on_copy(left).remaining()])
+        Expectation::released(
+            &scratch,
+            vec![Expected::on_copy(counted), Expected::on_copy(left).remaining()],
+        )
     });
     release(&scratch, holdings)?;
     let (incidents, _) = watch.finish()?;
@@ -225,8 +235,10 @@ fn remaining_of_two_copies() -> Result<Verdict> {
 fn remaining_of_target_and_copy() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = Watch::targets(&[scratch.path()])?;
-    let holdings =
-        [hold_fd(&scratch, Namespace::Same, "file")?, hold_fd(&scratch, Namespace::Slave, "second")?];
+    let holdings = [
+        hold_fd(&scratch, Namespace::Same, "file")?,
+        hold_fd(&scratch, Namespace::Slave, "second")?,
+    ];
     refused(&scratch, 1)?;
     let [target, copy] = &holdings;
     let expectation = Expectation::released(
@@ -254,7 +266,10 @@ fn copy_that_arrived_by_propagation() -> Result<Verdict> {
 }
 
 fn two_targets() -> Result<Verdict> {
-    let scratches = [Scratch::new(FileSystem::Tmpfs)?, Scratch::new(FileSystem::Overlay)?];
+    let scratches = [
+        Scratch::new(FileSystem::Tmpfs)?,
+        Scratch::new(FileSystem::Overlay)?,
+    ];
     let watch = Watch::targets(&[scratches[0].path(), scratches[1].path()])?;
     let holdings = [
         hold_fd(&scratches[0], Namespace::Same, "file")?,
@@ -279,7 +294,10 @@ fn two_targets() -> Result<Verdict> {
     ensure!(incidents.len() == 2, "{incidents:#?}");
     for expectation in &expectations {
         let path = expectation.scratch.path().to_string_lossy();
-        let incident = incidents.iter().find(|incident| incident.target.path == path).context("a target")?;
+        let incident = incidents
+            .iter()
+            .find(|incident| incident.target.path == path)
+            .context("a target")?;
         expectation.check(incident)?;
     }
     Ok(Verdict::Passed)
@@ -363,7 +381,10 @@ fn outcome_gave_up() -> Result<Verdict> {
     expectation.check_only(&incidents)?;
     release(&scratch, [holding])?;
     let (incidents, _) = watch.finish()?;
-    ensure!(incidents.len() == 1, "the success after it opened another: {incidents:#?}");
+    ensure!(
+        incidents.len() == 1,
+        "the success after it opened another: {incidents:#?}"
+    );
     Ok(Verdict::Passed)
 }
 
@@ -391,12 +412,24 @@ fn outcome_gone() -> Result<Verdict> {
     problems.equal("outcome", &incident.outcome.as_deref(), &Some("gone"));
     problems.equal("attempts", &incident.attempts, &1);
     problems.equal("caller", &incident.caller.pid, &vanisher.pid);
-    problems.equal("target", &incident.target.path, &directory.path().to_string_lossy());
-    problems.equal("namespace", &incident.target.mount_namespace, &Some(vanisher.mount_namespace));
+    problems.equal(
+        "target",
+        &incident.target.path,
+        &directory.path().to_string_lossy(),
+    );
+    problems.equal(
+        "namespace",
+        &incident.target.mount_namespace,
+        &Some(vanisher.mount_namespace),
+    );
     // It blocked itself. It may have been gone before anybody looked, but then nobody else is named.
     for holder in &incident.holders {
         let process = holder.process.as_ref().map(|process| process.pid);
-        problems.equal("holder", &(process, holder.fd), &(Some(vanisher.pid), Some(vanisher.fd)));
+        problems.equal(
+            "holder",
+            &(process, holder.fd),
+            &(Some(vanisher.pid), Some(vanisher.fd)),
+        );
     }
     problems.into_result(incident)?;
     watch.finish()?;

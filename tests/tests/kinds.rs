@@ -19,17 +19,25 @@ fn main() -> ExitCode {
     for row in ROWS {
         for file_system in [FileSystem::Tmpfs, FileSystem::Overlay] {
             let name = |through: &str| format!("{}::{}::{through}", row.name, file_system.name());
-            tests.push(harness::test(name("target"), move || blocks(row, file_system, Namespace::Same)));
+            tests.push(harness::test(name("target"), move || {
+                blocks(row, file_system, Namespace::Same)
+            }));
             tests.push(if row.copy_blocks {
-                harness::test(name("propagated_copy"), move || blocks(row, file_system, Namespace::Slave))
+                harness::test(name("propagated_copy"), move || {
+                    blocks(row, file_system, Namespace::Slave)
+                })
             } else {
-                harness::test(name("propagated_copy"), move || does_not_block(row, file_system, Namespace::Slave))
+                harness::test(name("propagated_copy"), move || {
+                    does_not_block(row, file_system, Namespace::Slave)
+                })
             });
             tests.push(harness::test(name("private_copy"), move || {
                 does_not_block(row, file_system, Namespace::Private)
             }));
             if row.bystander {
-                tests.push(harness::test(name("bystander"), move || stands_by(row, file_system)));
+                tests.push(harness::test(name("bystander"), move || {
+                    stands_by(row, file_system)
+                }));
             }
         }
     }
@@ -63,8 +71,15 @@ fn does_not_block(row: &Row, file_system: FileSystem, namespace: Namespace) -> R
     let watch = Watch::targets(&[scratch.path()])?;
     let holding = row.hold(&scratch, namespace)?;
 
-    let bystanders = if row.bystander { vec![Expected::bystander(&holding)] } else { Vec::new() };
-    let expectation = Expectation { bystanders, ..Expectation::released(&scratch, Vec::new()) };
+    let bystanders = if row.bystander {
+        vec![Expected::bystander(&holding)]
+    } else {
+        Vec::new()
+    };
+    let expectation = Expectation {
+        bystanders,
+        ..Expectation::released(&scratch, Vec::new())
+    };
     let (code, answers) = who(scratch.path())?;
     ensure!(scratch.umount()?, "the umount was refused");
     holding.release()?;

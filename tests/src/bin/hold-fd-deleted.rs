@@ -10,7 +10,9 @@ use ebusy_tests::{claim::Claim, hold::Setup};
 fn main() -> anyhow::Result<()> {
     let setup = Setup::from_args()?;
     let file = File::open(setup.path())?;
-    let mut claim = Claim::fd(file.as_raw_fd() as u32, "read").regular().opened_since(setup.began);
+    let mut claim = Claim::fd(file.as_raw_fd() as u32, "read")
+        .regular()
+        .opened_since(setup.began);
     fs::remove_file(setup.path())?;
     claim.deleted = true;
     setup.hold(vec![claim])

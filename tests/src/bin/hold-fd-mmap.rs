@@ -7,7 +7,9 @@ use ebusy_tests::{claim::Claim, hold::Setup, process::Mapping};
 fn main() -> anyhow::Result<()> {
     let setup = Setup::from_args()?;
     let file = File::open(setup.path())?;
-    let mut claim = Claim::fd(file.as_raw_fd() as u32, "read").regular().opened_since(setup.began);
+    let mut claim = Claim::fd(file.as_raw_fd() as u32, "read")
+        .regular()
+        .opened_since(setup.began);
     claim.also = vec!["mmap".to_owned()];
     let _mapping = Mapping::of(&file, 0)?;
     setup.hold(vec![claim])

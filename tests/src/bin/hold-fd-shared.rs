@@ -12,14 +12,20 @@ use ebusy_tests::{
 fn main() -> anyhow::Result<()> {
     let setup = Setup::from_args()?;
     let file = File::open(setup.path())?;
-    let mut claim = Claim::fd(file.as_raw_fd() as u32, "read").regular().opened_since(setup.began);
+    let mut claim = Claim::fd(file.as_raw_fd() as u32, "read")
+        .regular()
+        .opened_since(setup.began);
     let duplicates = [file.try_clone()?, file.try_clone()?];
     let child = ForkedChild::pause()?;
     let descriptors = [&file, &duplicates[0], &duplicates[1]];
     claim.owners = [std::process::id(), child.pid()]
         .into_iter()
         .flat_map(|pid| {
-            descriptors.iter().map(move |file| Owner { pid, tid: None, fd: Some(file.as_raw_fd() as u32) })
+            descriptors.iter().map(move |file| Owner {
+                pid,
+                tid: None,
+                fd: Some(file.as_raw_fd() as u32),
+            })
         })
         .collect();
     setup.hold(vec![claim])

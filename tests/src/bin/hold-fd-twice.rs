@@ -9,7 +9,11 @@ fn main() -> anyhow::Result<()> {
     let files = [File::open(setup.path())?, File::open(setup.path())?];
     let claims = files
         .iter()
-        .map(|file| Claim::fd(file.as_raw_fd() as u32, "read").regular().opened_since(setup.began))
+        .map(|file| {
+            Claim::fd(file.as_raw_fd() as u32, "read")
+                .regular()
+                .opened_since(setup.began)
+        })
         .collect();
     setup.hold(claims)
 }

@@ -7,6 +7,8 @@ use ebusy_tests::{claim::Claim, hold::Setup};
 fn main() -> anyhow::Result<()> {
     let setup = Setup::from_args()?;
     let file = File::open(setup.path())?;
-    let claim = Claim::fd(file.as_raw_fd() as u32, "read").regular().opened_since(setup.began);
+    let claim = Claim::fd(file.as_raw_fd() as u32, "read")
+        .regular()
+        .opened_since(setup.began);
     setup.hold(vec![claim])
 }

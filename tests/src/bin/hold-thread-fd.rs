@@ -24,7 +24,9 @@ fn main() -> anyhow::Result<()> {
         fd.store(File::open(path)?.into_raw_fd() as u32, Ordering::Release);
         Ok(())
     })?;
-    let mut claim = Claim::fd(opened.load(Ordering::Acquire), "read").regular().opened_since(setup.began);
+    let mut claim = Claim::fd(opened.load(Ordering::Acquire), "read")
+        .regular()
+        .opened_since(setup.began);
     claim.owners[0].tid = Some(tid);
     setup.hold(vec![claim])
 }

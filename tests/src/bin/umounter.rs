@@ -41,6 +41,9 @@ fn main() -> anyhow::Result<()> {
             Err(error) => return Err(error).context("umount2"),
         }
     }
-    println!("{{\"pid\":{},\"refused\":{refused},\"unmounted\":{unmounted}}}", std::process::id());
+    println!(
+        "{{\"pid\":{},\"refused\":{refused},\"unmounted\":{unmounted}}}",
+        std::process::id()
+    );
     Ok(())
 }

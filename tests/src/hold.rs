@@ -58,9 +58,7 @@ impl Setup {
         // Everything that is not the reference itself is found out before: afterwards `/proc` may be out of reach,
         // and a look at the path would be a reference too.
         Ok(Self {
-            comm: fs::read_to_string("/proc/self/comm")?
-                .trim_end_matches('\n')
-                .to_owned(),
+            comm: command_name()?,
             mount_namespace: namespace::current()?,
             mount_id: mount_id(first)?,
             began: now(),

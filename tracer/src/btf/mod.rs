@@ -7,7 +7,10 @@
 //! BTF comes from the kernel, but also from files that somebody else wrote (captures, fixtures), so no input
 //! makes this code panic, recurse without end or take more than time linear in its size.
 
+mod cut;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod kind;
 mod parse;
 mod resolve;
@@ -21,8 +24,9 @@ pub use self::{
     error::{BtfError, ResolveError},
     parse::Btf,
     resolve::{Bits, Field, FieldKind},
-    spec::{ABSENT, FieldSpec, Resolved, resolve_all},
+    spec::{Resolved, resolve_all},
 };
+pub use tracer_common::{ABSENT, FieldEntry as FieldSpec};
 
 /// Where the kernel shows the types of its built-in code.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -45,6 +45,8 @@ pub(super) struct Record<'a> {
     /// `None` for a kind that is newer than this code.
     pub(super) kind: Option<Kind>,
     pub(super) name: u32,
+    /// Kind, flag and number of elements as they are written.
+    pub(super) info: u32,
     /// What the kind makes of it: bitfield offsets, a union, a signed enum.
     pub(super) flag: bool,
     /// Size in bytes, or the type that this one refers to.
@@ -64,7 +66,8 @@ pub(super) struct Member {
 }
 
 impl<'a> Record<'a> {
-    fn words<const N: usize>(self) -> impl Iterator<Item = [u32; N]> + 'a {
+    /// What follows the first 12 bytes, in groups of `N` words.
+    pub(super) fn words<const N: usize>(self) -> impl Iterator<Item = [u32; N]> + 'a {
         self.tail.chunks_exact(4 * N).map(|chunk| {
             let mut words = [0; N];
             for (word, bytes) in words.iter_mut().zip(chunk.chunks_exact(4)) {
@@ -248,6 +251,7 @@ impl Btf {
         Some(Record {
             kind: Kind::new(split_info(info).0),
             name: u32_at(bytes, 0)?,
+            info,
             flag: info >> 31 == 1,
             size_or_type: u32_at(bytes, 8)?,
             tail: bytes.get(RECORD_LEN..)?,
@@ -387,4 +391,104 @@ fn hash(name: &[u8]) -> u32 {
     name.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btf::testing::Builder;
+
+    fn refused(bytes: &[u8]) -> BtfError {
+        Btf::parse(bytes.to_vec()).unwrap_err()
+    }
+
+    #[test]
+    fn header() {
+        let good = Builder::new().bytes();
+        assert_eq!(Btf::parse(good.clone()).unwrap().type_count(), 1);
+        let with = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            refused(&bytes)
+        };
+        assert!(matches!(refused(&[]), BtfError::TooShort { len: 0 }));
+        assert!(matches!(
+            refused(b"\x7fELF"),
+            BtfError::BadMagic { found: 0x457f }
+        ));
+        assert!(matches!(refused(&good[..20]), BtfError::TooShort { len: 20 }));
+        assert!(matches!(refused(&[0xeb, 0x9f, 1, 0]), BtfError::BigEndian));
+        assert!(matches!(with(2, 2), BtfError::BadVersion { found: 2 }));
+        assert!(matches!(
+            with(4, 23),
+            BtfError::BadSection {
+                section: "header",
+                ..
+            }
+        ));
+        assert!(matches!(
+            with(4, 200),
+            BtfError::BadSection {
+                section: "header",
+                ..
+            }
+        ));
+        assert!(matches!(
+            with(15, 255),
+            BtfError::BadSection { section: "type", .. }
+        ));
+        assert!(matches!(
+            with(23, 255),
+            BtfError::BadSection {
+                section: "string",
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn a_record_that_is_cut_off_is_named() {
+        let mut builder = Builder::new();
+        builder.int("int", 4);
+        // It claims five members and has none.
+        builder.raw(Kind::Struct as u8, false, "short", 5, 8, &[]);
+        assert!(matches!(refused(&builder.bytes()), BtfError::Truncated { id: 2 }));
+    }
+
+    #[test]
+    fn a_kind_from_the_future_is_refused_or_skipped_by_the_layout_section() {
+        let mut builder = Builder::new();
+        builder.raw(20, false, "future", 2, 0, &[1, 2, 3, 4, 5]);
+        let int = builder.int("int", 4);
+        builder.structure("after", 4, &[("x", int, 0, 0)]);
+        assert!(matches!(
+            refused(&builder.bytes()),
+            BtfError::UnknownKind { id: 1, kind: 20 }
+        ));
+
+        let mut layout = vec![0; 21 * 4];
+        // Four bytes once, and eight for each of its two elements.
+        layout[80] = 4;
+        layout[81] = 8;
+        let btf = Btf::parse(builder.bytes_with_layout(&layout)).unwrap();
+        assert_eq!(btf.struct_size("after").unwrap(), 4);
+        assert_eq!(btf.field("after.x").unwrap().size, 4);
+    }
+
+    #[test]
+    fn a_module_goes_on_where_its_kernel_ends() {
+        let mut builder = Builder::new();
+        let int = builder.int("int", 4);
+        let inner = builder.structure("inner", 8, &[("a", int, 0, 0), ("b", int, 32, 0)]);
+        let strings = builder.strings_len();
+        let kernel = Arc::new(builder.parse());
+
+        let mut builder = Builder::split(&kernel, strings);
+        builder.structure("outer", 16, &[("before", int, 0, 0), ("inner", inner, 64, 0)]);
+        let module = Btf::parse_split(builder.bytes(), Arc::clone(&kernel)).unwrap();
+        assert_eq!(module.type_count(), 4);
+        assert_eq!(module.field("outer.inner.b").unwrap().offset, 12);
+        assert_eq!(module.field("inner.b").unwrap().offset, 4);
+        assert!(!kernel.has_struct("outer"));
+    }
 }

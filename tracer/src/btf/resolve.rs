@@ -12,6 +12,8 @@ use super::{
 const CHAIN_MAX: usize = 64;
 /// Definitions named in an error.
 const CANDIDATES_MAX: usize = 8;
+/// Definitions of one name that are compared. Kernels have a handful at most; each costs a search of its own.
+const DEFINITIONS_MAX: usize = 64;
 
 /// Where a field is and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -486,3 +488,6 @@ fn agree<T>(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,24 +1,10 @@
 //! Tables of fields: several names for one thing, tried in order.
 
+use tracer_common::{ABSENT, FieldEntry};
+
 use super::{error::ResolveError, parse::Btf, resolve::Field};
 
-/// The offset of a field that this kernel does not have.
-pub const ABSENT: u32 = u32::MAX;
-
-/// A field that is wanted, under the names that it has had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FieldSpec {
-    /// What ebusy calls it.
-    pub name: &'static str,
-    /// Dotted paths, the first that this kernel has is taken.
-    pub paths: &'static [&'static str],
-    /// Bytes that are going to be read; 0 for any number.
-    pub size: u32,
-    /// Nothing works without it.
-    pub required: bool,
-}
-
-/// What became of a [`FieldSpec`] on one kernel.
+/// What became of a [`FieldEntry`] on one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// What ebusy calls it.
@@ -37,11 +23,11 @@ pub struct Resolved {
 
 /// Looks up a whole table; the results are in its order.
 #[must_use]
-pub fn resolve_all(btf: &Btf, specs: &[FieldSpec]) -> Vec<Resolved> {
+pub fn resolve_all(btf: &Btf, specs: &[FieldEntry]) -> Vec<Resolved> {
     specs.iter().map(|spec| resolve(btf, spec)).collect()
 }
 
-fn resolve(btf: &Btf, spec: &FieldSpec) -> Resolved {
+fn resolve(btf: &Btf, spec: &FieldEntry) -> Resolved {
     let mut resolved = Resolved {
         name: spec.name,
         path: None,
@@ -104,4 +90,88 @@ fn usable(path: &str, field: Field, size: u32) -> Result<Field, ResolveError> {
         });
     }
     Ok(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btf::testing::Builder;
+
+    fn kernel() -> Btf {
+        let mut builder = Builder::new();
+        let int = builder.int("int", 4);
+        let long = builder.int("long unsigned int", 8);
+        builder.structure("mnt_pcp", 16, &[("mnt_gets", int, 0, 0), ("wide", long, 64, 0)]);
+        builder.structure("flags", 4, &[("low", int, 0, 3), ("high", int, 3, 5)]);
+        builder.structure("twice", 8, &[("x", int, 0, 0)]);
+        builder.structure("twice", 8, &[("x", int, 32, 0)]);
+        builder.parse()
+    }
+
+    fn one(paths: &'static [&'static str], size: u32, required: bool) -> Resolved {
+        resolve(
+            &kernel(),
+            &FieldEntry {
+                name: "it",
+                paths,
+                size,
+                required,
+            },
+        )
+    }
+
+    #[test]
+    fn the_first_path_that_exists_is_taken() {
+        let found = one(
+            &[
+                "mnt_pcp.mnt_count",
+                "gone.x",
+                "mnt_pcp.mnt_gets.x",
+                "mnt_pcp.mnt_gets",
+            ],
+            4,
+            true,
+        );
+        assert_eq!(
+            (found.path, found.offset, found.size),
+            (Some("mnt_pcp.mnt_gets"), 0, 4)
+        );
+        assert_eq!(found.error, None);
+        let found = one(&["mnt_pcp.wide"], 0, true);
+        assert_eq!((found.offset, found.size), (8, 8));
+    }
+
+    #[test]
+    fn a_missing_field_is_an_error_only_when_it_is_required() {
+        let found = one(&["mnt_pcp.mnt_count", "gone.x"], 4, false);
+        assert_eq!(
+            (found.path, found.offset, found.size, &found.error),
+            (None, ABSENT, 0, &None)
+        );
+        let found = one(&["mnt_pcp.mnt_count", "gone.x"], 4, true);
+        let text = found.error.unwrap();
+        assert!(
+            text.contains("mnt_pcp.mnt_count") && text.contains("struct gone"),
+            "{text}"
+        );
+        assert!(one(&[], 4, true).error.is_some());
+    }
+
+    #[test]
+    fn what_is_there_but_wrong_does_not_fall_through() {
+        for (path, word) in [
+            ("mnt_pcp.wide", "8 bytes, 4 were expected"),
+            ("flags.low", "bit 0, 3 bits"),
+            ("flags.high", "bit 3, 5 bits"),
+            ("twice.x", "ambiguous"),
+        ] {
+            let paths: &'static [&'static str] = Box::leak(Box::new([path, "mnt_pcp.mnt_gets"]));
+            for required in [true, false] {
+                let found = one(paths, 4, required);
+                assert_eq!((found.path, found.offset), (None, ABSENT), "{path}");
+                let text = found.error.unwrap();
+                assert!(text.contains(word), "{path}: {text}");
+            }
+        }
+    }
 }

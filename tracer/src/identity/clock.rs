@@ -1,6 +1,7 @@
 //! From the kernel's clock since boot to the time of day.
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::model::Timestamp;
 
@@ -8,7 +9,7 @@ const SAMPLES: usize = 8;
 
 /// Maps `CLOCK_BOOTTIME` to the wall clock by one offset for a whole run, so that times within a report agree with
 /// each other even when the wall clock is stepped meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootClock {
     /// Wall clock minus time since boot, in nanoseconds.
     pub offset_nanos: i64,

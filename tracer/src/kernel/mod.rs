@@ -24,6 +24,6 @@ pub use self::{
     mount::{Mount, Superblock},
     propagation::Slots,
     reader::{Marks, Reader},
-    snapshot::{Snapshot, snapshot},
+    snapshot::{MountState, Reference, Snapshot, snapshot},
     task::{Task, Tasks},
 };

@@ -1,1 +1,43 @@
-//! Text output.
+//! Text output: the verdict first, then who, where, through what, since when, then the books, then what to do.
+//!
+//! A report has at most 14 lines of 110 columns. Names and paths are escaped ([`escape`]), always: the text ends up
+//! on a terminal sooner or later.
+
+mod advice;
+mod books;
+mod fit;
+mod holder;
+mod incident;
+mod line;
+mod names;
+mod quote;
+mod report;
+#[cfg(test)]
+mod samples;
+mod sanitize;
+mod times;
+mod who;
+
+use jiff::tz::TimeZone;
+
+pub use self::{advice::advise, incident::incident, sanitize::escape, who::who};
+
+/// How text is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Style {
+    /// Whether labels are set off with the escape sequences of a terminal.
+    pub terminal: bool,
+    /// For times of day.
+    pub zone: TimeZone,
+}
+
+impl Style {
+    /// For a terminal or for a file, with times of this host.
+    #[must_use]
+    pub fn new(terminal: bool) -> Self {
+        Self {
+            terminal,
+            zone: TimeZone::system(),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The command line: one file a verb.
+
+mod child;
+mod demo;
+mod doctor;
+mod output;
+mod watch;
+mod who;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{identity::WatchPatterns, probe::Choice};
+
+/// Exit codes.
+pub mod exit {
+    /// Nothing found, or done.
+    pub const OK: u8 = 0;
+    /// Found: something blocks.
+    pub const FOUND: u8 = 1;
+    /// Usage, or failure.
+    pub const USAGE: u8 = 2;
+    /// Could not tell.
+    pub const UNKNOWN: u8 = 3;
+    /// The command to watch was not found.
+    pub const NOT_FOUND: u8 = 127;
+    /// SIGINT of an unfinished job.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// Names every reference that made an umount fail with "device or resource busy".
+#[derive(Debug, Parser)]
+#[command(
+    name = "ebusy",
+    version,
+    after_help = "Examples:\n  \
+        ebusy watch                              explain every refused umount of a container mount\n  \
+        ebusy watch -- umount /mnt/data          run a command and explain what is refused to it\n  \
+        ebusy who 9c41d0e7a2f4                   who would block the umount of this container's root file system\n  \
+        ebusy who                                every container mount that is stuck now\n  \
+        ebusy demo                               make a real EBUSY and explain it\n\n\
+        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 130 interrupted."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Explain refused umounts as they happen; with a command, run it and exit with its status
+    Watch(watch::Watch),
+    /// Say who would block an umount now, without unmounting
+    Who(who::Who),
+    /// Make a real EBUSY in a scratch mount namespace and explain it; leaves nothing behind
+    Demo,
+    /// A part of the demo
+    #[command(hide = true)]
+    DemoScene(demo::Scene),
+    /// Say what this kernel allows, what is missing, and what mends it
+    Doctor(doctor::Doctor),
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Format of the results
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Write the results to a file instead of stdout
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Watch (and show) mounts whose path matches, besides container and kubelet mounts; repeatable
+    #[arg(long, global = true, value_name = "GLOB")]
+    pub(crate) target: Vec<String>,
+    /// Probe tier: auto, fentry or tracepoint
+    #[arg(long, global = true, default_value = "auto", value_name = "TIER", value_parser = parse_probe)]
+    pub(crate) probe: Choice,
+    /// Record command lines of processes
+    #[arg(long, global = true)]
+    pub(crate) cmdline: bool,
+    /// Log more to stderr; repeatable
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+fn parse_probe(name: &str) -> Result<Choice, String> {
+    name.parse()
+}
+
+/// Formats of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl Common {
+    /// Container and kubelet mounts, and those that were asked for.
+    fn patterns(&self) -> anyhow::Result<WatchPatterns> {
+        WatchPatterns::with(&self.target).map_err(|error| {
+            anyhow::anyhow!("--target {}: {}; quote the glob: --target '/mnt/*'", error.glob().unwrap_or("?"), error.kind())
+        })
+    }
+}
+
+/// Parses the command line, runs the verb, and returns the exit status.
+#[must_use]
+pub fn main() -> u8 {
+    let cli = Cli::parse();
+    let level = match cli.common.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .filter_module("tracer", level)
+        .filter_module("ebusy", level)
+        .parse_default_env()
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
+    let result = match cli.verb {
+        Verb::Watch(watch) => watch.run(&cli.common),
+        Verb::Who(who) => who.run(&cli.common),
+        Verb::Demo => demo::run(&cli.common),
+        Verb::DemoScene(scene) => scene.run(),
+        Verb::Doctor(doctor) => doctor.run(&cli.common),
+    };
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            return exit::OK;
+        }
+        eprintln!("ebusy: {error:#}");
+        exit::USAGE
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Refuses at once, with the command that mends it, what only root can do.
+fn need_root() -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let arguments: Vec<String> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+    anyhow::bail!(
+        "this needs root (it loads BPF programs and reads kernel memory); run: sudo {}",
+        arguments.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

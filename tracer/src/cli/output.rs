@@ -1,0 +1,92 @@
+//! Where results go, and in which format.
+
+use std::{
+    fs::File,
+    io::{IsTerminal as _, Write},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::{Common, Format};
+use crate::{
+    model::{Incident, Who},
+    render::{self, Style},
+};
+
+/// Writes results.
+#[derive(Debug)]
+pub(super) struct Results {
+    to: Target,
+    format: Format,
+    style: Style,
+}
+
+#[derive(Debug)]
+enum Target {
+    Stdout,
+    File(File),
+}
+
+impl Results {
+    pub(super) fn new(common: &Common) -> Result<Self> {
+        let to = match &common.output {
+            Some(path) if path != Path::new("-") => Target::File(create_private(path)?),
+            _ => Target::Stdout,
+        };
+        let terminal = matches!(to, Target::Stdout) && std::io::stdout().is_terminal();
+        Ok(Self { to, format: common.format, style: Style::new(terminal) })
+    }
+
+    /// An incident; one that is still open is shown to people only.
+    pub(super) fn incident(&mut self, incident: &Incident) -> Result<()> {
+        match self.format {
+            Format::Json if incident.ended.is_none() => Ok(()),
+            Format::Json => self.json(incident),
+            Format::Text => self.text(&render::incident(incident, &self.style)),
+        }
+    }
+
+    pub(super) fn who(&mut self, who: &Who) -> Result<()> {
+        match self.format {
+            Format::Json => self.json(who),
+            Format::Text => self.text(&render::who(who, &self.style)),
+        }
+    }
+
+    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(value).context("writing JSON")?;
+        line.push(b'\n');
+        self.write(&line)
+    }
+
+    pub(super) fn text(&mut self, text: &str) -> Result<()> {
+        let mut text = text.trim_end().to_owned();
+        text.push('\n');
+        self.write(text.as_bytes())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.to {
+            Target::Stdout => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(bytes).and_then(|()| stdout.flush())
+            }
+            Target::File(file) => file.write_all(bytes),
+        }
+        .context("writing the results")
+    }
+}
+
+/// Makes a file that only its owner can read: results name processes and paths of other users.
+pub(super) fn create_private(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("creating {}", path.display()))
+}

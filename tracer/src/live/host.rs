@@ -1,0 +1,98 @@
+//! The running host: its kernel's layout, memory and clock.
+
+use anyhow::{Context as _, Result};
+use rustix::{
+    process::chdir,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+    time::{ClockId, clock_gettime},
+};
+
+use crate::{
+    btf::Btf,
+    identity::BootClock,
+    kernel::{Kernel, KernelLayout, PerCpu, Reader},
+};
+
+/// What stays the same while ebusy runs.
+#[derive(Debug)]
+pub struct Host {
+    /// The kernel's type information.
+    pub btf: Btf,
+    /// Where its fields are.
+    pub layout: KernelLayout,
+    /// Boot clock to wall clock.
+    pub clock: BootClock,
+    /// Kernel release.
+    pub release: String,
+    per_cpu: PerCpu,
+    task: u64,
+}
+
+impl Host {
+    /// Reads the kernel's types; needs no privilege.
+    pub fn new() -> Result<Self> {
+        let btf = Btf::running_kernel()?;
+        let layout = KernelLayout::resolve(&btf);
+        layout.check()?;
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let clock = BootClock::sample();
+        Ok(Self { btf, layout, clock, release, per_cpu: PerCpu::default(), task: 0 })
+    }
+
+    /// Finds what the walks start from.
+    pub fn attach(&mut self, reader: &Reader) -> Result<()> {
+        self.per_cpu = PerCpu::find(reader, &self.layout);
+        if let Some(reason) = &self.per_cpu.unknown {
+            log::warn!("reference counts cannot be read: {reason}");
+        }
+        let marks = reader.marks(None).context("reading the address of our own task")?;
+        self.task = marks.task;
+        if marks.tgid != std::process::id() {
+            log::warn!(
+                "ebusy runs in a pid namespace of its own (pid {} is {} on the host): /proc shows other pids than the \
+                 kernel; run it in the host's (hostPID: true)",
+                std::process::id(),
+                marks.tgid
+            );
+        }
+        Ok(())
+    }
+
+    /// Kernel memory with all that makes sense of it.
+    #[must_use]
+    pub fn kernel<'a>(&'a self, reader: &'a Reader) -> Kernel<'a> {
+        Kernel { memory: reader, layout: &self.layout, per_cpu: &self.per_cpu }
+    }
+
+    /// A task to start walks from.
+    #[must_use]
+    pub fn task(&self) -> u64 {
+        self.task
+    }
+
+    /// Why reference counts are not to be had.
+    #[must_use]
+    pub fn counts_unknown(&self) -> Option<&str> {
+        self.per_cpu.unknown.as_deref()
+    }
+}
+
+/// The boot clock, ns: the clock of all kernel records.
+#[must_use]
+pub fn boot_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Moves into the mount namespace of pid 1, so that ebusy is no copy of its own (it is often started in a debug pod),
+/// and to its root, so that its working directory holds nothing. Before any thread starts.
+pub fn enter_host_namespace() -> Result<()> {
+    let own = std::fs::read_link("/proc/self/ns/mnt").context("reading /proc/self/ns/mnt")?;
+    let host = std::fs::read_link("/proc/1/ns/mnt").context("reading /proc/1/ns/mnt (needs root)")?;
+    if own != host {
+        let namespace = std::fs::File::open("/proc/1/ns/mnt").context("opening /proc/1/ns/mnt")?;
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Mount))
+            .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
+    }
+    chdir("/").context("changing to /")
+}

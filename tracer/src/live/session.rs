@@ -1,0 +1,447 @@
+//! One run of ebusy: takes what the probes send, looks where it has to, and feeds the analysis.
+
+use std::{
+    collections::HashMap,
+    io::Write,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    host::{Host, boot_nanos},
+    identities::Identities,
+    mounts::MountsView,
+    sampler::sample,
+    stuck::{Stuck, stuck},
+    target::{absolute, at_path, describe, mount_key, unknown},
+    watched::WatchTable,
+};
+use crate::{
+    identity::{Containers, WatchPatterns},
+    incident::{Analyzer, Output},
+    kernel::Mount,
+    model::{Process, Target, Text},
+    probe::{Choice, Losses, Probes, Refused, load},
+    stream::{Closed, DecodeError, Entered, Gone, MountKey, Opened, Raw, RawUmount, Record, Sample, Start, Umount, decode},
+};
+
+const EBUSY: i64 = -16;
+/// Records taken from the event ring before refusals get their turn again.
+const EVENTS_AT_ONCE: usize = 20_000;
+/// A snapshot that takes longer than this is not repeated for every attempt.
+const CHEAP: Duration = Duration::from_millis(10);
+
+/// What to watch, and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The tier.
+    pub probe: Choice,
+    /// Whether opens are recorded.
+    pub history: bool,
+    /// Targets to watch and show.
+    pub patterns: WatchPatterns,
+    /// Show every refusal on the host.
+    pub all: bool,
+    /// Record command lines.
+    pub cmdline: bool,
+    /// A command runs under us: what is refused to it is shown, what it mounts is watched.
+    pub command: bool,
+    /// Also write the record stream there, a JSON object a line.
+    pub capture: Option<Box<dyn Sink>>,
+}
+
+/// Where a capture goes.
+pub trait Sink: Write + std::fmt::Debug {}
+impl<T: Write + std::fmt::Debug> Sink for T {}
+
+/// What is being watched: told at the start.
+#[derive(Debug)]
+pub struct Watching {
+    /// Better tiers that did not load.
+    pub refused: Vec<Refused>,
+    /// Hooks that are missing.
+    pub missing: Vec<String>,
+    /// Targets found.
+    pub targets: usize,
+    /// Mounts watched: targets and their slots.
+    pub mounts: usize,
+    /// Mounts that are stuck already.
+    pub stuck: Vec<Stuck>,
+    /// What is wrong with the self-test, if it failed.
+    pub self_test: Option<String>,
+}
+
+/// A target whose last refused attempt wants a snapshot.
+#[derive(Debug)]
+struct Pending {
+    mount: Mount,
+    attempt: u64,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Session {
+    host: Host,
+    probes: Probes,
+    identities: Identities,
+    options: Options,
+    analyzer: Analyzer,
+    view: MountsView,
+    view_stale: bool,
+    view_next: Instant,
+    table: WatchTable,
+    namespaces: HashMap<MountKey, u32>,
+    pending: HashMap<MountKey, Pending>,
+    sample_next: Instant,
+    own_losses: Losses,
+    told_losses: Losses,
+    own_umounts: u64,
+    output: Vec<Output>,
+}
+
+impl Session {
+    /// Loads the probes, looks at the mounts, and tests itself.
+    pub fn start(options: Options) -> Result<(Self, Watching)> {
+        let mut host = Host::new()?;
+        let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
+        host.attach(&probes.reader)?;
+        let containers = Arc::new(Containers::new("/proc", "/"));
+        let start = Start {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: host.release.clone(),
+            tier: probes.tier,
+            clock: host.clock,
+        };
+        let view = MountsView::read(host.kernel(&probes.reader), host.task());
+        let now = Instant::now();
+        let mut session = Self {
+            identities: Identities::new(host.clock, containers, options.cmdline),
+            analyzer: Analyzer::new(start.clone()),
+            host,
+            probes,
+            options,
+            view,
+            view_stale: false,
+            view_next: now,
+            table: WatchTable::default(),
+            namespaces: HashMap::new(),
+            pending: HashMap::new(),
+            sample_next: now,
+            own_losses: Losses::default(),
+            told_losses: Losses::default(),
+            own_umounts: 0,
+            output: Vec::new(),
+        };
+        session.push(Record::Start(start))?;
+        if session.options.command {
+            session.table.watch_new_mounts(&session.view);
+        }
+        session.update_table();
+        let self_test = session.self_test().err().map(|error| format!("{error:#}"));
+        let kernel = session.host.kernel(&session.probes.reader);
+        let watching = Watching {
+            refused,
+            missing: session.probes.missing.clone(),
+            targets: session.table.targets,
+            mounts: session.table.len(),
+            stuck: stuck(kernel, session.identities.containers(), &session.view),
+            self_test,
+        };
+        Ok((session, watching))
+    }
+
+    /// The analysis so far.
+    #[must_use]
+    pub fn analyzer(&self) -> &Analyzer {
+        &self.analyzer
+    }
+
+    /// The tier in use.
+    #[must_use]
+    pub fn tier(&self) -> crate::probe::Tier {
+        self.probes.tier
+    }
+
+    /// What was lost so far.
+    #[must_use]
+    pub fn losses(&self) -> &Losses {
+        &self.told_losses
+    }
+
+    /// Descriptors that become readable when there is something to do: refusals, events.
+    pub fn descriptors(&self) -> Result<[OwnedFd; 2]> {
+        let duplicate = |raw| {
+            // SAFETY: the ring owns the descriptor and outlives this borrow.
+            let fd = unsafe { BorrowedFd::borrow_raw(raw) };
+            fd.try_clone_to_owned().context("duplicating the descriptor of a ring")
+        };
+        Ok([duplicate(self.probes.refusals.as_raw_fd())?, duplicate(self.probes.events.as_raw_fd())?])
+    }
+
+    /// An umount that fails harmlessly must be seen: `/proc/self` is no mountpoint.
+    fn self_test(&mut self) -> Result<()> {
+        let before = self.own_umounts;
+        let result = rustix::mount::unmount("/proc/self", rustix::mount::UnmountFlags::empty());
+        anyhow::ensure!(result.is_err(), "umount of /proc/self did not fail");
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.own_umounts == before {
+            self.drain()?;
+            anyhow::ensure!(Instant::now() < until, "an umount of our own was not seen within 1 s");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, record: Record) -> Result<()> {
+        if let Some(capture) = &mut self.options.capture {
+            serde_json::to_writer(&mut *capture, &record).context("writing the capture")?;
+            capture.write_all(b"\n").context("writing the capture")?;
+        }
+        let output = self.analyzer.push(record);
+        self.output.extend(output);
+        Ok(())
+    }
+
+    /// Takes all that is in the rings, looks where a refusal asks for it, and returns what the analysis says.
+    pub fn drain(&mut self) -> Result<Vec<Output>> {
+        let mut succeeded = false;
+        for raw in take(&mut self.probes.refusals, usize::MAX, &mut self.own_losses) {
+            succeeded |= self.raw(raw)?;
+        }
+        for raw in take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses) {
+            succeeded |= self.raw(raw)?;
+        }
+        self.sample_pending()?;
+        if succeeded {
+            self.check_gone()?;
+        }
+        if self.view_stale && Instant::now() >= self.view_next {
+            self.refresh_view();
+        }
+        Ok(std::mem::take(&mut self.output))
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self) -> Result<Vec<Output>> {
+        let mut output = self.drain()?;
+        self.check_gone()?;
+        self.tell_losses()?;
+        self.push(Record::Tick { time: boot_nanos() })?;
+        output.append(&mut self.output);
+        Ok(output)
+    }
+
+    /// Ends the run.
+    pub fn end(&mut self) -> Result<Vec<Output>> {
+        // A last attempt that was not looked at yet.
+        self.sample_next = Instant::now();
+        let mut output = self.tick()?;
+        self.push(Record::End { time: boot_nanos() })?;
+        output.append(&mut self.output);
+        if let Some(capture) = &mut self.options.capture {
+            capture.flush().context("writing the capture")?;
+        }
+        Ok(output)
+    }
+
+    fn tell_losses(&mut self) -> Result<()> {
+        let mut losses = self.probes.losses.read()?;
+        for (what, count) in &self.own_losses.0 {
+            losses.add(what.clone(), *count);
+        }
+        losses.add("watch table: full", self.table.full);
+        losses.add("history: too many open files", self.analyzer.history().forgotten);
+        if losses != self.told_losses {
+            self.told_losses = losses.clone();
+            self.push(Record::Lost(losses))?;
+        }
+        Ok(())
+    }
+
+    /// Enters one record; whether it was an umount that succeeded.
+    fn raw(&mut self, raw: Raw) -> Result<bool> {
+        match raw {
+            Raw::Umount(umount) => {
+                let succeeded = umount.ret == 0;
+                self.umount(*umount)?;
+                return Ok(succeeded);
+            }
+            Raw::File { opened: false, time, file, .. } => self.push(Record::Closed(Closed { time, file }))?,
+            Raw::File { opened: true, time, file, mount, dentry, fd, by, .. } => {
+                self.push(Record::Opened(Box::new(Opened { time, file, mount, dentry, by, fd })))?;
+            }
+            Raw::Namespace { time, operation, by } => {
+                self.view_stale = true;
+                let (operation, namespace) = (operation.to_owned(), by.mount_namespace.unwrap_or(0));
+                let entered = Entered { time, operation, pid: by.pid, comm: by.comm, namespace };
+                self.push(Record::Entered(entered))?;
+            }
+            Raw::MountChanged => self.view_stale = true,
+        }
+        Ok(false)
+    }
+
+    fn umount(&mut self, raw: RawUmount) -> Result<()> {
+        if raw.caller.pid == std::process::id() {
+            self.own_umounts += 1;
+            return Ok(());
+        }
+        let refused = raw.ret == EBUSY;
+        let (mount, target) = self.resolve(&raw, refused);
+        let caller =
+            if refused { self.identities.complete(&raw.caller, raw.start) } else { raw.caller.clone() };
+        let shown = self.is_shown(&target.path, &caller);
+        let key = match &mount {
+            Some(mount) => Some(mount_key(mount)),
+            // What was unmounted is known by its address, if it is the target of an incident.
+            None => raw.target.and_then(|(address, _)| {
+                self.analyzer.open_targets().find(|target| target.address == address)
+            }),
+        };
+        if refused && shown && let Some(mount) = mount {
+            let key = mount_key(&mount);
+            if let Some(namespace) = target.mount_namespace {
+                self.namespaces.insert(key, namespace);
+            }
+            self.pending.insert(key, Pending { mount, attempt: raw.returned });
+        }
+        // The tier sees the busy check if it sees what the path resolved to.
+        let busy_check = raw.target.map(|_| raw.busy_check);
+        self.push(Record::Umount(Box::new(Umount {
+            entered: raw.entered,
+            returned: raw.returned,
+            ret: raw.ret,
+            flags: raw.flags,
+            caller,
+            mount: key,
+            target,
+            shown,
+            busy_check,
+            compared: raw.compared,
+        })))
+    }
+
+    /// The mount that an umount meant; looked up anew once where the last look does not have it. After a success
+    /// it is gone, and only its path is of use.
+    fn resolve(&mut self, raw: &RawUmount, refused: bool) -> (Option<Mount>, Target) {
+        let kernel = self.host.kernel(&self.probes.reader);
+        let path = absolute(kernel, raw);
+        for again in [false, true] {
+            if again {
+                if !refused {
+                    break;
+                }
+                self.refresh_view();
+            }
+            let kernel = self.host.kernel(&self.probes.reader);
+            let number = raw.caller.mount_namespace;
+            let found = match (raw.target, &path) {
+                (Some((address, _)), _) => self.view.mount(address),
+                (None, Some(path)) => number.and_then(|number| self.view.namespace(number)).and_then(|namespace| {
+                    let own = self.view.namespaces.first().is_some_and(|first| first.number == namespace.number);
+                    Some((namespace, at_path(namespace, path, own)?))
+                }),
+                (None, None) => None,
+            };
+            let Some((namespace, mounted)) = found else { continue };
+            let known = &mounted.mount;
+            let now = kernel.mount(known.address).filter(|now| now.is_same(known));
+            if refused && now.as_ref().is_none_or(|now| now.namespace == 0) {
+                continue;
+            }
+            let target = describe(kernel, self.identities.containers(), &self.view, namespace, mounted);
+            return (now.filter(|_| refused), target);
+        }
+        let shown = path.as_deref().or(raw.path.as_deref());
+        (None, unknown(shown, raw.caller.mount_namespace))
+    }
+
+    fn is_shown(&self, path: &Text, caller: &Process) -> bool {
+        let own = std::process::id();
+        self.options.all
+            || self.options.patterns.covers(path.as_bytes())
+            || (self.options.command && caller.parents.iter().any(|parent| parent.pid == own))
+    }
+
+    /// Snapshots after the last refused attempt of each target. An expensive one is not repeated at once: its
+    /// holders are taken to cover the attempts between two that found them.
+    fn sample_pending(&mut self) -> Result<()> {
+        if self.pending.is_empty() || Instant::now() < self.sample_next {
+            return Ok(());
+        }
+        for (mount, Pending { mount: target, attempt }) in std::mem::take(&mut self.pending) {
+            let began = Instant::now();
+            let kernel = self.host.kernel(&self.probes.reader);
+            // It may have been unmounted meanwhile.
+            let Some(target) = kernel.mount(target.address).filter(|now| now.is_same(&target)) else { continue };
+            let snapshot = sample(&self.host, &self.probes.reader, &self.identities, &target);
+            let took = began.elapsed();
+            log::debug!("snapshot of mount {} took {took:?}", mount.id);
+            if took > CHEAP {
+                self.sample_next = Instant::now() + took * 4;
+            }
+            self.push(Record::Snapshot(Box::new(Sample { mount, attempt, snapshot })))?;
+        }
+        Ok(())
+    }
+
+    /// Tells which targets of open incidents are not mounted any more.
+    fn check_gone(&mut self) -> Result<()> {
+        let targets: Vec<MountKey> = self.analyzer.open_targets().collect();
+        let kernel = self.host.kernel(&self.probes.reader);
+        let gone: Vec<MountKey> = targets
+            .into_iter()
+            .filter(|key| {
+                let now = kernel.mount(key.address);
+                !now.is_some_and(|now| now.id == key.id && now.unique == key.unique && now.namespace != 0)
+            })
+            .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.refresh_view();
+        for mount in gone {
+            let number = self.namespaces.remove(&mount);
+            let namespace_alive = number.is_some_and(|number| self.view.namespace(number).is_some());
+            self.pending.remove(&mount);
+            self.push(Record::Gone(Gone { mount, time: boot_nanos(), namespace_alive }))?;
+        }
+        Ok(())
+    }
+
+    fn refresh_view(&mut self) {
+        let began = Instant::now();
+        self.view = MountsView::read(self.host.kernel(&self.probes.reader), self.host.task());
+        self.view_stale = false;
+        self.update_table();
+        let took = began.elapsed();
+        self.view_next = Instant::now() + (took * 10).clamp(Duration::from_millis(5), Duration::from_secs(5));
+        log::debug!("looked at {} mount namespaces in {took:?}", self.view.namespaces.len());
+    }
+
+    fn update_table(&mut self) {
+        let kernel = self.host.kernel(&self.probes.reader);
+        self.table.update(kernel, &self.view, &self.options.patterns, &mut self.probes.watched);
+    }
+}
+
+/// Takes records from a ring; what cannot be decoded is counted.
+fn take(
+    ring: &mut aya::maps::RingBuf<aya::maps::MapData>,
+    most: usize,
+    losses: &mut Losses,
+) -> Vec<Raw> {
+    let mut records = Vec::new();
+    while records.len() < most {
+        let Some(item) = ring.next() else { break };
+        match decode(&item) {
+            Ok(record) => records.push(record),
+            Err(DecodeError::Kind(kind)) => losses.add(format!("decode: unknown kind {kind}"), 1),
+            Err(error @ DecodeError::Length { .. }) => losses.add(format!("decode: {error}"), 1),
+        }
+    }
+    records
+}

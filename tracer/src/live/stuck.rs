@@ -1,0 +1,37 @@
+//! Mounts that are stuck already: the container's mounts are there, its processes are not.
+
+use super::{mounts::MountsView, target::describe};
+use crate::{
+    identity::Containers,
+    kernel::{Kernel, Mount},
+    model::Target,
+};
+
+/// A mount of a container that has no process left.
+#[derive(Debug, Clone)]
+pub struct Stuck {
+    /// The mount.
+    pub mount: Mount,
+    /// What it is.
+    pub target: Target,
+}
+
+/// Finds them among the mounts of the host's namespace and of those that hold a runtime's own mounts.
+#[must_use]
+pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> Vec<Stuck> {
+    let alive = containers.containers_alive();
+    let mut found: Vec<Stuck> = Vec::new();
+    let mut copies: Vec<u64> = Vec::new();
+    for (namespace, mounted) in view.all() {
+        let Some(container) = containers.container_of_mount_path(&mounted.path) else { continue };
+        if container.id.is_empty() || alive.contains_key(&container.id) || copies.contains(&mounted.mount.address) {
+            continue;
+        }
+        // Copies in other namespaces are not mounts of their own to be freed.
+        let (same, _) = kernel.mounts_of_superblock(mounted.mount.superblock);
+        copies.extend(same);
+        let target = describe(kernel, containers, view, namespace, mounted);
+        found.push(Stuck { mount: mounted.mount.clone(), target });
+    }
+    found
+}

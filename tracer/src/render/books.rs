@@ -1,0 +1,245 @@
+//! The books and the state of an incident, a line each.
+
+use jiff::tz::TimeZone;
+
+use super::{
+    line::{Line, short_name},
+    times::{between, clock, duration},
+};
+use crate::model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp};
+
+/// What the books line is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account<'a> {
+    pub(super) books: &'a Books,
+    pub(super) holders: &'a [Holder],
+    pub(super) target: &'a Target,
+    /// Refused attempts; `None` where nothing was attempted.
+    pub(super) attempts: Option<u64>,
+    /// Records lost; `None` where nothing was recorded.
+    pub(super) lost: Option<u64>,
+    pub(super) probe: &'a str,
+}
+
+/// `2 counted = 2 explained + 0 unexplained ...; 0 lost; tier fentry`.
+pub(super) fn books(account: Account<'_>) -> String {
+    let Account {
+        books,
+        holders,
+        target,
+        attempts,
+        lost,
+        probe,
+    } = account;
+    let explained = books.explained;
+    let line = Line::new("BOOKS");
+    let line = match (books.counted, books.unexplained) {
+        (Some(counted), _) if books.overexplained > 0 => line.words(format!(
+            "{counted} counted, {explained} explained: {} too many, came or went meanwhile",
+            books.overexplained
+        )),
+        (Some(counted), Some(unexplained)) => line.words(format!(
+            "{counted} counted = {explained} explained + {unexplained} unexplained"
+        )),
+        _ if books.sampled_at.is_none() => line.words("no snapshot was taken in time"),
+        (Some(counted), None) => line.words(format!("{counted} counted, {explained} explained")),
+        (None, _) => line.words(format!("not counted at this tier, {explained} explained")),
+    };
+    let counted = || holders.iter().filter(|holder| holder.counted);
+    // An open regular file of overlayfs has a second one behind it.
+    let backed =
+        |holder: &Holder| holder.refs == 2 && matches!(holder.kind, Kind::Fd | Kind::Exe | Kind::Mmap);
+    let overlay = target.fs_type.as_deref() == Some("overlay") && counted().any(backed);
+    let line = if overlay {
+        line.maybe(1, " (overlay file: 2)")
+    } else {
+        line
+    };
+    let line = match books.remaining {
+        Some(remaining) if remaining > 0 => line.words(format!(", {remaining} more on other copies")),
+        _ => line,
+    };
+    let line = if books.changed_during_snapshot == Some(true) {
+        line.words(", changing")
+    } else {
+        line
+    };
+    let line = match attempts {
+        Some(all) if all > 1 && counted().next().is_some() => {
+            let same = counted().all(|holder| holder.attempts_blocked >= all);
+            line.maybe(
+                2,
+                if same {
+                    format!(", the same in {all} of {all} attempts")
+                } else {
+                    format!(", not the same in all {all} attempts")
+                },
+            )
+        }
+        _ => line,
+    };
+    let line = match lost {
+        Some(lost) => line.words(format!("; {lost} lost")),
+        None => line,
+    };
+    line.words(format!("; tier {}", short_name(probe.as_bytes())))
+        .finish()
+}
+
+/// How it went on, and whether it will.
+pub(super) fn state(incident: &Incident, zone: &TimeZone) -> String {
+    let line = Line::new("STATE");
+    let until = last_attempt(incident);
+    let took = duration(between(incident.started, until));
+    let ended = incident.ended.unwrap_or(until);
+    let took_in_all = duration(between(incident.started, ended));
+    let attempts = match (incident.attempts, incident.bursts) {
+        (1, _) => "1 attempt".to_owned(),
+        (attempts, 0 | 1) => format!("{attempts} attempts"),
+        (attempts, bursts) => format!("{attempts} attempts in {bursts} bursts"),
+    };
+    let line = match incident.outcome {
+        None => line.words(format!(
+            "still refused after {took}, {attempts} ({})",
+            clock(until, zone)
+        )),
+        Some(Outcome::Released) => line.words(format!(
+            "released after {took_in_all}, {attempts} refused ({})",
+            clock(ended, zone)
+        )),
+        Some(Outcome::Detached) => line
+            .words(format!(
+                "detached after {took_in_all}, {attempts} refused ({})",
+                clock(ended, zone)
+            ))
+            .words("; lives on, unseen, until its holders end"),
+        Some(Outcome::GaveUp) => line.words(format!(
+            "gave up after {took}, {attempts} ({})",
+            clock(until, zone)
+        )),
+        Some(Outcome::Gone) => line.words(format!(
+            "gone after {took_in_all}, {attempts} refused ({}): its mount namespace ended",
+            clock(ended, zone)
+        )),
+        Some(Outcome::StillBusy) => line.words(format!(
+            "still busy when ebusy stopped, {took_in_all} after the first of {attempts} ({})",
+            clock(ended, zone)
+        )),
+    };
+    let over = matches!(
+        incident.outcome,
+        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
+    );
+    match retry(incident).filter(|_| !over) {
+        Some(retry) => line.maybe(2, format!("; {retry}")),
+        None => line,
+    }
+    .finish()
+}
+
+/// The last refused attempt: the references are looked for right after it.
+fn last_attempt(incident: &Incident) -> Timestamp {
+    let sampled = incident.references.sampled_at;
+    sampled
+        .or(incident.ended)
+        .unwrap_or(incident.started)
+        .max(incident.started)
+}
+
+/// Who comes back without being asked.
+fn retry(incident: &Incident) -> Option<&'static str> {
+    let mut comms = incident.callers.iter().map(|caller| caller.comm.as_bytes());
+    let mut parents = incident
+        .caller
+        .parents
+        .iter()
+        .map(|parent| parent.comm.as_bytes());
+    if comms.any(|comm| comm.starts_with(b"containerd")) {
+        Some("containerd retries by itself, within 5 min")
+    } else if parents.any(|comm| comm == b"kubelet") {
+        Some("the kubelet retries by itself, within 2 min 2 s")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::{Account, books, state};
+    use crate::{
+        model::{Books, Incident, Outcome, Parent},
+        render::samples::{self, at},
+    };
+
+    fn account(change: impl FnOnce(&mut Incident)) -> String {
+        let mut incident = samples::incident(vec![samples::holder()]);
+        change(&mut incident);
+        books(Account {
+            books: &incident.references,
+            holders: &incident.holders,
+            target: &incident.target,
+            attempts: Some(incident.attempts),
+            lost: Some(incident.lost_events),
+            probe: &incident.probe,
+        })
+    }
+
+    #[test]
+    fn books_that_balance_and_books_that_do_not() {
+        let all = [
+            account(|_| {}),
+            account(|incident| incident.attempts = 1),
+            account(|incident| incident.holders[0].attempts_blocked = 7),
+            account(|incident| {
+                incident.references = samples::books(3, 2);
+                incident.references.remaining = Some(4);
+                incident.references.changed_during_snapshot = Some(true);
+            }),
+            account(|incident| incident.references = samples::books(1, 2)),
+            account(|incident| {
+                incident.references = Books {
+                    counted: None,
+                    unexplained: None,
+                    ..samples::books(0, 2)
+                }
+            }),
+            account(|incident| incident.references = Books::default()),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @"");
+    }
+
+    #[test]
+    fn states() {
+        let text = |outcome: Option<Outcome>, change: &dyn Fn(&mut Incident)| {
+            let mut incident = samples::incident(vec![samples::holder()]);
+            incident.outcome = outcome;
+            incident.ended = outcome.map(|_| at(32_463));
+            change(&mut incident);
+            state(&incident, &TimeZone::UTC)
+        };
+        let nothing = |_: &mut Incident| {};
+        let all = [
+            text(None, &nothing),
+            text(Some(Outcome::GaveUp), &nothing),
+            text(Some(Outcome::Released), &nothing),
+            text(Some(Outcome::Detached), &nothing),
+            text(Some(Outcome::Gone), &nothing),
+            text(Some(Outcome::StillBusy), &nothing),
+            text(Some(Outcome::GaveUp), &|incident| {
+                incident.callers[0].comm = "umount".into();
+                incident.caller.parents = vec![Parent {
+                    pid: 7,
+                    comm: "kubelet".into(),
+                }];
+                incident.bursts = 3;
+            }),
+            text(Some(Outcome::Released), &|incident| {
+                incident.attempts = 1;
+                incident.references = Books::default();
+            }),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @"");
+    }
+}

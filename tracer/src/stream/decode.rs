@@ -1,0 +1,226 @@
+//! Bytes of the rings to values. Total: any bytes give a value or an error, and nothing is trusted before its
+//! length is checked.
+
+use tracer_common::{
+    COMM_LEN, COMPARED_MAX, Header, MountRecord, NamespaceRecord, OpenRecord, PathRef, RecordKind, UmountRecord,
+    namespace_operation, path_status,
+};
+
+use crate::model::{Parent, Process, Text};
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Too short for what it says it is.
+    #[error("a {what} record has {found} bytes, expected {expected}")]
+    Length {
+        /// The kind.
+        what: &'static str,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes there.
+        found: usize,
+    },
+    /// A kind that this version does not know.
+    #[error("a record of unknown kind {0}")]
+    Kind(u32),
+}
+
+/// A record as the kernel sent it: addresses are not resolved yet.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Raw {
+    /// An umount2 returned.
+    Umount(Box<RawUmount>),
+    /// A file was opened (or closed for good) on a watched mount.
+    File {
+        /// Opened, or closed.
+        opened: bool,
+        /// Boot clock, ns.
+        time: u64,
+        /// Address of the `struct file`.
+        file: u64,
+        /// Address of the mount.
+        mount: u64,
+        /// Address of the dentry.
+        dentry: u64,
+        /// Descriptor, where it is known.
+        fd: Option<u32>,
+        /// Who.
+        by: Process,
+        /// Start of the process, boot clock, ns.
+        start: u64,
+    },
+    /// A thread came into another mount namespace.
+    Namespace {
+        /// Boot clock, ns.
+        time: u64,
+        /// `setns`, `unshare`, `clone`.
+        operation: &'static str,
+        /// Who, and the number of the namespace.
+        by: Process,
+    },
+    /// A mount tree may have changed.
+    MountChanged,
+}
+
+/// An umount as the kernel sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawUmount {
+    /// Boot clock at entry, ns.
+    pub entered: u64,
+    /// Boot clock at return, ns.
+    pub returned: u64,
+    /// 0, or a negative errno.
+    pub ret: i64,
+    /// `MNT_*`, `UMOUNT_*`.
+    pub flags: u32,
+    /// Who called.
+    pub caller: Process,
+    /// Start of the caller, boot clock, ns.
+    pub start: u64,
+    /// The path as it was passed, where the tier sees it.
+    pub path: Option<Vec<u8>>,
+    /// Working directory: mount, dentry.
+    pub cwd: (u64, u64),
+    /// Root directory: mount, dentry.
+    pub root: (u64, u64),
+    /// What the path resolved to: mount, dentry; where the tier sees it.
+    pub target: Option<(u64, u64)>,
+    /// Whether the busy check ran.
+    pub busy_check: bool,
+    /// The last mount that it looked at, and its count.
+    pub compared: Option<(u64, i32)>,
+}
+
+fn read<T: zerocopy::FromBytes>(bytes: &[u8], what: &'static str) -> Result<T, DecodeError> {
+    let error = DecodeError::Length { what, expected: size_of::<T>(), found: bytes.len() };
+    T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| error)
+}
+
+fn process(header: &Header) -> Process {
+    Process {
+        pid: header.tgid,
+        tid: Some(header.tid),
+        comm: Text::from_c_array(&header.comm),
+        uid: Some(header.uid),
+        mount_namespace: (header.mnt_ns != 0).then_some(header.mnt_ns),
+        ..Process::default()
+    }
+}
+
+fn pair(path: PathRef) -> (u64, u64) {
+    (path.mount, path.dentry)
+}
+
+/// Decodes one record.
+pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
+    let header: Header = read(bytes, "event")?;
+    match RecordKind::try_from(header.kind).map_err(DecodeError::Kind)? {
+        RecordKind::Umount => umount(&read(bytes, "umount")?),
+        kind @ (RecordKind::Open | RecordKind::Close) => {
+            let record: OpenRecord = read(bytes, "open")?;
+            Ok(Raw::File {
+                opened: kind == RecordKind::Open,
+                time: header.time,
+                file: record.file,
+                mount: record.path.mount,
+                dentry: record.path.dentry,
+                fd: u32::try_from(record.fd).ok(),
+                by: process(&header),
+                start: header.start,
+            })
+        }
+        RecordKind::Namespace => {
+            let record: NamespaceRecord = read(bytes, "namespace")?;
+            let operation = match record.operation {
+                namespace_operation::SETNS => "setns",
+                namespace_operation::UNSHARE => "unshare",
+                namespace_operation::CLONE => "clone",
+                _ => "unknown",
+            };
+            Ok(Raw::Namespace { time: header.time, operation, by: process(&header) })
+        }
+        RecordKind::Mount => {
+            let _: MountRecord = read(bytes, "mount")?;
+            Ok(Raw::MountChanged)
+        }
+    }
+}
+
+fn umount(record: &UmountRecord) -> Result<Raw, DecodeError> {
+    let header = &record.header;
+    let mut caller = process(header);
+    caller.parents = record
+        .ancestors
+        .iter()
+        .take(record.ancestor_count as usize)
+        .map(|ancestor| Parent { pid: ancestor.tgid, comm: Text::from_c_array(&ancestor.comm as &[u8; COMM_LEN]) })
+        .collect();
+    let path = (record.path_status == path_status::WHOLE)
+        .then(|| record.path.get(..record.path_len as usize).map(<[u8]>::to_vec))
+        .flatten();
+    let compared = (record.compared_count as usize).min(COMPARED_MAX).checked_sub(1);
+    Ok(Raw::Umount(Box::new(RawUmount {
+        entered: record.entered,
+        returned: header.time,
+        ret: record.ret,
+        flags: record.flags,
+        caller,
+        start: header.start,
+        path,
+        cwd: pair(record.cwd),
+        root: pair(record.root),
+        target: (record.target.mount != 0).then(|| pair(record.target)),
+        busy_check: record.busy_check_ran != 0,
+        compared: compared.and_then(|last| record.compared.get(last)).map(|last| (last.mount, last.count)),
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tracer_common::{RecordKind, UmountRecord};
+    use zerocopy::{FromZeros as _, IntoBytes as _};
+
+    use super::{DecodeError, Raw, decode};
+
+    #[test]
+    fn an_umount_comes_back_and_hostile_lengths_are_cut() {
+        let mut record = UmountRecord::new_zeroed();
+        record.header.kind = RecordKind::Umount as u32;
+        record.header.comm[..4].copy_from_slice(b"shim");
+        record.ret = -16;
+        record.path[..5].copy_from_slice(b"/a\n\xff\0");
+        record.path_len = 4;
+        record.ancestor_count = 900;
+        record.compared_count = 77;
+        record.compared[31].count = 3;
+        let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else { panic!("not an umount") };
+        assert_eq!(umount.path.as_deref(), Some(&b"/a\n\xff"[..]));
+        assert_eq!((umount.ret, umount.compared), (-16, Some((0, 3))));
+        assert_eq!(umount.caller.parents.len(), 8);
+        record.path_len = 70_000;
+        let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else { panic!("not an umount") };
+        assert_eq!(umount.path, None);
+    }
+
+    #[test]
+    fn short_and_unknown_records_are_errors() {
+        assert!(matches!(decode(&[1, 0, 0, 0]), Err(DecodeError::Length { what: "event", .. })));
+        let mut bytes = [0u8; 80];
+        bytes[0] = 99;
+        assert_eq!(decode(&bytes), Err(DecodeError::Kind(99)));
+        bytes[0] = 1;
+        assert!(matches!(decode(&bytes), Err(DecodeError::Length { what: "umount", .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..6000), kind in 0u8..8) {
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -78,7 +78,9 @@ impl Reader {
                 if let Some(reason) = rest.strip_prefix("ignored") {
                     let reason = reason.trim_start_matches([',', ' ']);
                     let reason = if reason.is_empty() { "ignored" } else { reason };
-                    self.tally.skip(format!("{}: {name}", self.suite), reason);
+                    self.skips
+                        .entry(name.trim_end().to_owned())
+                        .or_insert_with(|| reason.to_owned());
                 }
                 rest
             }
@@ -104,7 +106,7 @@ impl Reader {
 
     /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
     fn result(&mut self, result: &str) {
-        let number = |what: &str| {
+        let number = |what: &str| -> usize {
             let numbers = result
                 .split([';', '.'])
                 .filter_map(|part| part.trim().split_once(' '));
@@ -114,17 +116,22 @@ impl Reader {
                 .and_then(|(number, _)| number.parse().ok())
                 .unwrap_or(0)
         };
-        let failed: usize = number("failed");
-        self.names.resize(failed, "a test without a name".to_owned());
+        self.names
+            .resize(number("failed"), "a test without a name".to_owned());
         for name in self.names.drain(..) {
             self.tally.failed.push(format!("{}: {name}", self.suite));
         }
-        let skipped = self.skips.len();
+        // Rust's own harness counts a test that says it is skipped as passed, others count it as ignored.
+        let (passed, ignored): (usize, usize) = (number("passed"), number("ignored"));
+        let unsaid = ignored.saturating_sub(self.skips.len());
+        self.tally.passed += passed.saturating_sub(self.skips.len().saturating_sub(ignored));
         for (name, reason) in std::mem::take(&mut self.skips) {
             self.tally.skip(format!("{}: {name}", self.suite), reason);
         }
-        let passed: usize = number("passed");
-        self.tally.passed += passed.saturating_sub(skipped);
+        for _ in 0..unsaid {
+            self.tally
+                .skip(format!("{}: a test without a name", self.suite), "ignored");
+        }
         self.finished += 1;
         self.in_failures = false;
     }
@@ -202,6 +209,23 @@ mod tests {
             ]
         );
         assert_eq!(tally.summary(), "1 passed, 0 failed, 3 skipped");
+    }
+
+    #[test]
+    fn skipped_where_the_harness_counts_it_as_ignored() {
+        let tally = read(
+            "\nrunning 3 tests\ntest fd::tmpfs   ... \nskipped: fd::tmpfs: not root\nignored\n\
+             test fd::overlay ... ok\ntest cwd         ... ignored\n\n\
+             test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s\n",
+            Ok(()),
+        );
+        assert_eq!(tally.passed, 1);
+        let names: Vec<_> = tally
+            .skipped
+            .iter()
+            .map(|(name, reason)| format!("{name} ({reason})"))
+            .collect();
+        assert_eq!(names, ["host: cwd (ignored)", "host: fd::tmpfs (not root)"]);
     }
 
     #[test]

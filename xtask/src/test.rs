@@ -44,8 +44,8 @@ pub(crate) struct TestArgs {
     /// Only these kernels, in place of the whole matrix
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
-    /// Only tests whose names contain one of these
-    filter: Vec<String>,
+    /// Only tests whose names contain this
+    filter: Option<String>,
 }
 
 /// What the tests on a host or in a machine are given.
@@ -110,7 +110,7 @@ fn unit_tests(workspace: &Workspace, args: &TestArgs) -> Result<Tally> {
             "unit",
             ["--workspace", "--exclude", "tracer-ebpf", "--exclude", TESTS].as_slice(),
         ),
-        ("unit", &["--package", TESTS, "--lib", "--bins"]),
+        ("unit", &["--package", TESTS, "--lib"]),
     ] {
         let mut command = workspace.cargo_static("test");
         command
@@ -126,7 +126,7 @@ fn unit_tests(workspace: &Workspace, args: &TestArgs) -> Result<Tally> {
 fn build(workspace: &Workspace) -> Result<Built> {
     let ebusy = run::build(workspace)?;
     let mut command = workspace.cargo_static("test");
-    command.args(["--no-run", "--package", TESTS, "--bins", "--tests"]);
+    command.args(["--no-run", "--package", TESTS, "--test", "*"]);
     let artifacts = Workspace::artifacts(&mut command)?;
     let (mut tests, mut holders) = (Vec::new(), Vec::new());
     for artifact in artifacts {

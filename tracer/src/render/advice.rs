@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use super::{
-    fit::shorten,
     names,
     quote::{is_kubernetes_name, is_plain_name, shell},
     sanitize::escape,
@@ -213,13 +212,12 @@ impl Owner<'_> {
 
     /// In a propagated copy, it is enough to take the copy away.
     fn detach(&self, target: &Target) -> Option<String> {
-        let copies = self
+        let mut copies = self
             .holders
             .iter()
             .filter(|(holder, _)| holder.through == Through::PropagatedCopy);
-        let (holder, process, mountpoint) = copies
-            .filter_map(|(holder, process)| Some((holder, process, mountpoint_seen(holder)?)))
-            .next()?;
+        let (holder, process, mountpoint) =
+            copies.find_map(|(holder, process)| Some((holder, process, mountpoint_seen(holder)?)))?;
         let propagation = holder.propagation.as_deref()?;
         if !propagation.contains("slave") {
             // Peers: what is unmounted in one is unmounted in all.
@@ -268,12 +266,10 @@ fn container_command(container: &Container) -> Option<String> {
         if !is_kubernetes_name(namespace) || !is_kubernetes_name(pod) {
             return None;
         }
-        let after = match &container.owner {
-            Some(owner) => format!(
-                "its {} makes a new one",
-                shorten(&escape(owner.kind.as_bytes()), 20)
-            ),
-            None => "ends that pod".to_owned(),
+        let after = if container.owner.is_some() {
+            "is recreated"
+        } else {
+            "ends that pod"
         };
         return Some(format!("kubectl -n {namespace} delete pod {pod} ({after})"));
     }
@@ -344,8 +340,7 @@ mod tests {
         assert_eq!(
             advice(&[samples::holder()]),
             [
-                "have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (its DaemonSet \
-                 makes a new one)",
+                "have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)",
                 "or leave it running: nsenter -t 48211 -m umount -l \
                  /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs \
                  (takes its copy away; its files stay open; needs umount in its image)",
@@ -480,7 +475,7 @@ mod tests {
         assert_eq!(advice[8], "and the same for 12 other holders");
         let mut same = vec![samples::holder(), samples::holder()];
         same[1].fd = Some(38);
-        assert_eq!(super::advise(&same, &samples::target()).len(), 3);
+        assert_eq!(advise(&same, &samples::target()).len(), 3);
     }
 
     #[test]

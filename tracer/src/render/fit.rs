@@ -23,8 +23,8 @@ fn char_columns(char: char) -> usize {
     if wide { 2 } else { 1 }
 }
 
-/// Cuts a text in its middle to a number of columns, between characters (an escape such as `\x1b` counts as one) and
-/// at slashes where they are near. The end is kept longer than the beginning: it says more in a path.
+/// Cuts a text in its middle to a number of columns: a path between components, anything else between characters (an
+/// escape such as `\x1b` counts as one). The end is kept longer than the beginning: it says more in a path.
 pub(super) fn shorten(text: &str, limit: usize) -> String {
     if columns(text) <= limit {
         return text.to_owned();
@@ -33,19 +33,28 @@ pub(super) fn shorten(text: &str, limit: usize) -> String {
     if keep < 2 {
         return take(units(text), limit).concat();
     }
-    let head = take(units(text), keep / 3).concat();
-    let mut tail = take(units(text).into_iter().rev(), keep - columns(&head));
-    tail.reverse();
-    let tail = tail.concat();
-    let head = match head.rfind('/') {
-        Some(slash) if slash >= head.len() / 2 => head.get(..=slash).unwrap_or(&head),
-        _ => &head,
-    };
-    let tail = match tail.find('/') {
-        Some(slash) if slash <= tail.len() / 2 => tail.get(slash..).unwrap_or(&tail),
-        _ => &tail,
-    };
+    let (head, tail) = whole_components(text, keep).unwrap_or_else(|| {
+        let head = take(units(text), keep / 3).concat();
+        let mut tail = take(units(text).into_iter().rev(), keep - columns(&head));
+        tail.reverse();
+        (head, tail.concat())
+    });
     format!("{head}{GAP}{tail}")
+}
+
+/// Beginning and end of a path, in whole components; `None` where not even the last one fits.
+fn whole_components(text: &str, keep: usize) -> Option<(String, String)> {
+    let slashes = || text.match_indices('/').map(|(at, _)| at);
+    let tails = slashes().filter_map(|at| text.get(at..));
+    let tail = tails
+        .filter(|tail| tail.len() > 1)
+        .find(|tail| columns(tail) <= keep * 2 / 3)?;
+    let heads = slashes().filter_map(|at| text.get(..=at));
+    let head = heads
+        .take_while(|head| columns(head) + columns(tail) <= keep)
+        .last()
+        .unwrap_or_default();
+    Some((head.to_owned(), tail.to_owned()))
 }
 
 fn take<'a>(units: impl IntoIterator<Item = &'a str>, limit: usize) -> Vec<&'a str> {
@@ -149,7 +158,7 @@ mod tests {
             wrap("have it  close the file", 10),
             ["have it", "close the", "file"]
         );
-        assert_eq!(wrap("umount /a/very/long/path/x", 12), ["umount", "/a[..]path/x"]);
+        assert_eq!(wrap("umount /a/very/long/path/x", 12), ["umount", "/a/[..]/x"]);
         assert!(wrap("", 10).is_empty());
     }
 

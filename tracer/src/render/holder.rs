@@ -8,7 +8,10 @@ use super::{
     names,
     times::{between, duration, moment},
 };
-use crate::model::{Container, Holder, Kind, Process, Target, Through, Timestamp};
+use crate::{
+    identity::mount_claim,
+    model::{Container, Holder, Kind, Process, Target, Through, Timestamp},
+};
 
 /// What a holder is seen in relation to.
 #[derive(Debug, Clone, Copy)]
@@ -134,7 +137,9 @@ fn mark(holder: &Holder) -> &'static str {
 
 /// Both paths of the file, or only the one inside the mount.
 fn file(line: Line, holder: &Holder, target: &Target, both: bool) -> Line {
-    let inside = if target.container.is_some() {
+    let rootfs = target.container.is_some()
+        && mount_claim(target.path.as_bytes()).is_some_and(|claim| claim.what == "rootfs");
+    let inside = if rootfs {
         "in the container "
     } else {
         "in the mount "
@@ -328,10 +333,24 @@ mod tests {
     #[test]
     fn fewer_lines_say_less() {
         let holder = samples::holder();
-        insta::assert_snapshot!(text(&holder, 4), @"");
-        insta::assert_snapshot!(text(&holder, 3), @"");
-        insta::assert_snapshot!(text(&holder, 2), @"");
-        insta::assert_snapshot!(text(&holder, 1), @"");
+        insta::assert_snapshot!(text(&holder, 4), @r#"
+        HOLDER monitoring/node-agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211, fd 37 (read)
+          file   in the container /var/log/app.log; in the holder /host/run/containerd/[..]/rootfs/var/log/app.log
+          through  its own slave copy of the mount (hostPath / at /host, HostToContainer), mnt ns 4026533012
+          since  03:02:11, 41 min, opened by the same process (tid 48230)
+        "#);
+        insta::assert_snapshot!(text(&holder, 3), @r#"
+        HOLDER monitoring/node-agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211, fd 37 (read)
+          file   in the container /var/log/app.log; in the holder /host/run/containerd/[..]/rootfs/var/log/app.log
+          through  its own slave copy of the mount (hostPath / at /host, HostToContainer); since 03:02:11, 41 min
+        "#);
+        insta::assert_snapshot!(text(&holder, 2), @r#"
+        HOLDER monitoring/node-agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211, fd 37 (read)
+          file   /var/log/app.log; through its own slave copy; since 03:02:11, 41 min
+        "#);
+        insta::assert_snapshot!(text(&holder, 1), @r#"
+        HOLDER monitoring/node-agent-x7k2p "agent": node-agent, pid 48211, fd 37 (read): /var/log/app.log
+        "#);
     }
 
     #[test]
@@ -341,12 +360,36 @@ mod tests {
             .iter()
             .map(|kind| text(&plain(412, "tail", *kind, "/var/a"), 4))
             .collect();
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        HOLDER tail, pid 412, fd 3 (read)
+          file   in the container /var/a; seen as /run/containerd/io.containerd.runtime.v2.task/[..]/rootfs/var/a
+          through  the mount itself, mnt ns 4026531841
+          since  unknown: its open was not seen
+        HOLDER tail, pid 412, working directory
+          cwd    in the container /var/a; seen as /run/containerd/io.containerd.runtime.v2.task/[..]/rootfs/var/a
+          through  the mount itself, mnt ns 4026531841
+          since  unknown
+        HOLDER tail, pid 412, root directory
+          root   in the container /var/a; seen as /run/containerd/io.containerd.runtime.v2.task/[..]/rootfs/var/a
+          through  the mount itself, mnt ns 4026531841
+          since  unknown
+        HOLDER tail, pid 412, running executable
+          exe    in the container /var/a; seen as /run/containerd/io.containerd.runtime.v2.task/[..]/rootfs/var/a
+          through  the mount itself, mnt ns 4026531841
+          since  unknown
+        HOLDER tail, pid 412, mapped file
+          mmap   in the container /var/a; seen as /run/containerd/io.containerd.runtime.v2.task/[..]/rootfs/var/a
+          through  the mount itself, mnt ns 4026531841
+          since  unknown
+        "#);
         let child = Holder {
             process: None,
             ..plain(0, "", Kind::ChildMount, "/data")
         };
-        insta::assert_snapshot!(text(&child, 2), @"");
+        insta::assert_snapshot!(text(&child, 2), @r#"
+        HOLDER a mount on top of it
+          mount  /data; through the mount itself; since unknown
+        "#);
     }
 
     #[test]
@@ -371,7 +414,12 @@ mod tests {
             }),
             ..plain(412, "tail", Kind::Fd, "/var/a")
         };
-        insta::assert_snapshot!(text(&holder, 4), @"");
+        insta::assert_snapshot!(text(&holder, 4), @r#"
+        HOLDER tail, pid 412, fd 3 (path only), also mapped, running, shared with 2
+          file   in the container /var/a (deleted); seen as /run/containerd/[..]/rootfs/var/a
+          through  the mount itself, mnt ns 4026531841, not in the last count
+          since  2023-11-12 20:09:57, 2 d 7 h, blocked 31 of 50 attempts, shared with cat 415 (fd 0) and 1 more
+        "#);
     }
 
     #[test]

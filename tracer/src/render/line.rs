@@ -172,7 +172,7 @@ mod tests {
             .maybe(2, ", more important");
         assert_eq!(
             line.finish(),
-            "HOLDER /0123456789/0123456789/[..]/0123456789/0123456789/0123456789, unimportant, more important"
+            "HOLDER /0123456789/0123456789/[..]/0123456789/0123456789/0123456789/0123456789, unimportant, more important"
         );
         let line = Line::new("HOLDER")
             .words("x".repeat(70))
@@ -181,7 +181,7 @@ mod tests {
             .maybe(2, ", y");
         assert_eq!(
             line.finish(),
-            format!("HOLDER {}/[..]/0123456789/0123456789, y", "x".repeat(70))
+            format!("HOLDER {}/0123456789/[..]/0123456789, y", "x".repeat(70))
         );
     }
 

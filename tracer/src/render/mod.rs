@@ -8,6 +8,8 @@ mod books;
 mod fit;
 mod holder;
 mod incident;
+#[cfg(test)]
+mod limits;
 mod line;
 mod names;
 mod quote;

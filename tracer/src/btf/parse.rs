@@ -416,7 +416,14 @@ mod tests {
             refused(b"\x7fELF"),
             BtfError::BadMagic { found: 0x457f }
         ));
-        assert!(matches!(refused(&good[..20]), BtfError::TooShort { len: 20 }));
+        assert!(matches!(refused(&good[..6]), BtfError::TooShort { len: 6 }));
+        assert!(matches!(
+            refused(&good[..20]),
+            BtfError::BadSection {
+                section: "header",
+                len: 20
+            }
+        ));
         assert!(matches!(refused(&[0xeb, 0x9f, 1, 0]), BtfError::BigEndian));
         assert!(matches!(with(2, 2), BtfError::BadVersion { found: 2 }));
         assert!(matches!(

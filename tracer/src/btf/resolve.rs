@@ -178,12 +178,15 @@ impl Btf {
                 .filter(|(_, record)| record.kind.is_some_and(Kind::is_composite))
                 .collect();
         }
-        if roots.is_empty() {
-            Err(ResolveError::NoSuchStruct {
+        match roots.len() {
+            0 => Err(ResolveError::NoSuchStruct {
                 name: name.to_owned(),
-            })
-        } else {
-            Ok(roots)
+            }),
+            1..=DEFINITIONS_MAX => Ok(roots),
+            count => Err(ResolveError::Ambiguous {
+                name: name.to_owned(),
+                candidates: vec![format!("{count} definitions")],
+            }),
         }
     }
 

@@ -73,7 +73,7 @@ impl Builder {
     }
 
     pub(super) fn int(&mut self, name: &str, size: u32) -> u32 {
-        self.raw(Kind::Int as u8, false, name, 0, size, &[1 << 24 | size * 8])
+        self.raw(Kind::Int as u8, false, name, 0, size, &[(1 << 24) | (size * 8)])
     }
 
     pub(super) fn odd_int(&mut self, name: &str, size: u32, first: u32, bits: u32) -> u32 {

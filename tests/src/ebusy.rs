@@ -4,8 +4,8 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{BufRead as _, BufReader, Read},
-    os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
+    os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
@@ -248,20 +248,40 @@ impl Watch {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error).context("incidents"),
         };
-        report::incidents(&json)
+        // The last line may be on its way still.
+        report::incidents(json.rsplit_once('\n').map_or("", |(lines, _)| lines))
     }
 
     /// Waits until it has written that many incidents.
     pub fn wait_for_incidents(&self, count: usize, patience: Duration) -> Result<Vec<Incident>> {
+        self.wait(patience, |incidents| {
+            (incidents.len() >= count).then(|| incidents.to_vec())
+        })
+        .with_context(|| format!("waiting for {count} incidents"))
+    }
+
+    /// Waits for the first incident of a target.
+    pub fn wait_for_incident(&self, target: &Path, patience: Duration) -> Result<Incident> {
+        let is_its = |incident: &&Incident| {
+            incident
+                .target
+                .path_bytes()
+                .is_ok_and(|path| path == target.as_os_str().as_bytes())
+        };
+        self.wait(patience, |incidents| incidents.iter().find(is_its).cloned())
+            .with_context(|| format!("waiting for an incident of {}", target.display()))
+    }
+
+    fn wait<T>(&self, patience: Duration, look: impl Fn(&[Incident]) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + patience;
         loop {
             let incidents = self.incidents()?;
-            if incidents.len() >= count {
-                return Ok(incidents);
+            if let Some(found) = look(&incidents) {
+                return Ok(found);
             }
             ensure!(
                 Instant::now() < deadline,
-                "{} of {count} incidents\n{}",
+                "there are {} incidents\n{}",
                 incidents.len(),
                 self.running.log()
             );

@@ -1,9 +1,9 @@
 //! The main function of the test binaries, and tests that cannot run.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, thread, time::Duration};
 
 use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, ColorSetting, Failed, Trial};
 
 use crate::namespace;
 
@@ -37,12 +37,20 @@ where
     })
 }
 
+/// Lets a while pass, in which ebusy learns of new mounts and namespaces.
+pub fn settle() {
+    let emulated = std::env::var_os("EBUSY_VM").is_some();
+    thread::sleep(Duration::from_millis(if emulated { 1000 } else { 300 }));
+}
+
 /// Runs tests one after the other, in a mount namespace of their own where every mount is shared.
 #[must_use]
 pub fn main(tests: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They load the machine and look at all of it: two at a time would only disturb each other.
     arguments.test_threads = Some(1);
+    // In a virtual machine the output goes through a terminal to a program that reads it.
+    arguments.color.get_or_insert(ColorSetting::Never);
     if !arguments.list
         && rustix::process::geteuid().is_root()
         && let Err(error) = namespace::enter_isolated()

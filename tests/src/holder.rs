@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{claim::Ready, namespace::Namespace};
+use crate::{claim::Ready, harness, namespace::Namespace};
 
 /// How long a helper may take for a step; emulated machines are slow.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -182,8 +182,16 @@ impl Waiting {
 }
 
 impl Holding {
-    /// Starts a holder program and waits until it holds.
+    /// Starts a holder program and waits until it holds. It takes its references some time after its namespace and
+    /// the mount came into being: whoever watches opens has learnt of them by then.
     pub fn start(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
+        let waiting = Waiting::start(name, namespace)?;
+        harness::settle();
+        waiting.proceed(paths)
+    }
+
+    /// Starts a holder program that takes its references as soon as the namespace is there, and waits until it holds.
+    pub fn start_at_once(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
         let mut command = Command::new(program(name)?);
         command.args(["--mntns", namespace.name()]).args(paths);
         Self::of(Helper::from_command(&mut command)?, paths)

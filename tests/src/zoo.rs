@@ -68,12 +68,20 @@ pub const ROWS: &[Row] = &[
 impl Row {
     /// Takes the references.
     pub fn hold(&self, scratch: &Scratch, namespace: Namespace) -> Result<Holding> {
+        Holding::start(self.program, namespace, &self.prepare(scratch)?)
+    }
+
+    /// Takes the references as soon as the namespace is there.
+    pub fn hold_at_once(&self, scratch: &Scratch, namespace: Namespace) -> Result<Holding> {
+        Holding::start_at_once(self.program, namespace, &self.prepare(scratch)?)
+    }
+
+    fn prepare(&self, scratch: &Scratch) -> Result<Vec<PathBuf>> {
         for name in self.paths {
             if name.starts_with("hold-") {
                 scratch.install(&program(name)?)?;
             }
         }
-        let paths: Vec<PathBuf> = self.paths.iter().map(|name| scratch.join(name)).collect();
-        Holding::start(self.program, namespace, &paths)
+        Ok(self.paths.iter().map(|name| scratch.join(name)).collect())
     }
 }

@@ -38,7 +38,7 @@ fn check(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Ver
     // In a peer namespace a new mount on the copy appears on the target as well.
     let blocks = blocks || (namespace == Namespace::Shared && !row.copy_blocks);
     let scratch = Scratch::new(file_system)?;
-    let holding = row.hold(&scratch, namespace)?;
+    let holding = row.hold_at_once(&scratch, namespace)?;
     let unmounted = scratch.umount()?;
     ensure!(
         unmounted != blocks,

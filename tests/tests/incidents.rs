@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             "copy_that_arrived_by_propagation",
             copy_that_arrived_by_propagation,
         ),
+        harness::test("opened_at_once", opened_at_once),
         harness::test("two_targets", two_targets),
         harness::test("other_targets_are_not_shown", other_targets_are_not_shown),
         harness::test("flags", flags),
@@ -257,9 +258,22 @@ fn copy_that_arrived_by_propagation() -> Result<Verdict> {
     let waiting = Waiting::start("hold-fd", Namespace::Slave)?;
     let scratch = Scratch::new(FileSystem::Overlay)?;
     let watch = Watch::targets(&[scratch.path()])?;
+    harness::settle();
     let holding = waiting.proceed(&[scratch.join("file")])?;
     refused(&scratch, 1)?;
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);
+    release(&scratch, [holding])?;
+    expectation.check_only(&watch.finish()?.0)?;
+    Ok(Verdict::Passed)
+}
+
+/// A namespace that is made, and a file that is opened in it, before anybody can have learnt of it.
+fn opened_at_once() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = Holding::start_at_once("hold-fd", Namespace::Slave, &[scratch.join("file")])?;
+    refused(&scratch, 1)?;
+    let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding).at_once()]);
     release(&scratch, [holding])?;
     expectation.check_only(&watch.finish()?.0)?;
     Ok(Verdict::Passed)

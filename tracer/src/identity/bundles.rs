@@ -82,6 +82,11 @@ impl Bundles {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Grows with every directory that is learnt.
+    pub(super) fn places_known(&self) -> usize {
+        self.memory().states.len()
+    }
+
     /// Trusts a state directory of containerd that its user named.
     pub(super) fn add_state_dir(&self, directory: PathBuf) {
         let mut memory = self.memory();

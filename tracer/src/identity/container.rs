@@ -271,16 +271,18 @@ impl Containers {
     /// Does not search again for what was not found a moment ago: hundreds of processes may be of one unknown
     /// container.
     fn unless_missed<T>(&self, key: &str, search: impl FnOnce() -> Option<T>) -> Option<T> {
+        // What was not found in the places known then may be in one that was learnt since.
+        let key = format!("{} {key}", self.bundles.places_known());
         let misses = || self.misses.lock().unwrap_or_else(PoisonError::into_inner);
         if misses()
-            .get(key)
+            .get(&key)
             .is_some_and(|since| since.elapsed() < MISS_LASTS)
         {
             return None;
         }
         let result = search();
         if result.is_none() {
-            misses().insert(key.to_owned(), Instant::now());
+            misses().insert(key, Instant::now());
         }
         result
     }

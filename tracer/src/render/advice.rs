@@ -17,6 +17,8 @@ const MAX_OWNERS: usize = 8;
 /// Processes in one `kill`.
 const MAX_PIDS: usize = 8;
 
+const SHELLS: &[&str] = &["ash", "bash", "csh", "dash", "fish", "ksh", "sh", "tcsh", "zsh"];
+
 /// What frees the target, least harmful first: one entry for every owner, then other ways, then what does not help.
 #[must_use]
 pub fn advise(holders: &[Holder], target: &Target) -> Vec<String> {
@@ -207,7 +209,14 @@ impl Owner<'_> {
         }
         let pids: Vec<u32> = self.pids().into_iter().filter(|pid| *pid > 1).collect();
         let list: Vec<String> = pids.iter().take(MAX_PIDS).map(u32::to_string).collect();
-        (!list.is_empty() && pids.len() <= MAX_PIDS).then(|| format!("kill {}", list.join(" ")))
+        // A shell that somebody types into ignores SIGTERM.
+        let shell = |comm: &[u8]| SHELLS.iter().any(|shell| shell.as_bytes() == comm);
+        let shells = self
+            .holders
+            .iter()
+            .any(|(_, process)| shell(process.comm.as_bytes()));
+        let signal = if shells { "-HUP " } else { "" };
+        (!list.is_empty() && pids.len() <= MAX_PIDS).then(|| format!("kill {signal}{}", list.join(" ")))
     }
 
     /// In a propagated copy, it is enough to take the copy away.
@@ -287,7 +296,9 @@ fn container_command(container: &Container) -> Option<String> {
                 .namespace
                 .as_deref()
                 .filter(|namespace| is_plain_name(namespace))?;
-            Some(format!("ctr -n {namespace} task kill {id} (ends that container)"))
+            Some(format!(
+                "ctr -n {namespace} task kill {id} (ends that container; -s KILL if it ignores that)"
+            ))
         }
         _ => None,
     }
@@ -440,7 +451,7 @@ mod tests {
                 id: "web".into(),
                 ..container("containerd", Some("default"), None)
             }),
-            "have tail close the file, or: ctr -n default task kill web (ends that container)"
+            "have tail close the file, or: ctr -n default task kill web (ends that container; -s KILL if it ignores that)"
         );
         let own = samples::target().container.unwrap();
         assert_eq!(of(&own), "have tail close the file, or: kill 412");
@@ -461,7 +472,7 @@ mod tests {
         }];
         assert_eq!(
             advice(&[holder]),
-            ["have sh and 1 more close the file, or: kill 412 415"]
+            ["have sh and 1 more close the file, or: kill -HUP 412 415"]
         );
     }
 

@@ -155,7 +155,13 @@ fn retry(incident: &Incident) -> Option<&'static str> {
         .parents
         .iter()
         .map(|parent| parent.comm.as_bytes());
-    if comms.any(|comm| comm.starts_with(b"containerd")) {
+    // Only its CRI plugin does; whoever uses containerd otherwise gets the error and decides.
+    let cri = incident
+        .target
+        .container
+        .as_ref()
+        .is_some_and(|of| of.namespace.as_deref() == Some("k8s.io"));
+    if cri && comms.any(|comm| comm.starts_with(b"containerd")) {
         Some("containerd retries by itself, within 5 min")
     } else if parents.any(|comm| comm == b"kubelet") {
         Some("the kubelet retries by itself, within 2 min 2 s")
@@ -244,6 +250,9 @@ mod tests {
                 }];
                 incident.bursts = 3;
             }),
+            text(Some(Outcome::GaveUp), &|incident| {
+                incident.target.container = None
+            }),
             text(Some(Outcome::Released), &|incident| {
                 incident.attempts = 1;
                 incident.references = Books::default();
@@ -257,6 +266,7 @@ mod tests {
         STATE  gone after 32 s, 50 attempts refused (03:43:49): its mount namespace ended
         STATE  still busy when ebusy stopped, 32 s after the first of 50 attempts (03:43:49)
         STATE  gave up after 2.46 s, 50 attempts in 3 bursts (03:43:19)
+        STATE  gave up after 2.46 s, 50 attempts (03:43:19)
         STATE  released after 32 s, 1 attempt refused (03:43:49)
         "#);
     }

@@ -263,7 +263,7 @@ mod tests {
           since  unknown
         BOOKS  1 counted = 1 explained + 0 unexplained; 0 lost; tier tracepoint
         STATE  released after 32 s, 1 attempt refused (03:43:49)
-        FIX    have bash leave the directory, or: kill 412
+        FIX    have bash leave the directory, or: kill -HUP 412
         "#);
     }
 

@@ -117,7 +117,7 @@ mod tests {
           since  unknown
         BOOKS  3 counted = 3 explained + 0 unexplained (overlay file: 2); tier tracepoint
         FIX    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
-               and have bash leave the directory, or: kill 412
+               and have bash leave the directory, or: kill -HUP 412
                to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block,
                not the cure
         "#);

@@ -213,6 +213,9 @@ fn a_state_directory_is_learnt_from_a_mount() {
     assert_eq!(containers.of_cgroup(b"0::/default/job\n"), None);
     let found = of_mount(&containers, &format!("/{bundle}/rootfs"));
     assert_eq!(found, names("containerd", "job", Some("nightly"), None));
+    // Not having found it before does not stand in the way.
+    let of_process = containers.of_cgroup(b"0::/default/job\n").unwrap();
+    assert_eq!(of_process.name.as_deref(), Some("nightly"));
     assert!(matches!(containers.lookup("default/job"), Lookup::Found(found) if found.len() == 1));
 }
 

@@ -251,7 +251,7 @@ mod tests {
                 incident.bursts = 3;
             }),
             text(Some(Outcome::GaveUp), &|incident| {
-                incident.target.container = None
+                incident.target.container = None;
             }),
             text(Some(Outcome::Released), &|incident| {
                 incident.attempts = 1;

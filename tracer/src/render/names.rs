@@ -144,6 +144,8 @@ pub(super) fn caller(line: Line, process: &Process) -> Line {
         .parents
         .iter()
         .find(|parent| !is_errand(parent.comm.as_bytes()));
+    // `ebusy watch -- sh -c ...`: that the command runs below ebusy is no news.
+    let principal = principal.filter(|parent| parent.comm.as_bytes() != b"ebusy");
     match principal
         .or(process.parents.first())
         .filter(|parent| parent.pid > 1)
@@ -311,6 +313,8 @@ mod tests {
             line(|line| caller(line, &process)),
             "umount 812, run by kubelet 700"
         );
+        process.parents[1].comm = "ebusy".into();
+        assert_eq!(line(|line| caller(line, &process)), "umount 812, run by sh 811");
         process.comm = "containerd-shim".into();
         assert_eq!(line(|line| caller(line, &process)), "containerd-shim 812");
     }

@@ -55,6 +55,12 @@ pub(super) struct Scene {
 impl Scene {
     pub(super) fn run(self) -> Result<u8> {
         set_parent_process_death_signal(Some(Signal::KILL)).context("asking to end with our parent")?;
+        let name = match self.part {
+            Part::Director => c"demo-umount",
+            Part::Holder => c"demo-holder",
+            Part::Bystander => c"demo-bystander",
+        };
+        rustix::thread::set_name(name).context("setting our name")?;
         match (self.part, self.file) {
             (Part::Director, _) => direct(),
             (part, Some(file)) => hold(part, &file),
@@ -108,9 +114,9 @@ fn direct() -> Result<u8> {
 }
 
 fn play(part: Part, file: &Path) -> Result<Child> {
-    let own = std::env::current_exe().context("finding our own executable")?;
     let name = if part == Part::Holder { "holder" } else { "bystander" };
-    let mut child = Command::new(own)
+    // Not by its path: the scene's tmpfs may hide it.
+    let mut child = Command::new("/proc/self/exe")
         .args(["demo-scene", name])
         .arg(file)
         .current_dir("/")

@@ -221,12 +221,12 @@ fn namespaces(checks: &mut Checks) {
         ("mnt", "ebusy moves into that of pid 1 by itself", ""),
     ] {
         let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
-        let host = fs::read_link(format!("/proc/1/ns/{name}")).ok();
         let label = format!("{name} namespace");
-        match (own.is_some() && own == host, mend) {
-            (true, _) => checks.add("ok", &label, "the same as that of pid 1", None),
-            (false, "") => checks.add("ok", &label, format!("another than that of pid 1: {what}"), None),
-            (false, mend) => checks.add("warn", &label, "another than that of pid 1", Some(mend)),
+        match fs::read_link(format!("/proc/1/ns/{name}")) {
+            Ok(host) if Some(&host) == own.as_ref() => checks.add("ok", &label, "the same as that of pid 1", None),
+            Ok(_) if mend.is_empty() => checks.add("ok", &label, format!("another than that of pid 1: {what}"), None),
+            Ok(_) => checks.add("warn", &label, "another than that of pid 1", Some(mend)),
+            Err(error) => checks.add("ok", &label, format!("that of pid 1 is hidden ({error})"), None),
         }
     }
 }
@@ -255,7 +255,8 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
             Err(error) => {
                 // A better tier that this kernel refuses is no defect while a lesser one works.
                 let reason = format!("{:#}", error);
-                let reason = reason.lines().nth(1).unwrap_or(&reason).trim().to_owned();
+                let reason = reason.lines().nth(1).unwrap_or(&reason).trim();
+                let reason = reason.strip_prefix(&format!("{tier}: ")).unwrap_or(reason).to_owned();
                 let mend = match tier {
                     Tier::Fentry => "needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y",
                     Tier::Tracepoint => "needs CONFIG_FTRACE_SYSCALLS=y",

@@ -1,6 +1,6 @@
 //! `ebusy watch`: explains refused umounts as they happen.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, os::fd::OwnedFd, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -85,8 +85,8 @@ impl Watch {
 
     async fn watch(&self, mut session: Session, child: Option<Child>, results: &mut Results) -> Result<u8> {
         let [refusals, events] = session.descriptors()?;
-        let refusals = AsyncFd::with_interest(refusals, Interest::READABLE)?;
-        let events = AsyncFd::with_interest(events, Interest::READABLE)?;
+        let refusals = watch_descriptor(refusals)?;
+        let events = watch_descriptor(events)?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let running = match child.map(Child::start).transpose()? {
@@ -95,7 +95,7 @@ impl Watch {
             None => None,
         };
         let exited = match &running {
-            Some(running) => Some(AsyncFd::with_interest(running.exited.try_clone()?, Interest::READABLE)?),
+            Some(running) => Some(watch_descriptor(running.exited.try_clone()?)?),
             None => None,
         };
         let mut tick = interval(TICK);
@@ -153,7 +153,14 @@ impl Watch {
     }
 }
 
-async fn command_exit(exited: Option<&AsyncFd<std::os::fd::OwnedFd>>, running: Option<&Running>) -> u8 {
+/// Asks to be told when a descriptor becomes readable.
+fn watch_descriptor(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is moved in, and stays the same until it is dropped with the registration.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+        .context("registering a descriptor with the event loop")
+}
+
+async fn command_exit(exited: Option<&AsyncFd<OwnedFd>>, running: Option<&Running>) -> u8 {
     let (Some(exited), Some(running)) = (exited, running) else { return std::future::pending().await };
     loop {
         // An error would mean that the descriptor is broken: then the status is asked for all the same.

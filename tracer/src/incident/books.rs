@@ -7,7 +7,7 @@ use crate::{
 
 /// What an attempt was refused for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub(super) struct Verdict {
     /// Address of the mount that `counted` speaks of.
     pub guilty: u64,
     /// Addresses of all mounts that block.
@@ -18,7 +18,7 @@ pub struct Verdict {
 
 /// What the kernel told of the attempt itself, where the tier sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub(super) struct Told {
     /// Whether the busy check ran.
     pub busy_check: Option<bool>,
     /// The last mount that it looked at, and its count.
@@ -44,7 +44,7 @@ fn extra_of_slot(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
 
 /// Which mount was the busy one, and by how much.
 #[must_use]
-pub fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
+pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
     let target = &snapshot.target;
     let now = |state: &MountState, is_target: bool| {
         let count = state.counts[0]?;
@@ -97,7 +97,7 @@ pub fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
 }
 
 /// Enters what the holders explain.
-pub fn balance(books: &mut Books, explained: u64) {
+pub(super) fn balance(books: &mut Books, explained: u64) {
     books.explained = explained;
     books.unexplained = books.counted.map(|counted| counted.saturating_sub(explained));
     books.overexplained = books.counted.map_or(0, |counted| explained.saturating_sub(counted));

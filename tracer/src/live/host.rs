@@ -85,14 +85,21 @@ pub fn boot_nanos() -> u64 {
 }
 
 /// Moves into the mount namespace of pid 1, so that ebusy is no copy of its own (it is often started in a debug pod),
-/// and to its root, so that its working directory holds nothing. Before any thread starts.
+/// and to its root, so that its working directory holds nothing. Before any thread starts. Where a hardened host hides
+/// pid 1 even from root, ebusy stays where it is: idle copies of mounts block nothing.
 pub fn enter_host_namespace() -> Result<()> {
+    chdir("/").context("changing to /")?;
     let own = std::fs::read_link("/proc/self/ns/mnt").context("reading /proc/self/ns/mnt")?;
-    let host = std::fs::read_link("/proc/1/ns/mnt").context("reading /proc/1/ns/mnt (needs root)")?;
-    if own != host {
-        let namespace = std::fs::File::open("/proc/1/ns/mnt").context("opening /proc/1/ns/mnt")?;
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Mount))
-            .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
+    match std::fs::read_link("/proc/1/ns/mnt") {
+        Ok(host) if host == own => return Ok(()),
+        Ok(_) => {}
+        Err(error) => {
+            log::info!("the mount namespace of pid 1 is hidden ({error}); staying in our own");
+            return Ok(());
+        }
     }
+    let namespace = std::fs::File::open("/proc/1/ns/mnt").context("opening /proc/1/ns/mnt")?;
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Mount))
+        .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
     chdir("/").context("changing to /")
 }

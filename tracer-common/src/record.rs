@@ -157,7 +157,7 @@ pub struct OpenRecord {
     pub file: u64,
     /// Where.
     pub path: PathRef,
-    /// Our own number of the watched mount.
+    /// Our own number of the watched mount; 0 where it is newer than user space's last look.
     pub watch: u64,
     /// Descriptor, -1 where it is not known.
     pub fd: i32,
@@ -203,7 +203,7 @@ pub struct MountRecord {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Watched {
-    /// Our own number, never reused.
+    /// Our own number, never reused; 0 for a mount of a watched file system whose users block nothing.
     pub watch: u64,
     /// `mnt_id`, to tell that the address is still that mount.
     pub mount_id: u32,

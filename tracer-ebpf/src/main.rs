@@ -42,9 +42,14 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_COUNTERS, 0);
 
-/// Watched mounts by the address of their `struct mount`.
+/// Mounts of watched file systems by the address of their `struct mount`: those in a slot have a number, the others,
+/// whose users block nothing, have 0.
 #[map]
 static WATCHED: HashMap<u64, Watched> = HashMap::with_max_entries(16_384, 0);
+
+/// Superblocks of watched mounts: for mounts that are newer than user space's last look.
+#[map]
+static WATCHED_SUPERBLOCKS: HashMap<u64, u8> = HashMap::with_max_entries(8192, 0);
 
 /// Umounts between their entry and their return, by thread.
 #[map]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use tracer_common::{ABSENT, Loss, OpenRecord, PathRef, RecordKind};
 
 use crate::{
-    CONFIG, EVENTS, WATCHED,
+    CONFIG, EVENTS, WATCHED, WATCHED_SUPERBLOCKS,
     kernel::{current, offset, path, read},
     lose,
     task::{header, ids},
@@ -71,20 +71,31 @@ pub(crate) fn fput_entry(ctx: &FEntryContext) {
 #[inline(always)]
 fn report(kind: RecordKind, file: u64, fd: i32) {
     let Some(path) = path(file, offset!(file_path)) else { return lose(Loss::OpenFault) };
-    let Some(watched) = WATCHED.get_ptr(path.mount) else { return };
-    // SAFETY: a pointer that the map returned is valid.
-    let watched = unsafe { *watched };
-    if read::<u32>(path.mount, offset!(mount_id)) != Some(watched.mount_id) {
-        return lose(Loss::OpenStaleMount);
-    }
+    let Some(watch) = watch_of(path.mount) else { return };
     let (tgid, _) = ids();
     if tgid == own_tgid() {
         return;
     }
     match EVENTS.reserve::<OpenRecord>(0) {
-        Some(entry) => fill(entry, kind, file, path, watched.watch, fd),
+        Some(entry) => fill(entry, kind, file, path, watch, fd),
         None => lose(Loss::OpenRingFull),
     }
+}
+
+/// The number of a watched mount; 0 for one that user space has not seen yet, of a file system that is watched: a copy
+/// in a namespace that was just made. `None` for all others.
+#[inline(always)]
+fn watch_of(mount: u64) -> Option<u64> {
+    if let Some(watched) = WATCHED.get_ptr(mount) {
+        // SAFETY: a pointer that the map returned is valid.
+        let watched = unsafe { *watched };
+        if read::<u32>(mount, offset!(mount_id)) == Some(watched.mount_id) {
+            return (watched.watch != 0).then_some(watched.watch);
+        }
+        lose(Loss::OpenStaleMount);
+    }
+    let superblock: u64 = read(mount, offset!(mount_sb))?;
+    WATCHED_SUPERBLOCKS.get_ptr(superblock).map(|_| 0)
 }
 
 #[inline(always)]

@@ -89,6 +89,8 @@ fn direct() -> Result<u8> {
     scratch(&target)?;
     let file = target.join("app.log");
     fs::write(&file, "a line\n").context("writing a file")?;
+    // A mount is known to `watch` some milliseconds after it was made; only then are opens on it recorded.
+    sleep(Duration::from_millis(200));
     say(&format!("a tmpfs is mounted on {}, below a shared mount", target.display()));
 
     // They copy the namespace while the target is in it, and open the file through their own copy.

@@ -22,6 +22,20 @@ use crate::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ebusy-bpf.o"));
 
+/// The kernel's side of the table of watched mounts.
+pub struct WatchedMaps {
+    /// Mounts by address.
+    pub mounts: BpfHashMap<MapData, u64, Watched>,
+    /// Superblocks by address.
+    pub superblocks: BpfHashMap<MapData, u64, u8>,
+}
+
+impl fmt::Debug for WatchedMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedMaps").finish_non_exhaustive()
+    }
+}
+
 /// The running probes of one tier.
 pub struct Probes {
     /// The tier.
@@ -32,8 +46,8 @@ pub struct Probes {
     pub refusals: RingBuf<MapData>,
     /// Everything else.
     pub events: RingBuf<MapData>,
-    /// Watched mounts by address.
-    pub watched: BpfHashMap<MapData, u64, Watched>,
+    /// The table of watched mounts.
+    pub watched: WatchedMaps,
     /// Loss counters.
     pub losses: LossReader,
     /// Hooks that are not there, and why.
@@ -96,7 +110,10 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
     let mut map = |name: &str| ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"));
     let refusals = RingBuf::try_from(map("REFUSALS")?)?;
     let events = RingBuf::try_from(map("EVENTS")?)?;
-    let watched = BpfHashMap::try_from(map("WATCHED")?)?;
+    let watched = WatchedMaps {
+        mounts: BpfHashMap::try_from(map("WATCHED")?)?,
+        superblocks: BpfHashMap::try_from(map("WATCHED_SUPERBLOCKS")?)?,
+    };
     let losses = LossReader::new(map("LOSSES")?)?;
     let mut missing = Vec::new();
     let wanted = |purpose: Purpose| history || purpose != Purpose::History;

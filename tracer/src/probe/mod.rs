@@ -6,7 +6,7 @@ mod tier;
 mod tracefs;
 
 pub use self::{
-    load::{Probes, Refused, load, reader_only},
+    load::{Probes, Refused, WatchedMaps, load, reader_only},
     loss::{Losses, LossReader},
     tier::{Choice, Purpose, Tier},
     tracefs::Tracefs,

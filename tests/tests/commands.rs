@@ -241,6 +241,7 @@ fn target_that_matches_nothing_yet() -> Result<Verdict> {
     let holding = Holding::start("hold-fd", Namespace::Slave, &[scratch.join("file")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);
+    harness::settle();
     holding.release()?;
     ensure!(scratch.umount()?, "still busy after the release");
     expectation.check_only(&watch.finish()?.0)?;

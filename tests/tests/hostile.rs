@@ -267,11 +267,13 @@ fn overmounted_target() -> Result<Verdict> {
     let cover = ebusy_tests::namespace::mount_id(scratch.path())?;
     let above = Holding::start("hold-fd-directory", Namespace::Same, &[scratch.join(".")])?;
     ensure!(!scratch.umount()?, "the umount of the upper was not refused");
+    harness::settle();
     let above_pid = above.claimed.ready.pid;
     above.release()?;
     ensure!(scratch.umount()?, "the upper is still busy");
     ensure!(!scratch.umount()?, "the umount of the lower was not refused");
     let expectation = Expectation::released(&scratch, vec![Expected::on_target(&below)]);
+    harness::settle();
     below.release()?;
     ensure!(scratch.umount()?, "the lower is still busy");
 
@@ -311,6 +313,7 @@ fn mount_point_removed() -> Result<Verdict> {
         outcome: "gone",
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
     };
+    harness::settle();
     let remover = Helper::start(&program("mountpoint-remover")?, &[scratch.path()])?;
     remover.line()?;
     remover.finish()?;
@@ -337,6 +340,7 @@ fn caller_is_gone() -> Result<Verdict> {
         pids.push(umounter.pid());
         umounter.finish()?;
     }
+    harness::settle();
     let expectation = Expectation {
         caller: pids[9],
         attempts: 10,

@@ -60,8 +60,9 @@ fn refused(scratch: &Scratch, attempts: usize) -> Result<()> {
     Ok(())
 }
 
-/// Lets everybody go; the umount succeeds.
+/// Lets everybody go, once ebusy has had the time to look; the umount succeeds.
 fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -> Result<()> {
+    harness::settle();
     for holding in holdings {
         holding.release()?;
     }
@@ -159,6 +160,7 @@ fn holder_leaves_between_attempts() -> Result<Verdict> {
     let stays = hold_fd(&scratch, Namespace::Same, "file")?;
     let leaves = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
     refused(&scratch, 2)?;
+    harness::settle();
     leaves.release()?;
     refused(&scratch, 3)?;
     // The books are those of the last refused attempt, when one was gone.
@@ -374,6 +376,7 @@ fn outcome_still_busy() -> Result<Verdict> {
         outcome: "still_busy",
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
     };
+    harness::settle();
     let (incidents, _) = watch.finish()?;
     release(&scratch, [holding])?;
     expectation.check_only(&incidents)?;

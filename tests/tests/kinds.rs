@@ -65,19 +65,16 @@ static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
 
 fn shared<T>(run: impl FnOnce(&mut Shared) -> Result<T>) -> Result<T> {
     let mut guard = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let shared = match guard.take() {
-        Some(shared) => shared,
-        None => {
-            let parent = tempfile::Builder::new().prefix("ebusy-kinds-").tempdir()?;
-            let watch = Watch::targets(&[parent.path().join("*/target")])?;
-            Shared {
-                watch,
-                parent,
-                incidents: 0,
-            }
-        }
-    };
-    run(guard.insert(shared))
+    if guard.is_none() {
+        let parent = tempfile::Builder::new().prefix("ebusy-kinds-").tempdir()?;
+        let watch = Watch::targets(&[parent.path().join("*/target")])?;
+        *guard = Some(Shared {
+            watch,
+            parent,
+            incidents: 0,
+        });
+    }
+    run(guard.as_mut().context("it has just been started")?)
 }
 
 fn scratch(file_system: FileSystem) -> Result<Scratch> {
@@ -140,6 +137,7 @@ fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     let bystander = row.hold(&scratch, Namespace::Private)?;
     let holder = Holding::start("hold-fd", Namespace::Same, &[scratch.join("second")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
+    harness::settle();
 
     let expectation = Expectation {
         bystanders: vec![Expected::bystander(&bystander)],
@@ -157,7 +155,8 @@ fn nothing_else() -> Result<Verdict> {
     let Some(shared) = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         return Ok(Verdict::Passed);
     };
-    let (incidents, _) = shared.watch.finish()?;
+    let (incidents, log) = shared.watch.finish()?;
+    println!("\n{log}");
     let paths: Vec<_> = incidents.iter().map(|incident| &incident.target.path).collect();
     ensure!(
         incidents.len() == shared.incidents,

@@ -26,8 +26,6 @@ pub const ABI_VERSION: u32 = 1;
 pub struct Config {
     /// Our own process, whose opens are not recorded (0: none).
     pub own_tgid: u32,
-    /// Number of arguments of `do_dentry_open`: 3 up to Linux 6.11, 2 since (read from BTF; KERNEL.md 1.1).
-    pub do_dentry_open_params: u32,
 }
 
 #[cfg(feature = "user")]

@@ -28,7 +28,7 @@ static LAYOUT: Layout = Layout::absent();
 
 /// Filled in by the loader.
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config { own_tgid: 0, do_dentry_open_params: 0 };
+static CONFIG: Config = Config { own_tgid: 0 };
 
 /// Refused umounts; nothing else may fill it.
 #[map]
@@ -132,9 +132,17 @@ fn count_exit(ctx: FExitContext) -> u32 {
     0
 }
 
+/// Three parameters up to Linux 6.11 (KERNEL.md 1.1).
 #[fexit(function = "do_dentry_open")]
-fn do_dentry_open_exit(ctx: FExitContext) -> u32 {
-    open::do_dentry_open_exit(&ctx);
+fn do_dentry_open_exit_3(ctx: FExitContext) -> u32 {
+    open::do_dentry_open_exit(&ctx, ctx.arg(3));
+    0
+}
+
+/// Two parameters later.
+#[fexit(function = "do_dentry_open")]
+fn do_dentry_open_exit_2(ctx: FExitContext) -> u32 {
+    open::do_dentry_open_exit(&ctx, ctx.arg(2));
     0
 }
 

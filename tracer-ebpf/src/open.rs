@@ -48,14 +48,11 @@ fn file_of(fd: u64) -> Option<u64> {
     read(array + fd * 8, 0)
 }
 
-/// `do_dentry_open(file, ...)` returned; a failed open has its path zeroed.
+/// `do_dentry_open` returned; a failed open has its path zeroed. The result comes after the parameters: a register
+/// that points to them must not be computed, so there is a program for each number.
 #[inline(always)]
-pub(crate) fn do_dentry_open_exit(ctx: &FExitContext) {
+pub(crate) fn do_dentry_open_exit(ctx: &FExitContext, ret: i32) {
     let file: *const u8 = ctx.arg(0);
-    // SAFETY: a static is valid; volatile, because the loader changes it.
-    let params = unsafe { core::ptr::read_volatile(&raw const CONFIG.do_dentry_open_params) };
-    // 3 parameters up to Linux 6.11, 2 later; the result comes after them.
-    let ret: i32 = if params == 3 { ctx.arg(3) } else { ctx.arg(2) };
     if ret == 0 {
         report(RecordKind::Open, file as u64, -1);
     }

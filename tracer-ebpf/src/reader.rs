@@ -18,12 +18,19 @@ use crate::{
 pub(crate) fn read_batch(ctx: &RawTracePointContext) -> u32 {
     let (count, len, shift, offset): (u64, u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
     let Some(arena) = ARENA.get_ptr_mut(0) else { return 0 };
-    if len == 0 || len > MAX_READ as u64 || shift > 12 {
+    if shift > 12 {
         return 0;
     }
     let mut done = 0;
     for slot in 0..ARENA_SLOTS {
         if slot as u64 >= count {
+            break;
+        }
+        // Loaded and checked right here: before Linux 6.3 the verifier forgets what it knows of a register that
+        // is spilled to the stack between its check and its use.
+        // SAFETY: a variable of our own.
+        let len = unsafe { core::ptr::read_volatile(&raw const len) };
+        if len == 0 || len > MAX_READ as u64 {
             break;
         }
         let start = (slot as u64) << shift;

@@ -149,10 +149,16 @@ fn offset(field: &Resolved) -> Offset<'_> {
     }
 }
 
+/// What the verifier said of a program fills screens; JSON has it.
+fn without_verifier_log(found: &str) -> &str {
+    found.split_once(". Verifier output:").map_or(found, |(before, _)| before)
+}
+
 fn text(report: &Report<'_>, short: bool) -> String {
     let mut lines: Vec<String> = Vec::new();
     for check in &report.checks {
-        lines.push(format!("{:4} {}: {}", check.state, check.name, escape(check.found.as_bytes())));
+        let found = escape(without_verifier_log(&check.found).as_bytes());
+        lines.push(format!("{:4} {}: {found}", check.state, check.name));
         if let Some(mend) = &check.mend {
             lines.push(format!("       mend: {mend}"));
         }
@@ -254,7 +260,7 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
             }
             Err(error) => {
                 // A better tier that this kernel refuses is no defect while a lesser one works.
-                let reason = format!("{:#}", error);
+                let reason = format!("{error:#}");
                 let reason = reason.lines().nth(1).unwrap_or(&reason).trim();
                 let reason = reason.strip_prefix(&format!("{tier}: ")).unwrap_or(reason).to_owned();
                 let mend = match tier {
@@ -294,6 +300,8 @@ fn own_task(host: &Host, reader: &Reader) -> Result<()> {
     let kernel = host.kernel(reader);
     let tasks = kernel.tasks(host.task());
     let own = std::process::id();
+    let read = kernel.memory.half(host.task(), host.layout.table.task_tgid);
+    ensure!(read == Some(own), "our own pid {own} reads as {read:?} at {:#x}", host.task());
     let task = tasks.all.iter().find(|task| task.tgid == own && task.tid == own);
     let task = task.with_context(|| format!("our own pid {own} is not among the {} tasks", tasks.all.len()))?;
     let comm = kernel.comms(&[task.address]).pop().flatten().unwrap_or_default();

@@ -138,10 +138,11 @@ impl dyn KernelMemory + '_ {
     }
 }
 
-/// Whether an address can be one of the kernel's.
+/// Whether an address can be one of the kernel's: from 0xff00... with five levels of page tables on x86-64, 0xfff0...
+/// on arm64 with 52 bits, 0xffff8... otherwise; the last page is of error pointers.
 #[must_use]
 pub fn is_kernel_address(address: u64) -> bool {
-    address >= 0xffff_0000_0000_0000 && address < 0xffff_ffff_ffff_f000
+    (0xff00_0000_0000_0000..0xffff_ffff_ffff_f000).contains(&address)
 }
 
 /// Recorded memory: what a test, or a capture, has.

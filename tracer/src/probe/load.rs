@@ -12,7 +12,7 @@ use tracer_common::{Config, Watched};
 
 use super::{
     LossReader,
-    tier::{Choice, FENTRY_HOOKS, Purpose, TRACEPOINT_HOOKS, Tier},
+    tier::{Choice, FENTRY_HOOKS, FentryHook, Purpose, TRACEPOINT_HOOKS, Tier},
     tracefs::{Attached, Tracefs, attach},
 };
 use crate::{
@@ -102,10 +102,7 @@ pub fn load(choice: Choice, btf: &Btf, layout: &KernelLayout, history: bool) -> 
 }
 
 fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Result<Probes> {
-    let config = Config {
-        own_tgid: std::process::id(),
-        do_dentry_open_params: btf.function_params("do_dentry_open").unwrap_or(0) as u32,
-    };
+    let config = Config { own_tgid: std::process::id() };
     let mut ebpf = object(layout, config)?;
     let mut map = |name: &str| ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"));
     let refusals = RingBuf::try_from(map("REFUSALS")?)?;
@@ -118,7 +115,7 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
     let mut missing = Vec::new();
     let wanted = |purpose: Purpose| history || purpose != Purpose::History;
     let attached = match tier {
-        Tier::Fentry => attach_fentry(&mut ebpf, wanted, &mut missing)?,
+        Tier::Fentry => attach_fentry(&mut ebpf, btf, wanted, &mut missing)?,
         Tier::Tracepoint => attach_tracepoints(&mut ebpf, wanted, &mut missing)?,
     };
     let reader = Reader::load(ebpf)?;
@@ -139,11 +136,15 @@ fn hook(purpose: Purpose, name: &str, missing: &mut Vec<String>, result: Result<
 
 fn attach_fentry(
     ebpf: &mut Ebpf,
+    types: &Btf,
     wanted: impl Fn(Purpose) -> bool,
     missing: &mut Vec<String>,
 ) -> Result<Vec<Attached>> {
     let btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
-    for (name, function, at_return, purpose) in FENTRY_HOOKS.iter().filter(|hook| wanted(hook.3)) {
+    for FentryHook { program: name, function, at_return, params, purpose } in FENTRY_HOOKS {
+        if !wanted(*purpose) || (params.is_some() && types.function_params(function) != *params) {
+            continue;
+        }
         let result = (|| {
             let program = ebpf.program_mut(name).context("not in the BPF object")?;
             if *at_return {

@@ -71,18 +71,43 @@ pub enum Purpose {
     Mounts,
 }
 
-/// A hook of the fentry tier: program, function, whether it runs at the return.
-pub(crate) const FENTRY_HOOKS: &[(&str, &str, bool, Purpose)] = &[
-    ("busy_check_entry", "propagate_mount_busy", false, Purpose::Refusals),
-    ("busy_check_exit", "propagate_mount_busy", true, Purpose::Refusals),
-    ("count_exit", "mnt_get_count", true, Purpose::Refusals),
-    ("path_umount_exit", "path_umount", true, Purpose::Refusals),
-    ("path_umount_entry", "path_umount", false, Purpose::Refusals),
-    ("do_dentry_open_exit", "do_dentry_open", true, Purpose::History),
-    ("fput_entry", "__fput", false, Purpose::History),
-    ("copy_mnt_ns_exit", "copy_mnt_ns", true, Purpose::History),
-    ("switch_namespaces_entry", "switch_task_namespaces", false, Purpose::History),
-    ("attach_mount_exit", "attach_recursive_mnt", true, Purpose::Mounts),
+/// A hook of the fentry tier.
+#[derive(Debug)]
+pub(crate) struct FentryHook {
+    pub(crate) program: &'static str,
+    pub(crate) function: &'static str,
+    pub(crate) at_return: bool,
+    /// Only where the function has so many parameters.
+    pub(crate) params: Option<usize>,
+    pub(crate) purpose: Purpose,
+}
+
+const fn entry(program: &'static str, function: &'static str, purpose: Purpose) -> FentryHook {
+    FentryHook { program, function, at_return: false, params: None, purpose }
+}
+
+const fn at_return(program: &'static str, function: &'static str, purpose: Purpose) -> FentryHook {
+    FentryHook { program, function, at_return: true, params: None, purpose }
+}
+
+const fn with_params(hook: FentryHook, params: usize) -> FentryHook {
+    FentryHook { params: Some(params), ..hook }
+}
+
+/// The hooks of the fentry tier. Those that end a call come first, so that no end is seen without its beginning
+/// being asked for.
+pub(crate) const FENTRY_HOOKS: &[FentryHook] = &[
+    at_return("path_umount_exit", "path_umount", Purpose::Refusals),
+    at_return("busy_check_exit", "propagate_mount_busy", Purpose::Refusals),
+    at_return("count_exit", "mnt_get_count", Purpose::Refusals),
+    entry("busy_check_entry", "propagate_mount_busy", Purpose::Refusals),
+    entry("path_umount_entry", "path_umount", Purpose::Refusals),
+    with_params(at_return("do_dentry_open_exit_3", "do_dentry_open", Purpose::History), 3),
+    with_params(at_return("do_dentry_open_exit_2", "do_dentry_open", Purpose::History), 2),
+    entry("fput_entry", "__fput", Purpose::History),
+    at_return("copy_mnt_ns_exit", "copy_mnt_ns", Purpose::History),
+    entry("switch_namespaces_entry", "switch_task_namespaces", Purpose::History),
+    at_return("attach_mount_exit", "attach_recursive_mnt", Purpose::Mounts),
 ];
 
 /// A hook of the tracepoint tier: the program has the name of its event in `syscalls`.

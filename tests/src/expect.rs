@@ -27,6 +27,8 @@ pub struct Expected {
     pub attempts: u64,
     /// Whether ebusy is to have seen it open its file.
     pub history: bool,
+    /// Whether it was gone at the last attempt: it has no part in the books.
+    pub former: bool,
 }
 
 impl Expected {
@@ -39,6 +41,7 @@ impl Expected {
             counted: true,
             attempts: 1,
             history: true,
+            former: false,
         }
     }
 
@@ -55,6 +58,16 @@ impl Expected {
     #[must_use]
     pub fn for_attempts(self, attempts: u64) -> Self {
         Self { attempts, ..self }
+    }
+
+    /// It was gone at the last attempt.
+    #[must_use]
+    pub fn former(self) -> Self {
+        Self {
+            counted: false,
+            former: true,
+            ..self
+        }
     }
 
     /// It opened its file right after its mount or namespace came into being, which may go unseen.
@@ -277,7 +290,7 @@ fn books(problem: &mut Problems, scratch: &Scratch, holders: &[Expected], found:
     let sum = |counted| -> u64 {
         holders
             .iter()
-            .filter(|holder| holder.counted == counted)
+            .filter(|holder| !holder.former && holder.counted == counted)
             .map(|holder| holder.refs(scratch))
             .sum()
     };

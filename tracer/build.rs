@@ -1,6 +1,6 @@
 //! Compiles the kernel programs and leaves the object in `$OUT_DIR/ebusy-bpf.o`, where the library embeds it.
 //!
-//! `EBUSY_BPF` overrides the compiler: `debian`, `nightly`, `nightly-YYYY-MM-DD`, or the path of an object.
+//! `EBUSY_BPF` overrides the compiler: `debian`, `nightly`, `nightly-YYYY-MM-DD`, or the whole path of an object.
 
 use std::{
     env,

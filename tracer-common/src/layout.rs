@@ -106,6 +106,8 @@ layout! {
     fdt_max_fds: 4 required ["fdtable.max_fds"];
     /// Its array of `struct file *`.
     fdt_fd: 8 required ["fdtable.fd"];
+    /// Its bitmap of descriptors in use.
+    fdt_open_fds: 8 required ["fdtable.open_fds"];
     /// Path of an open file.
     file_path: 16 required ["file.f_path"];
     /// `FMODE_*`.

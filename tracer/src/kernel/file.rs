@@ -57,21 +57,32 @@ impl Kernel<'_> {
         let sizes = self.memory.halves(&fdts, t.fdt_max_fds);
         let arrays = self.memory.words(&fdts, t.fdt_fd);
         let mut complete = true;
-        // Pieces of 64 descriptors: the smallest table is one, and all go into the same batches.
-        let mut pieces: Vec<(u64, u32)> = Vec::with_capacity(tables.len());
+        // A table grows with its largest number, and stays large: the bitmap tells which parts of it are in use.
+        let bitmaps = self.memory.words(&fdts, t.fdt_open_fds);
+        let mut words: Vec<(usize, u32)> = Vec::with_capacity(tables.len());
         let mut addresses: Vec<u64> = Vec::with_capacity(tables.len());
-        for (index, table) in tables.iter().enumerate() {
-            let (Some(size), Some(array)) = (sizes[index], arrays[index]) else {
+        for index in 0..tables.len() {
+            let (Some(size), Some(array), Some(bitmap)) = (sizes[index], arrays[index], bitmaps[index]) else {
                 complete = false;
                 continue;
             };
-            if size > DESCRIPTORS_MAX || !is_kernel_address(array) {
+            if size > DESCRIPTORS_MAX || !is_kernel_address(array) || !is_kernel_address(bitmap) {
                 complete = false;
                 continue;
             }
             for first in (0..size).step_by(PIECE) {
-                pieces.push((*table, first));
-                addresses.push(array.wrapping_add(u64::from(first) * 8));
+                words.push((index, first));
+                addresses.push(bitmap.wrapping_add(u64::from(first) / 8));
+            }
+        }
+        let in_use = self.memory.words(&addresses, 0);
+        let mut pieces: Vec<(u64, u32)> = Vec::with_capacity(tables.len());
+        addresses.clear();
+        for ((index, first), word) in words.into_iter().zip(in_use) {
+            complete &= word.is_some();
+            if word != Some(0) {
+                pieces.push((tables[index], first));
+                addresses.push(arrays[index].unwrap_or(0).wrapping_add(u64::from(first) * 8));
             }
         }
         let batch = self.memory.read_batch(&addresses, 0, PIECE * 8);

@@ -19,11 +19,17 @@ pub struct Stuck {
 /// Finds them among the mounts of the host's namespace and of those that hold a runtime's own mounts.
 #[must_use]
 pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> Vec<Stuck> {
+    // First all mounts: they tell where runtimes keep their state, by which containers of processes are known.
+    let mounts: Vec<_> = view
+        .all()
+        .filter_map(|(namespace, mounted)| {
+            Some((namespace, mounted, containers.container_of_mount_path(&mounted.path)?))
+        })
+        .collect();
     let alive = containers.containers_alive();
     let mut found: Vec<Stuck> = Vec::new();
     let mut copies: Vec<u64> = Vec::new();
-    for (namespace, mounted) in view.all() {
-        let Some(container) = containers.container_of_mount_path(&mounted.path) else { continue };
+    for (namespace, mounted, container) in mounts {
         if container.id.is_empty() || alive.contains_key(&container.id) || copies.contains(&mounted.mount.address) {
             continue;
         }

@@ -30,7 +30,7 @@ const VM_TESTS: [&str; 1] = ["kinds"];
 const TESTS: &str = "ebusy-tests";
 
 /// How long one test executable may take on the host.
-const HOST_LIMIT: Duration = Duration::from_mins(15);
+const HOST_LIMIT: Duration = Duration::from_mins(10);
 
 /// The same in a machine, which may be emulated.
 const VM_LIMIT: Duration = Duration::from_mins(30);
@@ -77,7 +77,9 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
         };
         for test in &built.tests {
             say(&format!("{} on this host", test.name));
+            let start = Instant::now();
             sum.add(host_test(workspace, args, &built, test, &path)?);
+            say(&format!("{} took {} s", test.name, start.elapsed().as_secs()));
         }
     } else {
         for test in &built.tests {
@@ -211,13 +213,18 @@ fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str
             say(&format!("{} under the kernel {name}", test.name));
             let job = vm_job(args, built, test, name);
             let mut reader = Reader::new(format!("{name}: {}", test.name));
+            let start = Instant::now();
             let run = lab.run(&kernel, &job, &mut |line| {
                 println!("{line}");
                 reader.line(line);
             })?;
             vm::report(&run);
             if let Some(release) = &run.release {
-                say(&format!("that was {release}"));
+                say(&format!(
+                    "{} took {} s under {release}",
+                    test.name,
+                    start.elapsed().as_secs()
+                ));
             }
             sum.add(reader.finish(match run.outcome {
                 vm::Outcome::Exited(0) => Ok(()),

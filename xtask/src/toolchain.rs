@@ -9,8 +9,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Environment variable that overrides the choice: `debian`, `nightly`, `nightly-YYYY-MM-DD`, or the path of an
-/// object that was built elsewhere.
+/// Environment variable that overrides the choice: `debian`, `nightly`, `nightly-YYYY-MM-DD`, or the whole path of
+/// an object that was built elsewhere.
 pub(crate) const CHOICE: &str = "EBUSY_BPF";
 
 /// The target of the kernel programs on little-endian hosts, the only ones that ebusy runs on.
@@ -67,11 +67,12 @@ pub(crate) fn find() -> Result<Toolchain, Missing> {
         }
         Ok(path) => {
             let path = PathBuf::from(path);
-            if path.is_file() {
+            // The build script and `xtask` run in different directories.
+            if path.is_absolute() && path.is_file() {
                 Ok(Toolchain::Object(path))
             } else {
                 Err(Missing(vec![format!(
-                    "{CHOICE}={} is neither debian, nightly, nor an object file",
+                    "{CHOICE}={} is neither debian, nightly, nor the whole path of an object",
                     path.display()
                 )]))
             }

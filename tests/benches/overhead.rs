@@ -32,7 +32,10 @@ fn main() -> Result<()> {
 }
 
 fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }
 
 /// ebusy watching, until it is dropped.
@@ -58,7 +61,10 @@ impl Watch {
     /// Resident memory, KiB.
     fn resident(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 }
@@ -101,7 +107,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// Costs of system calls with and without a watch, in alternating rounds.
 fn overhead() -> Result<()> {
-    for (name, arguments) in [("with history", &[][..]), ("without history", &["--no-history"][..])] {
+    for (name, arguments) in [
+        ("with history", &[][..]),
+        ("without history", &["--no-history"][..]),
+    ] {
         let (mut call_ratios, mut open_ratios) = (Vec::new(), Vec::new());
         let mut plain = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
@@ -129,7 +138,9 @@ fn overhead() -> Result<()> {
 /// A process of the crowd: opens files, then waits.
 fn crowd_member() -> Result<()> {
     let files = number("EBUSY_BENCH_OPEN", 50);
-    let open: Vec<File> = (0..files).map(|_| File::open("/dev/null")).collect::<Result<_, _>>()?;
+    let open: Vec<File> = (0..files)
+        .map(|_| File::open("/dev/null"))
+        .collect::<Result<_, _>>()?;
     std::io::stdout().write_all(b"!")?;
     std::io::stdout().flush()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
@@ -196,7 +207,10 @@ fn measure(directory: &Path, target: &Path, processes: usize, files: usize) -> R
         let record: Value = serde_json::from_str(&line?)?;
         if record["record"] == "snapshot" {
             let nanos = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-            let (start, end) = (nanos(&record["snapshot"]["started"]), nanos(&record["snapshot"]["finished"]));
+            let (start, end) = (
+                nanos(&record["snapshot"]["started"]),
+                nanos(&record["snapshot"]["finished"]),
+            );
             snapshot.push((end - nanos(&record["attempt"])) / 1e6);
             walk.push((end - start) / 1e6);
         }

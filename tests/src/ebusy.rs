@@ -172,13 +172,8 @@ impl Running {
 
     /// What it wrote, once it has ended; it has not panicked.
     pub fn finished(mut self, status: ExitStatus) -> Result<Finished> {
-        let stdout = self
-            .stdout
-            .take()
-            .map_or_else(Vec::new, |reader| reader.join().unwrap_or_default());
-        if let Some(reader) = self.stderr.take() {
-            let _ = reader.join();
-        }
+        let stdout = self.stdout.take().and_then(join).unwrap_or_default();
+        self.stderr.take().and_then(join);
         let stderr = self.log();
         ensure!(!stderr.contains("panicked"), "ebusy panicked\n{stderr}");
         ensure!(status.signal().is_none(), "ebusy died: {status}\n{stderr}");
@@ -195,6 +190,17 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits for a reader, but not for ever: a command that was left behind may have the pipe.
+fn join<T>(reader: JoinHandle<T>) -> Option<T> {
+    for _ in 0..100 {
+        if reader.is_finished() {
+            return reader.join().ok();
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    None
 }
 
 fn read_all(mut output: impl Read) -> Vec<u8> {

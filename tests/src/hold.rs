@@ -2,11 +2,13 @@
 //!
 //! `hold-KIND [--mntns same|shared|slave|private] PATH...`: it enters the namespace, takes its references on the
 //! paths, prints one [`Ready`] line, and holds until its standard input ends. With `--wait` instead of paths it says
-//! `{"waiting":true}` once it is in the namespace, and reads the paths from its standard input, as a line of JSON.
+//! `{"waiting":true}` once it is in the namespace, and reads the paths from its standard input: a line of JSON, with arrays of bytes.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{Read as _, Write as _},
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -50,7 +52,11 @@ impl Setup {
         namespace.enter().context("enter a mount namespace")?;
         if wait {
             println!("{{\"waiting\":true}}");
-            paths = serde_json::from_slice(&read_line()?)?;
+            let bytes: Vec<Vec<u8>> = serde_json::from_slice(&read_line()?)?;
+            paths = bytes
+                .into_iter()
+                .map(|path| OsString::from_vec(path).into())
+                .collect();
         }
         let Some(first) = paths.first() else {
             bail!("a path is needed")

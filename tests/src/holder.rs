@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc,
@@ -176,7 +177,8 @@ impl Waiting {
 
     /// Lets it take its references.
     pub fn proceed(mut self, paths: &[PathBuf]) -> Result<Holding> {
-        self.0.say(&serde_json::to_string(paths)?)?;
+        let bytes: Vec<_> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        self.0.say(&serde_json::to_string(&bytes)?)?;
         Holding::of(self.0, paths)
     }
 }

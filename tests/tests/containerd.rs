@@ -119,18 +119,14 @@ fn explains_a_failed_delete() -> Result<Verdict> {
     let stuck = Stuck::new()?;
     let mount_id = namespace::mount_id(&stuck.container.rootfs)?;
     stuck.delete_fails()?;
+    // What is wrong with an answer is told in the end, after what is more important.
     let answers = [
-        (ID.to_owned(), who(ID)?),
-        (ID[..12].to_owned(), who(&ID[..12])?),
-        (
-            stuck.container.rootfs.display().to_string(),
-            who(&stuck.container.rootfs)?,
-        ),
-        (
-            format!("{POD_NAMESPACE}/{POD}"),
-            who(format!("{POD_NAMESPACE}/{POD}"))?,
-        ),
-    ];
+        ID.to_owned(),
+        ID[..12].to_owned(),
+        stuck.container.rootfs.display().to_string(),
+        format!("{POD_NAMESPACE}/{POD}"),
+    ]
+    .map(|what| (who(&what), what));
     // It gives up after 30 s of quiet.
     let incidents = watch.wait_for_incidents(1, Duration::from_secs(45))?;
     let (holder, bystander) = (stuck.holder.claimed.clone(), stuck.bystander.claimed.clone());
@@ -152,14 +148,16 @@ fn explains_a_failed_delete() -> Result<Verdict> {
     let (all, _) = watch.finish()?;
 
     truth.incident(&incidents)?;
-    for (what, (code, answers)) in &answers {
-        truth.who(*code, answers).with_context(|| format!("who {what}"))?;
-    }
     ensure!(all.len() == 1, "{all:#?}");
     ensure!(
         took < Duration::from_secs(2),
         "the delete took {took:?}: was it refused again?"
     );
+    for (answer, what) in answers {
+        let context = format!("who {what}");
+        let (code, answers) = answer.context(context.clone())?;
+        truth.who(code, &answers).context(context)?;
+    }
     stuck.bystander.release()?;
     Ok(Verdict::Passed)
 }

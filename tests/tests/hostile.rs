@@ -25,6 +25,7 @@ use ebusy_tests::{
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde::Deserialize;
+use tempfile::TempDir;
 
 /// The longest path that a system call takes.
 const PATH_MAX: usize = 4095;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         harness::test("name_with_escapes", name_with_escapes),
         harness::test("name_that_is_not_utf8", name_that_is_not_utf8),
         harness::test("mount_point_with_escapes", mount_point_with_escapes),
+        harness::test("mount_point_that_is_not_utf8", mount_point_that_is_not_utf8),
         harness::test("program_with_escapes", program_with_escapes),
         harness::test("longest_path", longest_path),
         harness::test("terminal_is_not_fooled", terminal_is_not_fooled),
@@ -49,62 +51,85 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Holds a file, is refused once, lets go; returns nothing if ebusy said what the holder claims.
-fn explains(scratch: &Scratch, name: &str, path: PathBuf) -> Result<Verdict> {
-    // No glob: some of the paths have characters that a glob gives a meaning.
-    let watch = Watch::start(&["--all".into()])?;
-    let holding = Holding::start(name, Namespace::Slave, &[path])?;
-    ensure!(!scratch.umount()?, "the umount was not refused");
-    let expectation = Expectation::released(scratch, vec![Expected::on_copy(&holding)]);
-    let (code, answers) = who(scratch.path())?;
-    holding.release()?;
-    ensure!(scratch.umount()?, "still busy after the release");
-    let (incidents, _) = watch.finish()?;
-    expectation.check_only(&incidents)?;
-    expectation.check_who(code, &answers).context("who")?;
-    Ok(Verdict::Passed)
+/// A directory for mounts with any name, and a watch on them.
+struct Stage {
+    parent: TempDir,
+    watch: Watch,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let parent = tempfile::Builder::new().prefix("ebusy-hostile-").tempdir()?;
+        let watch = Watch::targets(&[parent.path().join("*/*")])?;
+        Ok(Self { parent, watch })
+    }
+
+    fn scratch(&self, name: &OsStr, file_system: FileSystem) -> Result<Scratch> {
+        Scratch::within(self.parent.path(), name, file_system)
+    }
+
+    /// Holds a file, is refused once, lets go; ebusy says what the holder claims.
+    fn explains(self, scratch: &Scratch, name: &str, path: PathBuf) -> Result<Verdict> {
+        let holding = Holding::start(name, Namespace::Slave, &[path])?;
+        ensure!(!scratch.umount()?, "the umount was not refused");
+        let expectation = Expectation::released(scratch, vec![Expected::on_copy(&holding)]);
+        let (code, answers) = who(scratch.path())?;
+        holding.release()?;
+        ensure!(scratch.umount()?, "still busy after the release");
+        let (incidents, _) = self.watch.finish()?;
+        expectation.check_only(&incidents)?;
+        expectation.check_who(code, &answers).context("who")?;
+        Ok(Verdict::Passed)
+    }
 }
 
 fn name_with_escapes() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new("target"), FileSystem::Overlay)?;
     let path = scratch.join(EVIL);
     fs::write(&path, "x")?;
-    explains(&scratch, "hold-fd", path)
+    stage.explains(&scratch, "hold-fd", path)
 }
 
 fn name_that_is_not_utf8() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new("target"), FileSystem::Tmpfs)?;
     let path = scratch
         .path()
         .join(OsStr::from_bytes(b"caf\xe9 \xff\xfe\xc0\x80.log"));
     fs::write(&path, "x")?;
-    explains(&scratch, "hold-fd", path)
+    stage.explains(&scratch, "hold-fd", path)
 }
 
 fn mount_point_with_escapes() -> Result<Verdict> {
-    for name in [
-        OsStr::new(EVIL),
-        OsStr::from_bytes(b"space tab\t back\\slash \\040 \xff"),
-    ] {
-        let scratch = Scratch::within(&std::env::temp_dir(), name, FileSystem::Tmpfs)?;
-        let path = scratch.join("file");
-        explains(&scratch, "hold-fd", path)?;
-    }
-    Ok(Verdict::Passed)
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new(EVIL), FileSystem::Tmpfs)?;
+    let path = scratch.join("file");
+    stage.explains(&scratch, "hold-fd", path)
+}
+
+fn mount_point_that_is_not_utf8() -> Result<Verdict> {
+    let stage = Stage::new()?;
+    let name = OsStr::from_bytes(b"space tab\t back\\slash \\040 \xff");
+    let scratch = stage.scratch(name, FileSystem::Tmpfs)?;
+    let path = scratch.join("file");
+    stage.explains(&scratch, "hold-fd", path)
 }
 
 /// The command name is what the file was called, cut to 15 bytes.
 fn program_with_escapes() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new("target"), FileSystem::Tmpfs)?;
     let path = scratch.join("\u{1b}[2J(x) S 1\n");
     fs::rename(scratch.install(&program("hold-idle")?)?, &path)?;
-    explains(&scratch, "hold-exe", path)
+    stage.explains(&scratch, "hold-exe", path)
 }
 
 fn longest_path() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new("target"), FileSystem::Overlay)?;
     let path = longest(scratch.path())?;
-    explains(&scratch, "hold-fd", path)
+    stage.explains(&scratch, "hold-fd", path)
 }
 
 /// Makes a file whose path has as many bytes as a path can have.
@@ -184,6 +209,7 @@ fn holders_that_come_and_go() -> Result<Verdict> {
         }
         Ok(())
     })?;
+    harness::settle();
     let steady_pid = steady.claimed.ready.pid;
     steady.release()?;
     ensure!(scratch.umount()?, "still busy after the release");

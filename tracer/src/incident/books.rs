@@ -96,6 +96,14 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
     }
 }
 
+/// Whether nothing was busy any more when the snapshot was taken: it came too late for the attempt before it, which
+/// was refused for something.
+#[must_use]
+pub(super) fn came_too_late(snapshot: &Snapshot) -> bool {
+    let mut verdict = judge(snapshot, Told::default());
+    verdict.books.counted.take() == Some(0) && verdict.books.remaining == Some(0)
+}
+
 /// Enters what the holders explain.
 pub(super) fn balance(books: &mut Books, explained: u64) {
     books.explained = explained;

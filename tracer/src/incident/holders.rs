@@ -10,6 +10,7 @@ use crate::{
     identity::BootClock,
     kernel::{Reference, Snapshot},
     model::{Books, Holder, Kind, Text, Through},
+    stream::Closed,
 };
 
 /// Holders of one incident that are remembered at the most.
@@ -31,11 +32,11 @@ struct Life {
     reference: Reference,
     /// When it began: opened if that was seen, otherwise the attempt after which it was first found.
     since: u64,
-    /// Start of the last snapshot that found it.
+    /// Start of the last snapshot that found it, or its end if that was seen.
     until: u64,
     opened: Option<u64>,
-    /// Whether the last snapshot found it.
-    current: bool,
+    /// Number of the last snapshot that found it.
+    seen: u64,
     /// Whether it ever was on a mount that blocks.
     blocked: bool,
 }
@@ -44,6 +45,8 @@ struct Life {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     lives: HashMap<Key, Life>,
+    /// Snapshots so far.
+    snapshots: u64,
     /// Holders that had to be left out.
     pub(super) dropped: u64,
     clock: Option<BootClock>,
@@ -54,11 +57,9 @@ impl Holders {
         Self { clock: Some(clock), ..Self::default() }
     }
 
-    /// Enters a snapshot; `attempt` is the return of the refused attempt before it.
-    pub(super) fn add(&mut self, snapshot: &Snapshot, attempt: Option<u64>, history: &History) {
-        for life in self.lives.values_mut() {
-            life.current = false;
-        }
+    /// Enters a snapshot; `attempt` is the return of the refused attempt before it. Returns its number.
+    pub(super) fn add(&mut self, snapshot: &Snapshot, attempt: Option<u64>, history: &History) -> u64 {
+        self.snapshots += 1;
         for reference in &snapshot.references {
             let holder = &reference.holder;
             let key = Key {
@@ -78,7 +79,7 @@ impl Holders {
             }
             if let Some(life) = self.lives.get_mut(&key) {
                 life.until = snapshot.started;
-                life.current = true;
+                life.seen = self.snapshots;
                 life.opened = life.opened.or(opened);
                 life.reference = reference;
                 continue;
@@ -88,14 +89,25 @@ impl Holders {
                 continue;
             }
             let since = opened.or(attempt).unwrap_or(snapshot.started);
-            let (until, current, blocked) = (snapshot.started, true, false);
-            self.lives.insert(key, Life { reference, since, until, opened, current, blocked });
+            let (until, seen, blocked) = (snapshot.started, self.snapshots, false);
+            self.lives.insert(key, Life { reference, since, until, opened, seen, blocked });
+        }
+        self.snapshots
+    }
+
+    /// The last reference to a file went: whoever held it held it until then.
+    pub(super) fn closed(&mut self, closed: &Closed) {
+        for life in self.lives.values_mut() {
+            if life.reference.object == closed.file && life.since <= closed.time {
+                life.until = life.until.max(closed.time);
+            }
         }
     }
 
     /// Notes which mounts block, so that a holder that goes before the last attempt is still named.
     pub(super) fn note(&mut self, verdict: &Verdict) {
-        for life in self.lives.values_mut().filter(|life| life.current) {
+        let last = self.snapshots;
+        for life in self.lives.values_mut().filter(|life| life.seen == last) {
             life.blocked |= verdict.blocking.contains(&life.reference.mount);
         }
     }
@@ -107,36 +119,37 @@ impl Holders {
         to.saturating_sub(from) as u64
     }
 
-    /// The books, the holders and the bystanders as of the last snapshot. A holder that was opened only after the
-    /// attempt returned is none of its holders.
+    /// The books, the holders and the bystanders as of a snapshot and the attempt that it follows. A holder that was
+    /// opened only after the attempt returned is none of its holders.
     pub(super) fn settle(
-        &mut self,
-        verdict: Verdict,
-        attempts: Option<&[u64]>,
+        &self,
+        verdict: &Verdict,
+        snapshot: u64,
+        attempt: Option<u64>,
+        attempts: &[u64],
     ) -> (Books, Vec<Holder>, Vec<Holder>) {
-        self.note(&verdict);
-        let Verdict { guilty, mut books, .. } = verdict;
-        let last = attempts.and_then(|attempts| attempts.last().copied());
+        let mut books = verdict.books.clone();
         let (mut holders, mut bystanders) = (Vec::new(), Vec::new());
         let mut explained = 0;
         for life in self.lives.values() {
             let mut holder = life.reference.holder.clone();
-            holder.attempts_blocked = attempts.map_or(0, |attempts| Self::attempts_in(life, attempts));
+            holder.attempts_blocked = Self::attempts_in(life, attempts);
             holder.opened = life.opened.and_then(|time| Some(self.clock?.timestamp(time)));
-            let in_time = last.is_none_or(|last| life.opened.is_none_or(|opened| opened <= last));
+            let in_time = attempt.is_none_or(|attempt| life.opened.is_none_or(|opened| opened <= attempt));
+            let current = life.seen == snapshot;
             if holder.through == Through::PrivateCopy || !life.blocked {
-                if life.current {
+                if current {
                     holder.attempts_blocked = 0;
                     bystanders.push((life.since, holder));
                 }
                 continue;
             }
-            holder.counted = life.current && in_time && life.reference.mount == guilty;
+            holder.counted = current && in_time && life.reference.mount == verdict.guilty;
             if holder.counted {
                 explained += holder.refs;
             }
             // Without attempts (`who`) every one counts that is there now.
-            if life.current && attempts.is_none() || holder.attempts_blocked > 0 {
+            if current && attempt.is_none() || holder.attempts_blocked > 0 {
                 holders.push((life.since, holder));
             }
         }

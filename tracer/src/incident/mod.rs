@@ -20,7 +20,8 @@ pub use self::{
 #[must_use]
 pub fn of_snapshot(snapshot: &Snapshot, history: &History) -> (Books, Vec<Holder>, Vec<Holder>) {
     let mut tracker = holders::Holders::default();
-    tracker.add(snapshot, None, history);
+    let number = tracker.add(snapshot, None, history);
     let verdict = books::judge(snapshot, books::Told::default());
-    tracker.settle(verdict, None)
+    tracker.note(&verdict);
+    tracker.settle(&verdict, number, None, &[])
 }

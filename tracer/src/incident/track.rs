@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    books::{Told, Verdict, judge},
+    books::{Told, Verdict, came_too_late, judge},
     history::History,
     holders::Holders,
 };
@@ -74,8 +74,9 @@ struct Open {
     target: Target,
     told: Told,
     holders: Holders,
-    /// Of the last attempt that was followed by a snapshot.
-    books: Option<(Verdict, u64)>,
+    /// Of the last attempt that was followed by a snapshot in time: the verdict, the number of the snapshot, the
+    /// return of the attempt.
+    books: Option<(Verdict, u64, u64)>,
     /// An umount of it succeeded, with these flags.
     removed: Option<u32>,
     announced: bool,
@@ -127,7 +128,12 @@ impl Analyzer {
             Record::Start(start) => self.start = start,
             Record::Umount(umount) => return self.umount(*umount),
             Record::Opened(opened) => self.history.opened(*opened),
-            Record::Closed(closed) => self.history.closed(&closed),
+            Record::Closed(closed) => {
+                for open in self.open.values_mut() {
+                    open.holders.closed(&closed);
+                }
+                self.history.closed(&closed);
+            }
             Record::Entered(_) => {}
             Record::Snapshot(sample) => self.sample(&sample),
             Record::Gone(gone) => return self.gone(&gone),
@@ -234,13 +240,21 @@ impl Analyzer {
     fn sample(&mut self, sample: &Sample) {
         let Some(open) = self.open.get_mut(&TargetKey::Mount(sample.mount)) else { return };
         let last = open.returns.last().copied();
+        let number = open.holders.add(&sample.snapshot, Some(sample.attempt), &self.history);
+        let late = came_too_late(&sample.snapshot);
+        if late && open.books.is_some() {
+            return;
+        }
         // What the kernel told is of the last attempt; a snapshot after an older one is judged by its own counts.
         let told = if last == Some(sample.attempt) { open.told } else { Told::default() };
-        open.holders.add(&sample.snapshot, Some(sample.attempt), &self.history);
         let mut verdict = judge(&sample.snapshot, told);
+        if late && told.compared.is_none() {
+            // The attempt was refused for something, but for how much nobody can say now.
+            verdict.books.counted = None;
+        }
         verdict.books.sampled_at = Some(self.start.clock.timestamp(sample.snapshot.started));
         open.holders.note(&verdict);
-        open.books = Some((verdict, sample.attempt));
+        open.books = Some((verdict, number, sample.attempt));
     }
 
     fn gone(&mut self, gone: &Gone) -> Vec<Output> {
@@ -285,9 +299,9 @@ impl Analyzer {
     }
 
     fn close(&mut self, key: &TargetKey, outcome: Outcome, time: u64) -> Option<Output> {
-        let mut open = self.open.remove(key)?;
+        let open = self.open.remove(key)?;
         let end = Some((outcome, time));
-        let incident = incident(&mut open, self.start.clock, self.start.tier.name(), self.lost, end);
+        let incident = incident(&open, self.start.clock, self.start.tier.name(), self.lost, end);
         Some(Output::Closed(Box::new(incident)))
     }
 }
@@ -303,9 +317,11 @@ fn flag_names(flags: u32) -> Vec<String> {
     found
 }
 
-fn incident(open: &mut Open, clock: BootClock, tier: &str, lost: u64, end: Option<(Outcome, u64)>) -> Incident {
+fn incident(open: &Open, clock: BootClock, tier: &str, lost: u64, end: Option<(Outcome, u64)>) -> Incident {
     let (references, holders, bystanders) = match &open.books {
-        Some((verdict, _)) => open.holders.settle(verdict.clone(), Some(&open.returns)),
+        Some((verdict, snapshot, attempt)) => {
+            open.holders.settle(verdict, *snapshot, Some(*attempt), &open.returns)
+        }
         None => (Books::default(), Vec::new(), Vec::new()),
     };
     let mut callers: Vec<Caller> = open

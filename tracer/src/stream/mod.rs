@@ -2,10 +2,14 @@
 //! in the order in which it became known. Live and replayed streams are the same.
 
 mod decode;
+mod replay;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::decode::{DecodeError, Raw, RawUmount, decode};
+pub use self::{
+    decode::{DecodeError, Raw, RawUmount, decode},
+    replay::{ReplayError, replay},
+};
 use crate::{
     identity::BootClock,
     kernel::Snapshot,

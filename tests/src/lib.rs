@@ -20,5 +20,6 @@ pub mod namespace;
 pub mod process;
 pub mod report;
 pub mod scratch;
+pub mod steps;
 pub mod terminal;
 pub mod zoo;

@@ -162,15 +162,16 @@ fn interrupted_while_the_command_runs() -> Result<Verdict> {
 
 /// Watches a command, without `--target`, and returns the incidents.
 fn watched(options: &[&str], command_line: &[&OsStr]) -> Result<(Finished, Vec<report::Incident>)> {
+    // Standard output is the command's as well.
+    let directory = tempfile::tempdir()?;
+    let output = directory.path().join("incidents.jsonl");
     let mut command = ebusy::command("watch")?;
-    let finished = ebusy::run(
-        command
-            .args(["--format", "json"])
-            .args(options)
-            .arg("--")
-            .args(command_line),
-    )?;
-    let json = String::from_utf8(finished.stdout.clone()).context("JSON is UTF-8")?;
+    command
+        .args(["--format", "json", "-o"])
+        .arg(&output)
+        .args(options);
+    let finished = ebusy::run(command.arg("--").args(command_line))?;
+    let json = fs::read_to_string(&output)?;
     let incidents = report::incidents(&json).with_context(|| finished.stderr.clone())?;
     Ok((finished, incidents))
 }

@@ -46,7 +46,6 @@ fn main() -> ExitCode {
         harness::test("holders_that_come_and_go", holders_that_come_and_go),
         harness::test("who_on_holders_that_come_and_go", who_on_holders_that_come_and_go),
         harness::test("overmounted_target", overmounted_target),
-        harness::test("mount_point_removed", mount_point_removed),
         harness::test("caller_is_gone", caller_is_gone),
     ])
 }
@@ -326,31 +325,6 @@ fn overmounted_target() -> Result<Verdict> {
         .find(|incident| incident.target.source.as_deref() == Some("ebusy-scratch"))
         .context("an incident of the lower")?;
     expectation.check(lower)?;
-    Ok(Verdict::Passed)
-}
-
-/// Somebody removes the mount point in a namespace where nothing is mounted there: the mount goes everywhere.
-fn mount_point_removed() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
-    let holding = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
-    ensure!(!scratch.umount()?, "the umount was not refused");
-    let expectation = Expectation {
-        outcome: "gone",
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
-    harness::settle();
-    let remover = Helper::start(&program("mountpoint-remover")?, &[scratch.path()])?;
-    remover.line()?;
-    remover.finish()?;
-    ensure!(
-        unmount(scratch.path(), UnmountFlags::empty()).is_err(),
-        "it is still mounted"
-    );
-    let incidents = watch.wait_for_incidents(1, Duration::from_secs(10))?;
-    expectation.check_only(&incidents)?;
-    watch.finish()?;
-    holding.release()?;
     Ok(Verdict::Passed)
 }
 

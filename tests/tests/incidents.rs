@@ -1,4 +1,4 @@
-//! What makes one incident of many attempts: bursts, callers, holders that change, copies, and the outcomes.
+//! What makes one incident of many attempts: bursts, callers, holders that change, copies.
 
 use std::{process::ExitCode, thread, time::Duration};
 
@@ -11,12 +11,10 @@ use ebusy_tests::{
     namespace::Namespace,
     report::nanoseconds,
     scratch::{FileSystem, Scratch},
+    steps::{PAUSE, hold_fd, refused, release},
 };
-use rustix::mount::UnmountFlags;
 use serde::Deserialize;
 
-/// The pause of containerd between two attempts.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Longer than the pause that ends a burst.
 const LULL: Duration = Duration::from_millis(1500);
 
@@ -38,38 +36,8 @@ fn main() -> ExitCode {
         harness::test("two_targets", two_targets),
         harness::test("other_targets_are_not_shown", other_targets_are_not_shown),
         harness::test("flags", flags),
-        harness::test("outcome_detached", outcome_detached),
-        harness::test("detached_at_once", detached_at_once),
-        harness::test("released_at_once", released_at_once),
-        harness::test("outcome_still_busy", outcome_still_busy),
-        harness::test("outcome_gave_up", outcome_gave_up),
-        harness::test("outcome_gone", outcome_gone),
         harness::test("nothing_refused", nothing_refused),
     ])
-}
-
-fn hold_fd(scratch: &Scratch, namespace: Namespace, name: &str) -> Result<Holding> {
-    Holding::start("hold-fd", namespace, &[scratch.join(name)])
-}
-
-fn refused(scratch: &Scratch, attempts: usize) -> Result<()> {
-    for attempt in 0..attempts {
-        if attempt > 0 {
-            thread::sleep(PAUSE);
-        }
-        ensure!(!scratch.umount()?, "attempt {attempt} was not refused");
-    }
-    Ok(())
-}
-
-/// Lets everybody go, once ebusy has had the time to look; the umount succeeds.
-fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -> Result<()> {
-    harness::settle();
-    for holding in holdings {
-        holding.release()?;
-    }
-    ensure!(scratch.umount()?, "still busy after the release");
-    Ok(())
 }
 
 /// What `umounter` says.
@@ -353,168 +321,6 @@ fn flags() -> Result<Verdict> {
     let mut flags = incidents[0].flags.clone();
     flags.sort();
     ensure!(flags == ["MNT_FORCE", "UMOUNT_NOFOLLOW"], "{flags:?}");
-    Ok(Verdict::Passed)
-}
-
-fn outcome_detached() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
-    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    refused(&scratch, 2)?;
-    let expectation = Expectation {
-        attempts: 2,
-        outcome: "detached",
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
-    };
-    harness::settle();
-    ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
-    holding.release()?;
-    expectation.check_only(&watch.finish()?.0)?;
-    Ok(Verdict::Passed)
-}
-
-/// `umount X || umount -l X`, as scripts have it: the mount is gone before anybody can look.
-fn detached_at_once() -> Result<Verdict> {
-    ends_at_once("detached", |scratch, holding| {
-        ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
-        holding.release()
-    })
-}
-
-/// The holder lets go right after the refusal, and the next attempt succeeds.
-fn released_at_once() -> Result<Verdict> {
-    ends_at_once("released", |scratch, holding| {
-        holding.release()?;
-        ensure!(scratch.umount()?, "still busy after the release");
-        Ok(())
-    })
-}
-
-/// Two attempts, and an end right after: ebusy may have come too late to see the holder, but tells of one incident,
-/// and what it tells is right.
-fn ends_at_once(outcome: &str, end: impl Fn(&Scratch, Holding) -> Result<()>) -> Result<Verdict> {
-    for _ in 0..5 {
-        let scratch = Scratch::new(FileSystem::Tmpfs)?;
-        let watch = Watch::targets(&[scratch.path()])?;
-        let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-        let claimed = holding.claimed.clone();
-        refused(&scratch, 2)?;
-        end(&scratch, holding)?;
-        let (incidents, _) = watch.finish()?;
-        ensure!(incidents.len() == 1, "{incidents:#?}");
-        let incident = &incidents[0];
-        let mut problems = Problems::default();
-        problems.equal("outcome", &incident.outcome.as_deref(), &Some(outcome));
-        problems.equal("attempts", &incident.attempts, &2);
-        problems.equal(
-            "target.path",
-            &incident.target.path,
-            &scratch.path().to_string_lossy(),
-        );
-        problems.equal("bystanders", &incident.bystanders.len(), &0);
-        for holder in &incident.holders {
-            let process = holder
-                .process
-                .as_ref()
-                .map(|process| (process.pid, process.comm.as_str()));
-            problems.equal("holder", &process, &Some((claimed.ready.pid, "hold-fd")));
-            let found = (holder.kind.as_str(), holder.path.as_str(), holder.deleted);
-            problems.equal("holder", &found, &("fd", "/file", false));
-        }
-        // It was refused: nothing that was counted in that attempt was 0.
-        problems.check(incident.references.counted != Some(0), || {
-            "0 were counted".to_owned()
-        });
-        problems.into_result(incident)?;
-    }
-    Ok(Verdict::Passed)
-}
-
-fn outcome_still_busy() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
-    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    refused(&scratch, 2)?;
-    let expectation = Expectation {
-        attempts: 2,
-        outcome: "still_busy",
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
-    };
-    harness::settle();
-    let (incidents, _) = watch.finish()?;
-    release(&scratch, [holding])?;
-    expectation.check_only(&incidents)?;
-    Ok(Verdict::Passed)
-}
-
-fn outcome_gave_up() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
-    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    refused(&scratch, 2)?;
-    // 30 s of quiet, and some time to write it down.
-    let incidents = watch.wait_for_incidents(1, Duration::from_secs(40))?;
-    let expectation = Expectation {
-        attempts: 2,
-        outcome: "gave_up",
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
-    };
-    expectation.check_only(&incidents)?;
-    release(&scratch, [holding])?;
-    let (incidents, _) = watch.finish()?;
-    ensure!(
-        incidents.len() == 1,
-        "the success after it opened another: {incidents:#?}"
-    );
-    Ok(Verdict::Passed)
-}
-
-/// What `vanisher` says.
-#[derive(Debug, Deserialize)]
-struct Vanisher {
-    pid: u32,
-    fd: u32,
-    mount_namespace: u32,
-    refused: bool,
-}
-
-fn outcome_gone() -> Result<Verdict> {
-    let directory = tempfile::Builder::new().prefix("ebusy-test-").tempdir()?;
-    let watch = Watch::targets(&[directory.path()])?;
-    let helper = Helper::start(&program("vanisher")?, &[directory.path()])?;
-    let line = helper.line()?;
-    let vanisher: Vanisher = serde_json::from_str(&line).context(line)?;
-    ensure!(vanisher.refused, "{vanisher:?}");
-    harness::settle();
-    helper.finish()?;
-    // Nothing that a tool sees says so at once: it has to look.
-    let incidents = watch.wait_for_incidents(1, Duration::from_secs(10))?;
-    let incident = &incidents[0];
-    let mut problems = Problems::default();
-    problems.equal("outcome", &incident.outcome.as_deref(), &Some("gone"));
-    problems.equal("attempts", &incident.attempts, &1);
-    problems.equal("caller", &incident.caller.pid, &vanisher.pid);
-    problems.equal(
-        "target",
-        &incident.target.path,
-        &directory.path().to_string_lossy(),
-    );
-    problems.equal(
-        "namespace",
-        &incident.target.mount_namespace,
-        &Some(vanisher.mount_namespace),
-    );
-    // It blocked itself. It may have been gone before anybody looked, but then nobody else is named.
-    for holder in &incident.holders {
-        let process = holder.process.as_ref().map(|process| process.pid);
-        problems.equal(
-            "holder",
-            &(process, holder.fd),
-            &(Some(vanisher.pid), Some(vanisher.fd)),
-        );
-    }
-    problems.into_result(incident)?;
-    watch.finish()?;
     Ok(Verdict::Passed)
 }
 

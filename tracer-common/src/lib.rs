@@ -12,8 +12,8 @@ pub use self::{
     loss::{LOSS_COUNTERS, Loss},
     reader::{ARENA_BYTES, ARENA_SLOTS, Arena, CHASE_MAX, MAX_READ, READ_FAULT, READ_OK},
     record::{
-        ANCESTORS, Ancestor, COMM_LEN, COMPARED_MAX, Compared, Header, MountRecord, NamespaceRecord, OpenRecord, PATH_MAX,
-        PathRef, RecordKind, UmountRecord, Watched, namespace_operation, path_status,
+        ANCESTORS, Ancestor, COMM_LEN, COMPARED_MAX, Compared, Header, MountRecord, NamespaceRecord,
+        OpenRecord, PATH_MAX, PathRef, RecordKind, UmountRecord, Watched, namespace_operation, path_status,
     },
 };
 

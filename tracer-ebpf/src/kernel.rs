@@ -3,7 +3,6 @@
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_common::{ABSENT, PathRef};
 
-
 /// The offset of a field; a constant to the verifier.
 macro_rules! offset {
     ($field:ident) => {
@@ -39,20 +38,30 @@ pub(crate) fn path(base: u64, offset: u32) -> Option<PathRef> {
     let base = base + u64::from(offset);
     let vfsmount: u64 = read(base, offset!(path_mnt))?;
     let dentry: u64 = read(base, offset!(path_dentry))?;
-    Some(PathRef { mount: mount_of(vfsmount), dentry })
+    Some(PathRef {
+        mount: mount_of(vfsmount),
+        dentry,
+    })
 }
 
 /// `struct mount` of its `vfsmount`.
 #[inline(always)]
 pub(crate) fn mount_of(vfsmount: u64) -> u64 {
-    if vfsmount == 0 { 0 } else { vfsmount - u64::from(offset!(mount_mnt)) }
+    if vfsmount == 0 {
+        0
+    } else {
+        vfsmount - u64::from(offset!(mount_mnt))
+    }
 }
 
 /// Number of the mount namespace of a thread; 0 where it has none (any more).
 #[inline(always)]
 pub(crate) fn mount_namespace(task: u64) -> u32 {
-    let Some(nsproxy) = read::<u64>(task, offset!(task_nsproxy)) else { return 0 };
-    let Some(namespace) = read::<u64>(nsproxy, offset!(nsproxy_mnt_ns)) else { return 0 };
+    let Some(nsproxy) = read::<u64>(task, offset!(task_nsproxy)) else {
+        return 0;
+    };
+    let Some(namespace) = read::<u64>(nsproxy, offset!(nsproxy_mnt_ns)) else {
+        return 0;
+    };
     read(namespace, offset!(mnt_ns_inum)).unwrap_or(0)
 }
-

@@ -27,7 +27,9 @@ pub(crate) fn attached() {
 
 #[inline(always)]
 fn emit(syscall: u32) {
-    let Some(mut entry) = EVENTS.reserve::<MountRecord>(0) else { return lose(Loss::MountRingFull) };
+    let Some(mut entry) = EVENTS.reserve::<MountRecord>(0) else {
+        return lose(Loss::MountRingFull);
+    };
     entry.write(MountRecord {
         header: header(RecordKind::Mount, size_of::<MountRecord>()),
         syscall,

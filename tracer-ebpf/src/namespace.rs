@@ -32,7 +32,9 @@ pub(crate) fn exit_clone(ctx: &TracePointContext) {
         return;
     }
     let task = current();
-    let Some(parent) = read::<u64>(task, offset!(task_real_parent)) else { return };
+    let Some(parent) = read::<u64>(task, offset!(task_real_parent)) else {
+        return;
+    };
     let own = mount_namespace(task);
     if own != mount_namespace(parent) {
         emit(namespace_operation::CLONE, own);
@@ -63,7 +65,9 @@ pub(crate) fn switch_entry(ctx: &FEntryContext) {
     if nsproxy.is_null() {
         return;
     }
-    let Some(namespace) = read::<u64>(nsproxy as u64, offset!(nsproxy_mnt_ns)) else { return };
+    let Some(namespace) = read::<u64>(nsproxy as u64, offset!(nsproxy_mnt_ns)) else {
+        return;
+    };
     let inum = read::<u32>(namespace, offset!(mnt_ns_inum)).unwrap_or(0);
     if inum != 0 && inum != mount_namespace(task as u64) {
         emit(namespace_operation::SETNS, inum);
@@ -72,10 +76,16 @@ pub(crate) fn switch_entry(ctx: &FEntryContext) {
 
 #[inline(always)]
 fn emit(operation: u32, inum: u32) {
-    let Some(mut entry) = EVENTS.reserve::<NamespaceRecord>(0) else { return lose(Loss::NamespaceRingFull) };
+    let Some(mut entry) = EVENTS.reserve::<NamespaceRecord>(0) else {
+        return lose(Loss::NamespaceRingFull);
+    };
     let parent: u64 = read(current(), offset!(task_real_parent)).unwrap_or(0);
     let mut header = header(RecordKind::Namespace, size_of::<NamespaceRecord>());
     header.mnt_ns = inum;
-    entry.write(NamespaceRecord { header, operation, parent: read(parent, offset!(task_tgid)).unwrap_or(0) });
+    entry.write(NamespaceRecord {
+        header,
+        operation,
+        parent: read(parent, offset!(task_tgid)).unwrap_or(0),
+    });
     entry.submit(0);
 }

@@ -26,7 +26,9 @@ fn own_tgid() -> u32 {
 #[inline(always)]
 pub(crate) fn exit(ctx: &TracePointContext) {
     // SAFETY: the record of a return is 24 bytes long.
-    let Ok(fd) = (unsafe { ctx.read_at::<i64>(RESULT) }) else { return };
+    let Ok(fd) = (unsafe { ctx.read_at::<i64>(RESULT) }) else {
+        return;
+    };
     if fd < 0 {
         return;
     }
@@ -67,7 +69,9 @@ pub(crate) fn fput_entry(ctx: &FEntryContext) {
 
 #[inline(always)]
 fn report(kind: RecordKind, file: u64, fd: i32) {
-    let Some(path) = path(file, offset!(file_path)) else { return lose(Loss::OpenFault) };
+    let Some(path) = path(file, offset!(file_path)) else {
+        return lose(Loss::OpenFault);
+    };
     let Some(watch) = watch_of(path.mount) else { return };
     let (tgid, _) = ids();
     if tgid == own_tgid() {
@@ -104,7 +108,11 @@ fn fill(
     watch: u64,
     fd: i32,
 ) {
-    let flags = if offset!(file_flags) == ABSENT { 0 } else { read(file, offset!(file_flags)).unwrap_or(0) };
+    let flags = if offset!(file_flags) == ABSENT {
+        0
+    } else {
+        read(file, offset!(file_flags)).unwrap_or(0)
+    };
     entry.write(OpenRecord {
         header: header(kind, size_of::<OpenRecord>()),
         file,

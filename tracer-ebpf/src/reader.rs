@@ -17,7 +17,9 @@ use crate::{
 #[inline(always)]
 pub(crate) fn read_batch(ctx: &RawTracePointContext) -> u32 {
     let (count, len, shift, offset): (u64, u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
-    let Some(arena) = ARENA.get_ptr_mut(0) else { return 0 };
+    let Some(arena) = ARENA.get_ptr_mut(0) else {
+        return 0;
+    };
     if shift > 12 {
         return 0;
     }
@@ -40,10 +42,17 @@ pub(crate) fn read_batch(ctx: &RawTracePointContext) -> u32 {
         // SAFETY: `slot` is below ARENA_SLOTS; `start` is below ARENA_BYTES and `len` at most MAX_READ, which the
         // data has room for; the helper checks the source.
         unsafe {
-            let source = (&raw const (*arena).address).cast::<u64>().add(slot).read_volatile() + offset;
+            let source = (&raw const (*arena).address)
+                .cast::<u64>()
+                .add(slot)
+                .read_volatile()
+                + offset;
             let target = (&raw mut (*arena).data).cast::<u8>().add(start as usize);
             let failed = bpf_probe_read_kernel(target.cast(), len as u32, source as *const _) != 0;
-            (&raw mut (*arena).status).cast::<u8>().add(slot).write(if failed { READ_FAULT } else { READ_OK });
+            (&raw mut (*arena).status)
+                .cast::<u8>()
+                .add(slot)
+                .write(if failed { READ_FAULT } else { READ_OK });
         }
         done += 1;
     }
@@ -57,7 +66,9 @@ pub(crate) fn read_batch(ctx: &RawTracePointContext) -> u32 {
 #[inline(always)]
 pub(crate) fn chase(ctx: &RawTracePointContext) -> u32 {
     let (first, offset, stop, most): (u64, u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
-    let Some(arena) = ARENA.get_ptr_mut(0) else { return 0 };
+    let Some(arena) = ARENA.get_ptr_mut(0) else {
+        return 0;
+    };
     let mut node = first;
     let mut count = 0;
     let mut status = 0;
@@ -70,7 +81,12 @@ pub(crate) fn chase(ctx: &RawTracePointContext) -> u32 {
             break;
         }
         // SAFETY: `slot` is below ARENA_SLOTS.
-        unsafe { (&raw mut (*arena).address).cast::<u64>().add(slot).write_volatile(node) };
+        unsafe {
+            (&raw mut (*arena).address)
+                .cast::<u64>()
+                .add(slot)
+                .write_volatile(node)
+        };
         count += 1;
         match read::<u64>(node + offset, 0) {
             Some(next) => node = next,
@@ -94,8 +110,12 @@ fn set_first_status(arena: *mut Arena, status: u8) {
 /// CPU, `[3]` the running task, `[4]` its process id as the host sees it. Returns 5.
 #[inline(always)]
 pub(crate) fn marks(_ctx: &RawTracePointContext) -> u32 {
-    let Some(arena) = ARENA.get_ptr_mut(0) else { return 0 };
-    let Some(mark) = PER_CPU_MARK.get_ptr(0) else { return 0 };
+    let Some(arena) = ARENA.get_ptr_mut(0) else {
+        return 0;
+    };
+    let Some(mark) = PER_CPU_MARK.get_ptr(0) else {
+        return 0;
+    };
     // SAFETY: five slots are within the arena; the helper has no preconditions.
     unsafe {
         let out = (&raw mut (*arena).address).cast::<u64>();

@@ -49,7 +49,9 @@ pub(crate) unsafe fn ancestors(out: *mut Ancestor) -> u32 {
     let mut task: u64 = read(current(), offset!(task_group_leader)).unwrap_or(0);
     let mut count = 0;
     for slot in 0..ANCESTORS {
-        let Some(parent) = read::<u64>(task, offset!(task_real_parent)) else { break };
+        let Some(parent) = read::<u64>(task, offset!(task_real_parent)) else {
+            break;
+        };
         let tgid: u32 = read(parent, offset!(task_tgid)).unwrap_or(0);
         if tgid == 0 {
             break;
@@ -57,7 +59,13 @@ pub(crate) unsafe fn ancestors(out: *mut Ancestor) -> u32 {
         let leader: u64 = read(parent, offset!(task_group_leader)).unwrap_or(parent);
         let comm = read(leader, offset!(task_comm)).unwrap_or([0; COMM_LEN]);
         // SAFETY: `slot` is below ANCESTORS.
-        unsafe { out.add(slot).write(Ancestor { tgid, reserved: 0, comm }) };
+        unsafe {
+            out.add(slot).write(Ancestor {
+                tgid,
+                reserved: 0,
+                comm,
+            })
+        };
         count += 1;
         task = leader;
     }

@@ -6,7 +6,8 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, TracePointContext},
 };
 use tracer_common::{
-    ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, PathRef, RecordKind, UmountRecord, path_status,
+    ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, PathRef, RecordKind, UmountRecord,
+    path_status,
 };
 
 use crate::{
@@ -45,7 +46,11 @@ const NO_CALL: Call = Call {
     in_busy_check: 0,
     busy_check_ran: 0,
     compared_count: 0,
-    compared: [Compared { mount: 0, count: 0, reserved: 0 }; COMPARED_MAX],
+    compared: [Compared {
+        mount: 0,
+        count: 0,
+        reserved: 0,
+    }; COMPARED_MAX],
 };
 
 /// The blank call is copied from here: it is larger than a BPF stack.
@@ -74,7 +79,12 @@ fn begin(entered: u64, path: u64, target: PathRef, flags: u32) {
 pub(crate) fn enter(ctx: &TracePointContext) {
     // SAFETY: the record of a system call with two arguments is 32 bytes long.
     let (name, flags) = unsafe { (ctx.read_at::<u64>(ARGUMENTS), ctx.read_at::<u64>(ARGUMENTS + 8)) };
-    begin(now(), name.unwrap_or(0), PathRef::default(), flags.unwrap_or(0) as u32);
+    begin(
+        now(),
+        name.unwrap_or(0),
+        PathRef::default(),
+        flags.unwrap_or(0) as u32,
+    );
 }
 
 /// `sys_exit_umount`.
@@ -90,7 +100,12 @@ pub(crate) fn exit(ctx: &TracePointContext) {
 pub(crate) fn path_umount_entry(ctx: &FEntryContext) {
     let path_argument: *const u8 = ctx.arg(0);
     let flags: i32 = ctx.arg(1);
-    begin(now(), 0, path(path_argument as u64, 0).unwrap_or_default(), flags as u32);
+    begin(
+        now(),
+        0,
+        path(path_argument as u64, 0).unwrap_or_default(),
+        flags as u32,
+    );
 }
 
 /// The return of `path_umount`.
@@ -127,7 +142,9 @@ pub(crate) fn busy_check_exit() {
 #[inline(always)]
 pub(crate) fn count_exit(ctx: &FExitContext) {
     let (_, tid) = ids();
-    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else { return };
+    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
+        return;
+    };
     let mount: *const u8 = ctx.arg(0);
     let count: i32 = ctx.arg(1);
     // SAFETY: as in `begin`; the index is below COMPARED_MAX.
@@ -137,9 +154,19 @@ pub(crate) fn count_exit(ctx: &FExitContext) {
         }
         let seen = (*call).compared_count;
         // The last one is the guilty one, so it always has the last place.
-        let index = if seen as usize >= COMPARED_MAX { COMPARED_MAX - 1 } else { seen as usize };
-        let slot = (&raw mut (*call).compared).cast::<Compared>().add(index & (COMPARED_MAX - 1));
-        slot.write(Compared { mount: mount as u64, count, reserved: 0 });
+        let index = if seen as usize >= COMPARED_MAX {
+            COMPARED_MAX - 1
+        } else {
+            seen as usize
+        };
+        let slot = (&raw mut (*call).compared)
+            .cast::<Compared>()
+            .add(index & (COMPARED_MAX - 1));
+        slot.write(Compared {
+            mount: mount as u64,
+            count,
+            reserved: 0,
+        });
         (*call).compared_count = seen + 1;
     }
 }
@@ -151,8 +178,11 @@ fn finish(ret: i64) {
         lose(Loss::UmountEntryMissing);
         return;
     };
-    let (ring, full) =
-        if ret == EBUSY { (&REFUSALS, Loss::RefusalRingFull) } else { (&EVENTS, Loss::UmountRingFull) };
+    let (ring, full) = if ret == EBUSY {
+        (&REFUSALS, Loss::RefusalRingFull)
+    } else {
+        (&EVENTS, Loss::UmountRingFull)
+    };
     if let Some(entry) = ring.reserve::<UmountRecord>(0) {
         // SAFETY: the map's pointer stays valid until this program returns.
         fill(entry, unsafe { &*call }, ret);
@@ -183,7 +213,11 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &Call, ret: i64) {
         if call.compared_count as usize > COMPARED_MAX {
             lose(Loss::UmountComparedTruncated);
         }
-        (*record).ancestors = [Ancestor { tgid: 0, reserved: 0, comm: [0; 16] }; ANCESTORS];
+        (*record).ancestors = [Ancestor {
+            tgid: 0,
+            reserved: 0,
+            comm: [0; 16],
+        }; ANCESTORS];
         (*record).ancestor_count = ancestors((&raw mut (*record).ancestors).cast());
         let (status, len) = if call.path == 0 {
             (path_status::ABSENT, 0)

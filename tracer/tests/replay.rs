@@ -37,7 +37,10 @@ fn closed(capture: &Path) -> Vec<Incident> {
 fn a_replayed_capture_gives_what_was_reported_live() {
     for capture in captures() {
         let live = fs::read_to_string(capture.with_extension("json")).unwrap();
-        let live: Vec<Incident> = live.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let live: Vec<Incident> = live
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(closed(&capture), live, "{}", capture.display());
     }
 }
@@ -47,8 +50,12 @@ fn the_books_of_every_capture_balance() {
     for capture in captures() {
         for incident in closed(&capture) {
             let books = &incident.references;
-            let explained: u64 =
-                incident.holders.iter().filter(|holder| holder.counted).map(|holder| holder.refs).sum();
+            let explained: u64 = incident
+                .holders
+                .iter()
+                .filter(|holder| holder.counted)
+                .map(|holder| holder.refs)
+                .sum();
             assert_eq!(explained, books.explained, "{}", capture.display());
             assert_eq!(
                 (books.counted, books.unexplained, books.overexplained),

@@ -5,10 +5,7 @@ use std::{
     ffi::{CString, OsString},
     fs::File,
     io::{Read as _, Write as _},
-    os::{
-        fd::OwnedFd,
-        unix::ffi::OsStrExt as _,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -33,10 +30,13 @@ impl Child {
             .iter()
             .map(|argument| CString::new(argument.as_bytes()).context("an argument of the command has a NUL"))
             .collect::<Result<_>>()?;
-        let Some(program) = arguments.first() else { bail!("no command after --") };
+        let Some(program) = arguments.first() else {
+            bail!("no command after --")
+        };
         let (wait, go) = pipe_with(PipeFlags::CLOEXEC).context("making a pipe")?;
         let (status, report) = pipe_with(PipeFlags::CLOEXEC).context("making a pipe")?;
-        let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
+        let mut pointers: Vec<*const libc::c_char> =
+            arguments.iter().map(|argument| argument.as_ptr()).collect();
         pointers.push(std::ptr::null());
         // What the command starts and leaves behind stays our descendant: its umounts are to be shown.
         set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the command's children")?;
@@ -60,7 +60,12 @@ impl Child {
         let pid = Pid::from_raw(pid).with_context(|| format!("fork: {}", std::io::Error::last_os_error()))?;
         drop((wait, report));
         let name = command[0].to_string_lossy().into_owned();
-        Ok(Self { pid, go: File::from(go), status: File::from(status), name })
+        Ok(Self {
+            pid,
+            go: File::from(go),
+            status: File::from(status),
+            name,
+        })
     }
 
     /// Lets it run; `Err` with the exit status to use where it cannot be executed.
@@ -68,7 +73,9 @@ impl Child {
         self.go.write_all(&[1]).context("starting the command")?;
         drop(self.go);
         let mut errno = Vec::new();
-        self.status.read_to_end(&mut errno).context("starting the command")?;
+        self.status
+            .read_to_end(&mut errno)
+            .context("starting the command")?;
         if let Ok(errno) = <[u8; 4]>::try_from(errno.as_slice()) {
             let error = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
             eprintln!("ebusy: cannot run {}: {error}", self.name);
@@ -77,7 +84,10 @@ impl Child {
             return Ok(Err(if missing { super::exit::NOT_FOUND } else { 126 }));
         }
         let exited = pidfd_open(self.pid, PidfdFlags::empty()).context("watching the command")?;
-        Ok(Ok(Running { pid: self.pid, exited }))
+        Ok(Ok(Running {
+            pid: self.pid,
+            exited,
+        }))
     }
 }
 

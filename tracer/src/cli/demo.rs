@@ -71,13 +71,17 @@ impl Scene {
 
 fn new_namespace(propagation: MountPropagationFlags) -> Result<()> {
     // SAFETY: the descriptor table stays shared with nobody; only the mount namespace changes.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("making a mount namespace (needs CAP_SYS_ADMIN)")?;
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+        .context("making a mount namespace (needs CAP_SYS_ADMIN)")?;
     mount_change("/", propagation | MountPropagationFlags::REC).context("setting the propagation of /")
 }
 
 fn direct() -> Result<u8> {
     new_namespace(MountPropagationFlags::PRIVATE)?;
-    let base = ["/tmp", "/mnt", "/run"].into_iter().find(|path| Path::new(path).is_dir()).context("no /tmp")?;
+    let base = ["/tmp", "/mnt", "/run"]
+        .into_iter()
+        .find(|path| Path::new(path).is_dir())
+        .context("no /tmp")?;
     let scratch = |path: &Path| {
         mount("ebusy-demo", path, "tmpfs", MountFlags::empty(), None)
             .with_context(|| format!("mounting a tmpfs on {}", path.display()))
@@ -91,13 +95,23 @@ fn direct() -> Result<u8> {
     fs::write(&file, "a line\n").context("writing a file")?;
     // A mount is known to `watch` some milliseconds after it was made; only then are opens on it recorded.
     sleep(Duration::from_millis(200));
-    say(&format!("a tmpfs is mounted on {}, below a shared mount", target.display()));
+    say(&format!(
+        "a tmpfs is mounted on {}, below a shared mount",
+        target.display()
+    ));
 
     // They copy the namespace while the target is in it, and open the file through their own copy.
     let mut holder = play(Part::Holder, &file)?;
     let mut bystander = play(Part::Bystander, &file)?;
-    say(&format!("pid {} has {} open through its own slave copy of the mount", holder.id(), file.display()));
-    say(&format!("pid {} has it open through a private copy, which does not block", bystander.id()));
+    say(&format!(
+        "pid {} has {} open through its own slave copy of the mount",
+        holder.id(),
+        file.display()
+    ));
+    say(&format!(
+        "pid {} has it open through a private copy, which does not block",
+        bystander.id()
+    ));
     let mut refused = 0;
     for _ in 0..ATTEMPTS {
         match unmount(&target, UnmountFlags::empty()) {
@@ -107,7 +121,10 @@ fn direct() -> Result<u8> {
         }
         sleep(PAUSE);
     }
-    say(&format!("umount {}: device or resource busy, {refused} times; the holder ends now", target.display()));
+    say(&format!(
+        "umount {}: device or resource busy, {refused} times; the holder ends now",
+        target.display()
+    ));
     end(&mut holder)?;
     unmount(&target, UnmountFlags::empty()).context("unmounting the target after its holder has ended")?;
     say("umount succeeded");
@@ -116,7 +133,11 @@ fn direct() -> Result<u8> {
 }
 
 fn play(part: Part, file: &Path) -> Result<Child> {
-    let name = if part == Part::Holder { "holder" } else { "bystander" };
+    let name = if part == Part::Holder {
+        "holder"
+    } else {
+        "bystander"
+    };
     // Not by its path: the scene's tmpfs may hide it.
     let mut child = Command::new("/proc/self/exe")
         .args(["demo-scene", name])
@@ -128,7 +149,9 @@ fn play(part: Part, file: &Path) -> Result<Child> {
         .with_context(|| format!("starting the {name}"))?;
     let mut ready = [0];
     let stdout = child.stdout.as_mut().context("the part has no stdout")?;
-    stdout.read_exact(&mut ready).with_context(|| format!("the {name} did not get ready"))?;
+    stdout
+        .read_exact(&mut ready)
+        .with_context(|| format!("the {name} did not get ready"))?;
     Ok(child)
 }
 
@@ -140,11 +163,20 @@ fn end(child: &mut Child) -> Result<()> {
 
 fn hold(part: Part, file: &Path) -> Result<u8> {
     let slave = part == Part::Holder;
-    new_namespace(if slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE })?;
+    new_namespace(if slave {
+        MountPropagationFlags::DOWNSTREAM
+    } else {
+        MountPropagationFlags::PRIVATE
+    })?;
     let held = fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
-    std::io::stdout().write_all(b"!").and_then(|()| std::io::stdout().flush()).context("getting ready")?;
+    std::io::stdout()
+        .write_all(b"!")
+        .and_then(|()| std::io::stdout().flush())
+        .context("getting ready")?;
     let mut rest = Vec::new();
-    std::io::stdin().read_to_end(&mut rest).context("waiting for the end")?;
+    std::io::stdin()
+        .read_to_end(&mut rest)
+        .context("waiting for the end")?;
     drop(held);
     Ok(exit::OK)
 }

@@ -67,14 +67,25 @@ impl Checks {
         });
     }
 
-    fn result<T>(&mut self, name: &str, result: Result<T>, found: impl Fn(&T) -> String, mend: &str) -> Option<T> {
+    fn result<T>(
+        &mut self,
+        name: &str,
+        result: Result<T>,
+        found: impl Fn(&T) -> String,
+        mend: &str,
+    ) -> Option<T> {
         match result {
             Ok(value) => {
                 self.add("ok", name, found(&value), None);
                 Some(value)
             }
             Err(error) => {
-                self.add("fail", name, format!("{error:#}"), (!mend.is_empty()).then_some(mend));
+                self.add(
+                    "fail",
+                    name,
+                    format!("{error:#}"),
+                    (!mend.is_empty()).then_some(mend),
+                );
                 None
             }
         }
@@ -88,7 +99,12 @@ impl Doctor {
         let root = rustix::process::geteuid().is_root();
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         let state = if root { "ok" } else { "fail" };
-        checks.add(state, "root", if root { "yes" } else { "no" }, (!root).then_some("sudo ebusy doctor"));
+        checks.add(
+            state,
+            "root",
+            if root { "yes" } else { "no" },
+            (!root).then_some("sudo ebusy doctor"),
+        );
         checks.add("ok", "kernel", kernel.clone(), None);
         capabilities(&mut checks);
         lockdown(&mut checks);
@@ -100,10 +116,19 @@ impl Doctor {
         );
         let layout = btf.as_ref().map(KernelLayout::resolve);
         if let Some(layout) = &layout {
-            let there = layout.fields.iter().filter(|field| field.offset != ABSENT).count();
+            let there = layout
+                .fields
+                .iter()
+                .filter(|field| field.offset != ABSENT)
+                .count();
             let all = layout.fields.len();
             let result = layout.check().map_err(anyhow::Error::from);
-            checks.result("kernel fields", result, |()| format!("{there} of {all}, no required one missing"), "");
+            checks.result(
+                "kernel fields",
+                result,
+                |()| format!("{there} of {all}, no required one missing"),
+                "",
+            );
         }
         let mut tier = None;
         if root && let (Some(btf), Some(layout)) = (&btf, &layout) {
@@ -111,10 +136,20 @@ impl Doctor {
             tier = programs(&mut checks, btf, layout);
             if tier.is_some() {
                 let result = self_test(common.probe);
-                checks.result("self-test", result, |found| found.clone(), "report it with this output");
+                checks.result(
+                    "self-test",
+                    result,
+                    |found| found.clone(),
+                    "report it with this output",
+                );
             }
         } else if !root {
-            checks.add("warn", "probe tiers", "not tried: that needs root", Some("sudo ebusy doctor"));
+            checks.add(
+                "warn",
+                "probe tiers",
+                "not tried: that needs root",
+                Some("sudo ebusy doctor"),
+            );
         }
         let failed = checks.0.iter().any(|check| check.state == "fail");
         let fields = layout.as_ref().map_or(&[][..], |layout| &layout.fields);
@@ -151,7 +186,9 @@ fn offset(field: &Resolved) -> Offset<'_> {
 
 /// What the verifier said of a program fills screens; JSON has it.
 fn without_verifier_log(found: &str) -> &str {
-    found.split_once(". Verifier output:").map_or(found, |(before, _)| before)
+    found
+        .split_once(". Verifier output:")
+        .map_or(found, |(before, _)| before)
 }
 
 fn text(report: &Report<'_>, short: bool) -> String {
@@ -170,10 +207,15 @@ fn text(report: &Report<'_>, short: bool) -> String {
     if !short && !report.offsets.is_empty() {
         lines.push("kernel fields (offset, size, path):".to_owned());
         for field in &report.offsets {
-            let place = field.offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
+            let place = field
+                .offset
+                .map_or_else(|| "-".to_owned(), |offset| offset.to_string());
             let need = if field.required { "" } else { " (optional)" };
             let path = field.path.or(field.error).unwrap_or("not in this kernel");
-            lines.push(format!("  {:24} {place:>6} {:>4}  {path}{need}", field.name, field.size));
+            lines.push(format!(
+                "  {:24} {place:>6} {:>4}  {path}{need}",
+                field.name, field.size
+            ));
         }
     }
     lines.join("\n")
@@ -184,7 +226,11 @@ fn capabilities(checks: &mut Checks) {
     const NEEDED: [(&str, u32, &str); 6] = [
         ("CAP_BPF", 39, "BPF programs"),
         ("CAP_PERFMON", 38, "tracing programs and kernel memory"),
-        ("CAP_SYS_ADMIN", 21, "the host's mount namespace, and programs where CAP_BPF does not exist"),
+        (
+            "CAP_SYS_ADMIN",
+            21,
+            "the host's mount namespace, and programs where CAP_BPF does not exist",
+        ),
         ("CAP_SYS_CHROOT", 18, "the host's mount namespace"),
         ("CAP_SYS_PTRACE", 19, "namespaces of other users' processes"),
         ("CAP_DAC_READ_SEARCH", 2, "bundles of other users' containers"),
@@ -204,7 +250,12 @@ fn capabilities(checks: &mut Checks) {
         checks.add("ok", "capabilities", "all that are needed", None);
     } else {
         let mend = "run as root on the host, or in a privileged container";
-        checks.add("fail", "capabilities", format!("missing {}", missing.join(", ")), Some(mend));
+        checks.add(
+            "fail",
+            "capabilities",
+            format!("missing {}", missing.join(", ")),
+            Some(mend),
+        );
     }
 }
 
@@ -223,14 +274,22 @@ fn lockdown(checks: &mut Checks) {
 
 fn namespaces(checks: &mut Checks) {
     for (name, what, mend) in [
-        ("pid", "/proc shows what the kernel counts", "run in the host's pid namespace (hostPID: true)"),
+        (
+            "pid",
+            "/proc shows what the kernel counts",
+            "run in the host's pid namespace (hostPID: true)",
+        ),
         ("mnt", "ebusy moves into that of pid 1 by itself", ""),
     ] {
         let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
         let label = format!("{name} namespace");
         match fs::read_link(format!("/proc/1/ns/{name}")) {
-            Ok(host) if Some(&host) == own.as_ref() => checks.add("ok", &label, "the same as that of pid 1", None),
-            Ok(_) if mend.is_empty() => checks.add("ok", &label, format!("another than that of pid 1: {what}"), None),
+            Ok(host) if Some(&host) == own.as_ref() => {
+                checks.add("ok", &label, "the same as that of pid 1", None)
+            }
+            Ok(_) if mend.is_empty() => {
+                checks.add("ok", &label, format!("another than that of pid 1: {what}"), None)
+            }
             Ok(_) => checks.add("warn", &label, "another than that of pid 1", Some(mend)),
             Err(error) => checks.add("ok", &label, format!("that of pid 1 is hidden ({error})"), None),
         }
@@ -240,8 +299,17 @@ fn namespaces(checks: &mut Checks) {
 /// Tries what loads; the best tier.
 fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tier> {
     let mounted = ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"];
-    let found = if mounted.iter().any(|path| Path::new(path).is_dir()) { "mounted" } else { "mounted privately" };
-    checks.result("tracefs", Tracefs::open(), |_| found.to_owned(), "mount -t tracefs tracefs /sys/kernel/tracing");
+    let found = if mounted.iter().any(|path| Path::new(path).is_dir()) {
+        "mounted"
+    } else {
+        "mounted privately"
+    };
+    checks.result(
+        "tracefs",
+        Tracefs::open(),
+        |_| found.to_owned(),
+        "mount -t tracefs tracefs /sys/kernel/tracing",
+    );
     let reader = reader_only(layout);
     checks.result(
         "reader (raw tracepoint programs, BPF_PROG_TEST_RUN)",
@@ -254,17 +322,30 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
         match load(Choice::Only(tier), btf, layout, true) {
             Ok((probes, _)) => {
                 best = best.or(Some(tier));
-                let missing: Vec<String> = probes.missing.iter().map(|hook| format!("without {hook}")).collect();
-                let found = if missing.is_empty() { "loads, all hooks".to_owned() } else { missing.join("; ") };
+                let missing: Vec<String> = probes
+                    .missing
+                    .iter()
+                    .map(|hook| format!("without {hook}"))
+                    .collect();
+                let found = if missing.is_empty() {
+                    "loads, all hooks".to_owned()
+                } else {
+                    missing.join("; ")
+                };
                 checks.add("ok", &format!("tier {tier}"), found, None);
             }
             Err(error) => {
                 // A better tier that this kernel refuses is no defect while a lesser one works.
                 let reason = format!("{error:#}");
                 let reason = reason.lines().nth(1).unwrap_or(&reason).trim();
-                let reason = reason.strip_prefix(&format!("{tier}: ")).unwrap_or(reason).to_owned();
+                let reason = reason
+                    .strip_prefix(&format!("{tier}: "))
+                    .unwrap_or(reason)
+                    .to_owned();
                 let mend = match tier {
-                    Tier::Fentry => "needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y",
+                    Tier::Fentry => {
+                        "needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y"
+                    }
                     Tier::Tracepoint => "needs CONFIG_FTRACE_SYSCALLS=y",
                 };
                 checks.add("warn", &format!("tier {tier}"), reason, Some(mend));
@@ -282,7 +363,9 @@ fn self_test(choice: Choice) -> Result<String> {
     host.attach(&reader)?;
     own_task(&host, &reader)?;
     let mounts = own_mounts(&host, &reader)?;
-    let counts = host.counts_unknown().map_or_else(|| "counts readable".to_owned(), |why| format!("no counts: {why}"));
+    let counts = host
+        .counts_unknown()
+        .map_or_else(|| "counts readable".to_owned(), |why| format!("no counts: {why}"));
     let (_, watching) = Session::start(Options {
         probe: choice,
         history: true,
@@ -292,8 +375,14 @@ fn self_test(choice: Choice) -> Result<String> {
         command: false,
         capture: None,
     })?;
-    ensure!(watching.self_test.is_none(), "{}", watching.self_test.unwrap_or_default());
-    Ok(format!("passed: own task, {mounts} mounts as in mountinfo, {counts}, an umount of our own seen"))
+    ensure!(
+        watching.self_test.is_none(),
+        "{}",
+        watching.self_test.unwrap_or_default()
+    );
+    Ok(format!(
+        "passed: own task, {mounts} mounts as in mountinfo, {counts}, an umount of our own seen"
+    ))
 }
 
 fn own_task(host: &Host, reader: &Reader) -> Result<()> {
@@ -301,12 +390,21 @@ fn own_task(host: &Host, reader: &Reader) -> Result<()> {
     let tasks = kernel.tasks(host.task());
     let own = std::process::id();
     let read = kernel.memory.half(host.task(), host.layout.table.task_tgid);
-    ensure!(read == Some(own), "our own pid {own} reads as {read:?} at {:#x}", host.task());
+    ensure!(
+        read == Some(own),
+        "our own pid {own} reads as {read:?} at {:#x}",
+        host.task()
+    );
     let task = tasks.all.iter().find(|task| task.tgid == own && task.tid == own);
-    let task = task.with_context(|| format!("our own pid {own} is not among the {} tasks", tasks.all.len()))?;
+    let task =
+        task.with_context(|| format!("our own pid {own} is not among the {} tasks", tasks.all.len()))?;
     let comm = kernel.comms(&[task.address]).pop().flatten().unwrap_or_default();
     let expected = fs::read("/proc/self/comm").context("reading /proc/self/comm")?;
-    ensure!(comm == expected.trim_ascii_end(), "our own name reads as {:?}", escape(&comm));
+    ensure!(
+        comm == expected.trim_ascii_end(),
+        "our own name reads as {:?}",
+        escape(&comm)
+    );
     Ok(())
 }
 
@@ -318,13 +416,18 @@ fn own_mounts(host: &Host, reader: &Reader) -> Result<usize> {
         let own = view.namespaces.first().context("no mount namespace was found")?;
         let read: HashSet<u32> = own.mounts.iter().map(|mounted| mounted.mount.id).collect();
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-        let listed: HashSet<u32> =
-            mountinfo.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
+        let listed: HashSet<u32> = mountinfo
+            .lines()
+            .filter_map(|line| line.split(' ').next()?.parse().ok())
+            .collect();
         // mountinfo leaves out what is above our root.
         if listed.is_subset(&read) {
             return Ok(listed.len());
         }
-        difference = format!("mounts {:?} of mountinfo were not found", listed.difference(&read).collect::<Vec<_>>());
+        difference = format!(
+            "mounts {:?} of mountinfo were not found",
+            listed.difference(&read).collect::<Vec<_>>()
+        );
     }
     anyhow::bail!("{difference}")
 }

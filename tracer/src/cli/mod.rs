@@ -104,7 +104,11 @@ impl Common {
     /// Container and kubelet mounts, and those that were asked for.
     fn patterns(&self) -> anyhow::Result<WatchPatterns> {
         WatchPatterns::with(&self.target).map_err(|error| {
-            anyhow::anyhow!("--target {}: {}; quote the glob: --target '/mnt/*'", error.glob().unwrap_or("?"), error.kind())
+            anyhow::anyhow!(
+                "--target {}: {}; quote the glob: --target '/mnt/*'",
+                error.glob().unwrap_or("?"),
+                error.kind()
+            )
         })
     }
 }
@@ -144,7 +148,9 @@ pub fn main() -> u8 {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -153,7 +159,9 @@ fn need_root() -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let arguments: Vec<String> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> = std::env::args_os()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
     anyhow::bail!(
         "this needs root (it loads BPF programs and reads kernel memory); run: sudo {}",
         arguments.join(" ")

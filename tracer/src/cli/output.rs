@@ -36,7 +36,11 @@ impl Results {
             _ => Target::Stdout,
         };
         let terminal = matches!(to, Target::Stdout) && std::io::stdout().is_terminal();
-        Ok(Self { to, format: common.format, style: Style::new(terminal) })
+        Ok(Self {
+            to,
+            format: common.format,
+            style: Style::new(terminal),
+        })
     }
 
     /// An incident; one that is still open is shown to people only.

@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Common, child::{Child, Running},
+    Common,
+    child::{Child, Running},
     exit, need_root,
     output::{Results, create_private},
 };
@@ -53,7 +54,13 @@ enum End {
 impl Watch {
     /// With a command of our own.
     pub(super) fn for_demo(command: Vec<OsString>) -> Self {
-        Self { all: false, no_history: false, fail_on_ebusy: false, capture: None, command }
+        Self {
+            all: false,
+            no_history: false,
+            fail_on_ebusy: false,
+            capture: None,
+            command,
+        }
     }
 
     pub(super) fn run(self, common: &Common) -> Result<u8> {
@@ -64,7 +71,11 @@ impl Watch {
             Some(path) => Some(Box::new(std::io::BufWriter::new(create_private(path)?)) as Box<dyn Sink>),
             None => None,
         };
-        let child = if self.command.is_empty() { None } else { Some(Child::prepare(&self.command)?) };
+        let child = if self.command.is_empty() {
+            None
+        } else {
+            Some(Child::prepare(&self.command)?)
+        };
         enter_host_namespace()?;
         let (session, watching) = Session::start(Options {
             probe: common.probe,
@@ -161,7 +172,9 @@ fn watch_descriptor(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
 }
 
 async fn command_exit(exited: Option<&AsyncFd<OwnedFd>>, running: Option<&Running>) -> u8 {
-    let (Some(exited), Some(running)) = (exited, running) else { return std::future::pending().await };
+    let (Some(exited), Some(running)) = (exited, running) else {
+        return std::future::pending().await;
+    };
     loop {
         // An error would mean that the descriptor is broken: then the status is asked for all the same.
         let guard = exited.readable().await;
@@ -190,9 +203,15 @@ fn announce(session: &Session, watching: &Watching, common: &Common) {
         eprintln!("hook missing: {missing}");
     }
     for stuck in &watching.stuck {
-        eprintln!("stuck already: {}; see: ebusy who {0}", escape(stuck.target.path.as_bytes()));
+        eprintln!(
+            "stuck already: {}; see: ebusy who {0}",
+            escape(stuck.target.path.as_bytes())
+        );
     }
-    let test = watching.self_test.as_ref().map_or_else(|| "passed".to_owned(), |error| format!("FAILED: {error}"));
+    let test = watching
+        .self_test
+        .as_ref()
+        .map_or_else(|| "passed".to_owned(), |error| format!("FAILED: {error}"));
     let targets = if common.target.is_empty() {
         "container and kubelet mounts".to_owned()
     } else {
@@ -209,11 +228,23 @@ fn announce(session: &Session, watching: &Watching, common: &Common) {
 fn summary(session: &Session, when: &str) -> String {
     let totals = &session.analyzer().totals;
     let slowest = totals.slowest.as_ref().map_or_else(String::new, |(nanos, path)| {
-        format!(", slowest {:.3} s ({})", *nanos as f64 / 1e9, escape(path.as_bytes()))
+        format!(
+            ", slowest {:.3} s ({})",
+            *nanos as f64 / 1e9,
+            escape(path.as_bytes())
+        )
     });
     let losses = session.losses();
-    let lost: Vec<String> = losses.0.iter().map(|(what, count)| format!("{what} {count}")).collect();
-    let lost = if lost.is_empty() { "0 lost".to_owned() } else { format!("{} lost ({})", losses.total(), lost.join(", ")) };
+    let lost: Vec<String> = losses
+        .0
+        .iter()
+        .map(|(what, count)| format!("{what} {count}"))
+        .collect();
+    let lost = if lost.is_empty() {
+        "0 lost".to_owned()
+    } else {
+        format!("{} lost ({})", losses.total(), lost.join(", "))
+    };
     format!(
         "{when}: {} umounts, {} refused in {} incidents ({} not shown), {} detached{slowest}; {lost}; tier {}",
         totals.umounts,

@@ -9,7 +9,9 @@ use crate::{
     identity::{Containers, Lookup, WatchPatterns},
     incident::{History, of_snapshot},
     kernel::{Mount, Reader},
-    live::{Host, Identities, MountsView, Mounted, NamespaceMounts, describe, enter_host_namespace, sample, stuck},
+    live::{
+        Host, Identities, Mounted, MountsView, NamespaceMounts, describe, enter_host_namespace, sample, stuck,
+    },
     model::{Target, Who as Report},
     probe::{Tier, reader_only},
     render::escape,
@@ -53,7 +55,10 @@ impl Who {
             Question::Name(name) => look.by_name(name)?,
             Question::Stuck => {
                 let kernel = host.kernel(&reader);
-                stuck(kernel, &look.containers, &look.view).into_iter().map(|s| (s.mount, s.target)).collect()
+                stuck(kernel, &look.containers, &look.view)
+                    .into_iter()
+                    .map(|s| (s.mount, s.target))
+                    .collect()
             }
         };
         if targets.is_empty() {
@@ -78,7 +83,11 @@ impl Who {
             None => return Ok(Question::Stuck),
             Some("-") => {
                 let mut log = Vec::new();
-                std::io::stdin().lock().take(LOG_MAX).read_to_end(&mut log).context("reading a log line from stdin")?;
+                std::io::stdin()
+                    .lock()
+                    .take(LOG_MAX)
+                    .read_to_end(&mut log)
+                    .context("reading a log line from stdin")?;
                 let Some(path) = path_in_log(&log) else {
                     bail!(
                         "no path of a refused umount in the log line; expected `failed to unmount target PATH: device or \
@@ -87,14 +96,20 @@ impl Who {
                 };
                 return Ok(Question::Path(path));
             }
-            Some("") => bail!("an empty name; give a path, a container id, NAMESPACE/POD, or - for a log line"),
+            Some("") => {
+                bail!("an empty name; give a path, a container id, NAMESPACE/POD, or - for a log line")
+            }
             Some(what) => what,
         };
         if !what.starts_with(['/', '.']) {
             return Ok(Question::Name(what.to_owned()));
         }
         // The directory is the one that ebusy was started in; no link is followed, nothing is looked up.
-        let base = if what.starts_with('/') { std::path::PathBuf::new() } else { std::env::current_dir()? };
+        let base = if what.starts_with('/') {
+            std::path::PathBuf::new()
+        } else {
+            std::env::current_dir()?
+        };
         let mut path = std::path::PathBuf::from("/");
         for part in base.join(what).components() {
             match part {
@@ -103,7 +118,9 @@ impl Who {
                 _ => {}
             }
         }
-        Ok(Question::Path(std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string())))
+        Ok(Question::Path(std::os::unix::ffi::OsStringExt::into_vec(
+            path.into_os_string(),
+        )))
     }
 }
 
@@ -118,25 +135,40 @@ struct Look<'a> {
 impl Look<'_> {
     fn describe(&self, namespace: &NamespaceMounts, mounted: &Mounted) -> (Mount, Target) {
         let kernel = self.host.kernel(self.reader);
-        (mounted.mount.clone(), describe(kernel, &self.containers, &self.view, namespace, mounted))
+        (
+            mounted.mount.clone(),
+            describe(kernel, &self.containers, &self.view, namespace, mounted),
+        )
     }
 
     /// The mount at a path: in the namespace that ebusy was started in, else in the host's, else wherever it is.
     fn by_path(&self, path: &[u8], own: Option<u32>) -> Vec<(Mount, Target)> {
         let own = own.and_then(|number| self.view.namespace(number)).into_iter();
-        let found = own.chain(&self.view.namespaces).find_map(|namespace| Some((namespace, namespace.at(path)?)));
-        found.map(|(namespace, mounted)| self.describe(namespace, mounted)).into_iter().collect()
+        let found = own
+            .chain(&self.view.namespaces)
+            .find_map(|namespace| Some((namespace, namespace.at(path)?)));
+        found
+            .map(|(namespace, mounted)| self.describe(namespace, mounted))
+            .into_iter()
+            .collect()
     }
 
     /// All mounts of a container or a pod, copies in other namespaces left out.
     fn by_name(&self, name: &str) -> Result<Vec<(Mount, Target)>> {
         let pods = match self.containers.lookup(name) {
             Lookup::Found(found) => found,
-            Lookup::Ambiguous(found) => bail!("{name} could be {}; give more of the id", ids(found.iter().map(|f| &f.container.id))),
+            Lookup::Ambiguous(found) => bail!(
+                "{name} could be {}; give more of the id",
+                ids(found.iter().map(|f| &f.container.id))
+            ),
             Lookup::Nothing => Vec::new(),
         };
         let wanted = |id: &str| {
-            if pods.is_empty() { id.starts_with(name) } else { pods.iter().any(|pod| pod.container.id == id) }
+            if pods.is_empty() {
+                id.starts_with(name)
+            } else {
+                pods.iter().any(|pod| pod.container.id == id)
+            }
         };
         let kernel = self.host.kernel(self.reader);
         let mut copies = Vec::new();
@@ -151,8 +183,10 @@ impl Look<'_> {
                 found.push(self.describe(namespace, mounted));
             }
         }
-        let mut names: Vec<&String> =
-            found.iter().filter_map(|(_, target)| target.container.as_ref().map(|container| &container.id)).collect();
+        let mut names: Vec<&String> = found
+            .iter()
+            .filter_map(|(_, target)| target.container.as_ref().map(|container| &container.id))
+            .collect();
         names.sort_unstable();
         names.dedup();
         if pods.is_empty() && names.len() > 1 {
@@ -163,10 +197,16 @@ impl Look<'_> {
 }
 
 fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
-    let mut ids: Vec<String> = ids.map(|id| escape(id.as_bytes()).chars().take(20).collect()).collect();
+    let mut ids: Vec<String> = ids
+        .map(|id| escape(id.as_bytes()).chars().take(20).collect())
+        .collect();
     let more = ids.len().saturating_sub(5);
     ids.truncate(5);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     format!("{}{more}", ids.join(", "))
 }
 
@@ -225,7 +265,10 @@ fn nothing(question: &Question, common: &Common) -> Result<u8> {
 /// The path in a log line of containerd, CRI-O, or umount(8).
 fn path_in_log(log: &[u8]) -> Option<Vec<u8>> {
     let find = |needle: &[u8], from: usize| {
-        log.get(from..)?.windows(needle.len()).position(|window| window == needle).map(|at| at + from)
+        log.get(from..)?
+            .windows(needle.len())
+            .position(|window| window == needle)
+            .map(|at| at + from)
     };
     let pairs: [(&[u8], &[u8]); 3] = [
         (b"failed to unmount target ", b": device or resource busy"),
@@ -243,7 +286,11 @@ fn path_in_log(log: &[u8]) -> Option<Vec<u8>> {
 /// The number of the mount namespace of a process.
 fn namespace_number(pid: &str) -> Option<u32> {
     let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
-    link.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?.parse().ok()
+    link.to_str()?
+        .strip_prefix("mnt:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -258,7 +305,10 @@ mod tests {
             path_in_log(containerd).unwrap(),
             b"/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc/rootfs"
         );
-        assert_eq!(path_in_log(b"umount: /mnt/x y: target is busy.").unwrap(), b"/mnt/x y");
+        assert_eq!(
+            path_in_log(b"umount: /mnt/x y: target is busy.").unwrap(),
+            b"/mnt/x y"
+        );
         assert_eq!(path_in_log(b"umount: relative: target is busy."), None);
         assert_eq!(path_in_log(b"all is well\xff"), None);
     }

@@ -28,7 +28,11 @@ pub(super) struct Told {
 /// References beyond those that a mount has when nobody uses it, read when no umount is under way: a mount counts
 /// itself once. Children are in the count up to Linux 6.16, and are added where they are not (KERNEL.md 0.3).
 fn extra(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
-    let children = if snapshot.children_counted { 0 } else { state.children };
+    let children = if snapshot.children_counted {
+        0
+    } else {
+        state.children
+    };
     (i64::from(count) - 1).max(0) as u64 + children
 }
 
@@ -38,8 +42,15 @@ fn extra_of_slot(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
     if state.children > state.covering || state.covering > 1 {
         return 0;
     }
-    let covering = if snapshot.children_counted { state.covering } else { 0 };
-    (i64::from(count) - 1).max(0).saturating_sub(covering as i64).max(0) as u64
+    let covering = if snapshot.children_counted {
+        state.covering
+    } else {
+        0
+    };
+    (i64::from(count) - 1)
+        .max(0)
+        .saturating_sub(covering as i64)
+        .max(0) as u64
 }
 
 /// Which mount was the busy one, and by how much.
@@ -48,7 +59,11 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
     let target = &snapshot.target;
     let now = |state: &MountState, is_target: bool| {
         let count = state.counts[0]?;
-        Some(if is_target { extra(state, count, snapshot) } else { extra_of_slot(state, count, snapshot) })
+        Some(if is_target {
+            extra(state, count, snapshot)
+        } else {
+            extra_of_slot(state, count, snapshot)
+        })
     };
     let all: Vec<(&MountState, Option<u64>)> = std::iter::once((target, now(target, true)))
         .chain(snapshot.slots.iter().map(|slot| (slot, now(slot, false))))
@@ -56,30 +71,38 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
     // The kernel looks at the target first, then at the slots in order, and stops at the first that is busy.
     let told_guilty = match (told.busy_check, told.compared) {
         (Some(true), Some((mount, count))) => {
-            all.iter().find(|(state, _)| state.address == mount).map(|(state, _)| {
-                // The count inside the attempt has the path walk of the caller, for the target (KERNEL.md 4.1).
-                let walk = i32::from(state.address == target.address);
-                let counted = if walk == 1 {
-                    (i64::from(count) - 2).max(0) as u64
-                } else {
-                    extra_of_slot(state, count, snapshot)
-                };
-                (*state, Some(counted))
-            })
+            all.iter()
+                .find(|(state, _)| state.address == mount)
+                .map(|(state, _)| {
+                    // The count inside the attempt has the path walk of the caller, for the target (KERNEL.md 4.1).
+                    let walk = i32::from(state.address == target.address);
+                    let counted = if walk == 1 {
+                        (i64::from(count) - 2).max(0) as u64
+                    } else {
+                        extra_of_slot(state, count, snapshot)
+                    };
+                    (*state, Some(counted))
+                })
         }
         // It ran, and read no count: the target has child mounts.
         (Some(true), None) => Some(all[0]),
         _ => None,
     };
     let guilty = told_guilty
-        .or_else(|| all.iter().find(|(_, extra)| extra.is_some_and(|extra| extra > 0)).copied())
+        .or_else(|| {
+            all.iter()
+                .find(|(_, extra)| extra.is_some_and(|extra| extra > 0))
+                .copied()
+        })
         .unwrap_or(all[0]);
     let others = all.iter().filter(|(state, _)| state.address != guilty.0.address);
     let remaining: Option<u64> = others.map(|(_, extra)| *extra).sum();
     let blocking = all
         .iter()
         .filter(|(state, extra)| {
-            state.address == guilty.0.address || state.address == target.address || extra.is_some_and(|n| n > 0)
+            state.address == guilty.0.address
+                || state.address == target.address
+                || extra.is_some_and(|n| n > 0)
         })
         .map(|(state, _)| state.address)
         .collect();
@@ -108,7 +131,9 @@ pub(super) fn came_too_late(snapshot: &Snapshot) -> bool {
 pub(super) fn balance(books: &mut Books, explained: u64) {
     books.explained = explained;
     books.unexplained = books.counted.map(|counted| counted.saturating_sub(explained));
-    books.overexplained = books.counted.map_or(0, |counted| explained.saturating_sub(counted));
+    books.overexplained = books
+        .counted
+        .map_or(0, |counted| explained.saturating_sub(counted));
 }
 
 #[cfg(test)]
@@ -120,7 +145,14 @@ mod tests {
     };
 
     fn state(address: u64, count: i32, children: u64, covering: u64) -> MountState {
-        MountState { address, mount_id: 1, namespace: None, counts: [Some(count); 2], children, covering }
+        MountState {
+            address,
+            mount_id: 1,
+            namespace: None,
+            counts: [Some(count); 2],
+            children,
+            covering,
+        }
     }
 
     fn snapshot(target: MountState, slots: Vec<MountState>, children_counted: bool) -> Snapshot {
@@ -137,17 +169,31 @@ mod tests {
 
     #[test]
     fn the_target_comes_first_and_the_rest_remains() {
-        let found = snapshot(state(1, 3, 0, 0), vec![state(2, 2, 0, 0), state(3, 1, 0, 0)], true);
+        let found = snapshot(
+            state(1, 3, 0, 0),
+            vec![state(2, 2, 0, 0), state(3, 1, 0, 0)],
+            true,
+        );
         let verdict = judge(&found, Told::default());
-        assert_eq!((verdict.guilty, verdict.books.counted, verdict.books.remaining), (1, Some(2), Some(1)));
+        assert_eq!(
+            (verdict.guilty, verdict.books.counted, verdict.books.remaining),
+            (1, Some(2), Some(1))
+        );
         assert_eq!(verdict.blocking, [1, 2]);
     }
 
     #[test]
     fn an_idle_target_leaves_the_first_busy_slot() {
-        let found = snapshot(state(1, 1, 0, 0), vec![state(2, 1, 0, 0), state(3, 4, 0, 0)], true);
+        let found = snapshot(
+            state(1, 1, 0, 0),
+            vec![state(2, 1, 0, 0), state(3, 4, 0, 0)],
+            true,
+        );
         let verdict = judge(&found, Told::default());
-        assert_eq!((verdict.guilty, verdict.books.counted, verdict.books.remaining), (3, Some(3), Some(0)));
+        assert_eq!(
+            (verdict.guilty, verdict.books.counted, verdict.books.remaining),
+            (3, Some(3), Some(0))
+        );
     }
 
     #[test]
@@ -171,16 +217,25 @@ mod tests {
     #[test]
     fn what_the_kernel_compared_wins_over_what_is_read_later() {
         let found = snapshot(state(1, 1, 0, 0), vec![state(2, 1, 0, 0)], true);
-        let told = Told { busy_check: Some(true), compared: Some((2, 3)) };
+        let told = Told {
+            busy_check: Some(true),
+            compared: Some((2, 3)),
+        };
         let verdict = judge(&found, told);
         assert_eq!((verdict.guilty, verdict.books.counted), (2, Some(2)));
-        let told = Told { busy_check: Some(true), compared: Some((1, 4)) };
+        let told = Told {
+            busy_check: Some(true),
+            compared: Some((1, 4)),
+        };
         assert_eq!(judge(&found, told).books.counted, Some(2));
     }
 
     #[test]
     fn unexplained_is_never_negative() {
-        let mut books = Books { counted: Some(2), ..Books::default() };
+        let mut books = Books {
+            counted: Some(2),
+            ..Books::default()
+        };
         balance(&mut books, 3);
         assert_eq!((books.unexplained, books.overexplained), (Some(0), 1));
         balance(&mut books, 1);

@@ -25,7 +25,9 @@ impl History {
         self.order.push_back((opened.file, opened.time));
         self.opens.insert(opened.file, opened);
         while self.order.len() > OPENS_MAX {
-            let Some((file, time)) = self.order.pop_front() else { break };
+            let Some((file, time)) = self.order.pop_front() else {
+                break;
+            };
             // The same address may have been opened again since.
             if self.opens.get(&file).is_some_and(|opened| opened.time == time) {
                 self.opens.remove(&file);
@@ -36,7 +38,11 @@ impl History {
 
     /// A file's last reference went.
     pub fn closed(&mut self, closed: &Closed) {
-        if self.opens.get(&closed.file).is_some_and(|opened| opened.time <= closed.time) {
+        if self
+            .opens
+            .get(&closed.file)
+            .is_some_and(|opened| opened.time <= closed.time)
+        {
             self.opens.remove(&closed.file);
         }
     }
@@ -58,18 +64,37 @@ mod tests {
     };
 
     fn open(file: u64, mount: u64, time: u64) -> Opened {
-        Opened { time, file, mount, dentry: 0, by: Process { pid: 7, ..Process::default() }, fd: None }
+        Opened {
+            time,
+            file,
+            mount,
+            dentry: 0,
+            by: Process {
+                pid: 7,
+                ..Process::default()
+            },
+            fd: None,
+        }
     }
 
     #[test]
     fn an_open_is_of_its_file_and_mount_until_it_is_closed() {
         let mut history = History::default();
         history.opened(open(1, 10, 100));
-        assert_eq!(history.of(1, 10, 200).map(|(time, by)| (time, by.pid)), Some((100, 7)));
-        assert!(history.of(1, 11, 200).is_none(), "another mount: the address was reused");
+        assert_eq!(
+            history.of(1, 10, 200).map(|(time, by)| (time, by.pid)),
+            Some((100, 7))
+        );
+        assert!(
+            history.of(1, 11, 200).is_none(),
+            "another mount: the address was reused"
+        );
         assert!(history.of(1, 10, 50).is_none(), "opened after it was found");
         history.closed(&Closed { time: 90, file: 1 });
-        assert!(history.of(1, 10, 200).is_some(), "a close before the open is of an older file");
+        assert!(
+            history.of(1, 10, 200).is_some(),
+            "a close before the open is of an older file"
+        );
         history.closed(&Closed { time: 150, file: 1 });
         assert!(history.of(1, 10, 200).is_none());
     }

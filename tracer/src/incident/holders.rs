@@ -54,7 +54,10 @@ pub(super) struct Holders {
 
 impl Holders {
     pub(super) fn with_clock(clock: BootClock) -> Self {
-        Self { clock: Some(clock), ..Self::default() }
+        Self {
+            clock: Some(clock),
+            ..Self::default()
+        }
     }
 
     /// Enters a snapshot; `attempt` is the return of the refused attempt before it. Returns its number.
@@ -90,7 +93,17 @@ impl Holders {
             }
             let since = opened.or(attempt).unwrap_or(snapshot.started);
             let (until, seen, blocked) = (snapshot.started, self.snapshots, false);
-            self.lives.insert(key, Life { reference, since, until, opened, seen, blocked });
+            self.lives.insert(
+                key,
+                Life {
+                    reference,
+                    since,
+                    until,
+                    opened,
+                    seen,
+                    blocked,
+                },
+            );
         }
         self.snapshots
     }
@@ -163,9 +176,18 @@ fn order(mut holders: Vec<(u64, Holder)>) -> Vec<Holder> {
     holders.sort_by(|(a_since, a), (b_since, b)| {
         let key = |since: u64, holder: &Holder| {
             let pid = holder.process.as_ref().map_or(0, |process| process.pid);
-            (!holder.counted, u64::MAX - holder.attempts_blocked, u64::MAX - holder.refs, since, pid, holder.fd)
+            (
+                !holder.counted,
+                u64::MAX - holder.attempts_blocked,
+                u64::MAX - holder.refs,
+                since,
+                pid,
+                holder.fd,
+            )
         };
-        key(*a_since, a).cmp(&key(*b_since, b)).then_with(|| a.path.cmp(&b.path))
+        key(*a_since, a)
+            .cmp(&key(*b_since, b))
+            .then_with(|| a.path.cmp(&b.path))
     });
     holders.into_iter().map(|(_, holder)| holder).collect()
 }

@@ -2,8 +2,8 @@
 //! and each attempt has its books.
 
 mod books;
-mod holders;
 mod history;
+mod holders;
 mod track;
 
 use crate::{

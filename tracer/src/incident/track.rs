@@ -147,7 +147,12 @@ impl Analyzer {
     fn umount(&mut self, umount: Umount) -> Vec<Output> {
         let took = umount.returned.saturating_sub(umount.entered);
         self.totals.umounts += 1;
-        if self.totals.slowest.as_ref().is_none_or(|(slowest, _)| took > *slowest) {
+        if self
+            .totals
+            .slowest
+            .as_ref()
+            .is_none_or(|(slowest, _)| took > *slowest)
+        {
             self.totals.slowest = Some((took, umount.target.path.clone()));
         }
         if umount.ret == EBUSY {
@@ -205,8 +210,14 @@ impl Analyzer {
         }
         open.last_returned = umount.returned;
         open.flags = umount.flags;
-        open.told = Told { busy_check: umount.busy_check, compared: umount.compared };
-        let caller = open.callers.entry(umount.caller.pid).or_insert_with(|| (umount.caller.comm.clone(), 0));
+        open.told = Told {
+            busy_check: umount.busy_check,
+            compared: umount.compared,
+        };
+        let caller = open
+            .callers
+            .entry(umount.caller.pid)
+            .or_insert_with(|| (umount.caller.comm.clone(), 0));
         caller.1 += 1;
         open.caller = umount.caller;
         open.target = umount.target;
@@ -233,20 +244,35 @@ impl Analyzer {
             .filter(|(key, open)| matches!(key, TargetKey::Path(..)) && open.removed.is_some())
             .map(|(key, _)| key.clone())
             .collect();
-        let outcome = if umount.flags & MNT_DETACH == 0 { Outcome::Released } else { Outcome::Detached };
-        closed.into_iter().filter_map(|key| self.close(&key, outcome, umount.returned)).collect()
+        let outcome = if umount.flags & MNT_DETACH == 0 {
+            Outcome::Released
+        } else {
+            Outcome::Detached
+        };
+        closed
+            .into_iter()
+            .filter_map(|key| self.close(&key, outcome, umount.returned))
+            .collect()
     }
 
     fn sample(&mut self, sample: &Sample) {
-        let Some(open) = self.open.get_mut(&TargetKey::Mount(sample.mount)) else { return };
+        let Some(open) = self.open.get_mut(&TargetKey::Mount(sample.mount)) else {
+            return;
+        };
         let last = open.returns.last().copied();
-        let number = open.holders.add(&sample.snapshot, Some(sample.attempt), &self.history);
+        let number = open
+            .holders
+            .add(&sample.snapshot, Some(sample.attempt), &self.history);
         let late = came_too_late(&sample.snapshot);
         if late && open.books.is_some() {
             return;
         }
         // What the kernel told is of the last attempt; a snapshot after an older one is judged by its own counts.
-        let told = if last == Some(sample.attempt) { open.told } else { Told::default() };
+        let told = if last == Some(sample.attempt) {
+            open.told
+        } else {
+            Told::default()
+        };
         let mut verdict = judge(&sample.snapshot, told);
         if late && told.compared.is_none() {
             // The attempt was refused for something, but for how much nobody can say now.
@@ -259,7 +285,9 @@ impl Analyzer {
 
     fn gone(&mut self, gone: &Gone) -> Vec<Output> {
         let key = TargetKey::Mount(gone.mount);
-        let Some(open) = self.open.get(&key) else { return Vec::new() };
+        let Some(open) = self.open.get(&key) else {
+            return Vec::new();
+        };
         let outcome = match open.removed {
             Some(flags) if flags & MNT_DETACH != 0 => Outcome::Detached,
             Some(_) => Outcome::Released,
@@ -293,9 +321,15 @@ impl Analyzer {
     }
 
     fn end(&mut self, time: u64) -> Vec<Output> {
-        let mut keys: Vec<(u64, TargetKey)> = self.open.iter().map(|(key, open)| (open.id, key.clone())).collect();
+        let mut keys: Vec<(u64, TargetKey)> = self
+            .open
+            .iter()
+            .map(|(key, open)| (open.id, key.clone()))
+            .collect();
         keys.sort();
-        keys.into_iter().filter_map(|(_, key)| self.close(&key, Outcome::StillBusy, time)).collect()
+        keys.into_iter()
+            .filter_map(|(_, key)| self.close(&key, Outcome::StillBusy, time))
+            .collect()
     }
 
     fn close(&mut self, key: &TargetKey, outcome: Outcome, time: u64) -> Option<Output> {
@@ -308,9 +342,17 @@ impl Analyzer {
 
 fn flag_names(flags: u32) -> Vec<String> {
     // include/linux/fs.h
-    let names = [(1, "MNT_FORCE"), (2, "MNT_DETACH"), (4, "MNT_EXPIRE"), (8, "UMOUNT_NOFOLLOW")];
-    let mut found: Vec<String> =
-        names.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
+    let names = [
+        (1, "MNT_FORCE"),
+        (2, "MNT_DETACH"),
+        (4, "MNT_EXPIRE"),
+        (8, "UMOUNT_NOFOLLOW"),
+    ];
+    let mut found: Vec<String> = names
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|(_, name)| (*name).to_owned())
+        .collect();
     if flags & !15 != 0 {
         found.push(format!("{:#x}", flags & !15));
     }
@@ -320,14 +362,19 @@ fn flag_names(flags: u32) -> Vec<String> {
 fn incident(open: &Open, clock: BootClock, tier: &str, lost: u64, end: Option<(Outcome, u64)>) -> Incident {
     let (references, holders, bystanders) = match &open.books {
         Some((verdict, snapshot, attempt)) => {
-            open.holders.settle(verdict, *snapshot, Some(*attempt), &open.returns)
+            open.holders
+                .settle(verdict, *snapshot, Some(*attempt), &open.returns)
         }
         None => (Books::default(), Vec::new(), Vec::new()),
     };
     let mut callers: Vec<Caller> = open
         .callers
         .iter()
-        .map(|(pid, (comm, attempts))| Caller { pid: *pid, comm: comm.clone(), attempts: *attempts })
+        .map(|(pid, (comm, attempts))| Caller {
+            pid: *pid,
+            comm: comm.clone(),
+            attempts: *attempts,
+        })
         .collect();
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let advice = advise(&holders, &open.target);

@@ -15,6 +15,8 @@ pub struct Kernel<'a> {
 
 impl std::fmt::Debug for Kernel<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").field("per_cpu", self.per_cpu).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("per_cpu", self.per_cpu)
+            .finish_non_exhaustive()
     }
 }

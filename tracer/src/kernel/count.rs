@@ -20,8 +20,14 @@ impl PerCpu {
     #[must_use]
     pub fn find(reader: &Reader, layout: &KernelLayout) -> Self {
         match Self::offsets(reader, layout) {
-            Ok(offsets) => Self { offsets, unknown: None },
-            Err(error) => Self { offsets: Vec::new(), unknown: Some(format!("{error:#}")) },
+            Ok(offsets) => Self {
+                offsets,
+                unknown: None,
+            },
+            Err(error) => Self {
+                offsets: Vec::new(),
+                unknown: Some(format!("{error:#}")),
+            },
         }
     }
 
@@ -83,8 +89,11 @@ impl Kernel<'_> {
             .iter()
             .flat_map(|mount| offsets.iter().map(|offset| mount.per_cpu.wrapping_add(*offset)))
             .collect();
-        let fields: &[(u32, bool)] =
-            if t.pcp_count == ABSENT { &[(t.pcp_gets, true), (t.pcp_puts, false)] } else { &[(t.pcp_count, true)] };
+        let fields: &[(u32, bool)] = if t.pcp_count == ABSENT {
+            &[(t.pcp_gets, true), (t.pcp_puts, false)]
+        } else {
+            &[(t.pcp_count, true)]
+        };
         let mut sums = vec![Some(0i32); mounts.len()];
         for (field, positive) in fields {
             let batch = self.memory.read_batch(&addresses, *field, 4);

@@ -34,7 +34,11 @@ impl<'a> Paths<'a> {
     /// An empty cache.
     #[must_use]
     pub fn new(kernel: Kernel<'a>) -> Self {
-        Self { kernel, dentries: HashMap::new(), mounts: HashMap::new() }
+        Self {
+            kernel,
+            dentries: HashMap::new(),
+            mounts: HashMap::new(),
+        }
     }
 
     /// Makes mounts known that were read already.
@@ -65,10 +69,15 @@ impl<'a> Paths<'a> {
 
     fn read(&self, addresses: &[u64]) -> Vec<Option<Dentry>> {
         let t = &self.kernel.layout.table;
-        let len = [t.dentry_name, t.dentry_name_len, t.dentry_parent, t.dentry_hash_pprev]
-            .iter()
-            .max()
-            .map_or(0, |offset| *offset as usize + 8);
+        let len = [
+            t.dentry_name,
+            t.dentry_name_len,
+            t.dentry_parent,
+            t.dentry_hash_pprev,
+        ]
+        .iter()
+        .max()
+        .map_or(0, |offset| *offset as usize + 8);
         let memory = self.kernel.memory;
         let heads = memory.read_batch(addresses, 0, len);
         let parsed: Vec<Option<(u64, u64, usize, bool)>> = heads
@@ -97,7 +106,11 @@ impl<'a> Paths<'a> {
                     None if len == 0 => Vec::new(),
                     None => memory.read_batch(&[pointer], 0, len).get(0)?.to_vec(),
                 };
-                Some(Dentry { parent, name, deleted: unhashed && parent != *address })
+                Some(Dentry {
+                    parent,
+                    name,
+                    deleted: unhashed && parent != *address,
+                })
             })
             .collect()
     }
@@ -112,7 +125,10 @@ impl<'a> Paths<'a> {
     /// The mount at an address.
     pub fn mount(&mut self, address: u64) -> Option<Mount> {
         let kernel = self.kernel;
-        self.mounts.entry(address).or_insert_with(|| kernel.mount(address)).clone()
+        self.mounts
+            .entry(address)
+            .or_insert_with(|| kernel.mount(address))
+            .clone()
     }
 
     /// Path from a mount's root to a dentry of it, and whether the name was removed. `None` where the dentry is
@@ -164,7 +180,9 @@ impl<'a> Paths<'a> {
 
     /// Mountpoint of a mount, from the top of its namespace.
     pub fn mountpoint(&mut self, mount: &Mount) -> Option<Vec<u8>> {
-        self.mounts.entry(mount.address).or_insert_with(|| Some(mount.clone()));
+        self.mounts
+            .entry(mount.address)
+            .or_insert_with(|| Some(mount.clone()));
         self.seen_from(mount.address, mount.root, None)
     }
 }

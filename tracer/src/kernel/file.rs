@@ -36,8 +36,15 @@ impl Kernel<'_> {
     fn path_address(&self, piece: &[u8]) -> Option<PathAddress> {
         let t = &self.layout.table;
         let vfsmount = u64_at(piece, t.path_mnt as usize)?;
-        let mount = if vfsmount == 0 { 0 } else { vfsmount.wrapping_sub(u64::from(t.mount_mnt)) };
-        Some(PathAddress { mount, dentry: u64_at(piece, t.path_dentry as usize)? })
+        let mount = if vfsmount == 0 {
+            0
+        } else {
+            vfsmount.wrapping_sub(u64::from(t.mount_mnt))
+        };
+        Some(PathAddress {
+            mount,
+            dentry: u64_at(piece, t.path_dentry as usize)?,
+        })
     }
 
     /// `struct path`s at `offset` of each address.
@@ -52,8 +59,12 @@ impl Kernel<'_> {
     pub fn descriptors(&self, tables: &[u64]) -> (Vec<Descriptor>, bool) {
         const PIECE: usize = 64;
         let t = &self.layout.table;
-        let fdts: Vec<u64> =
-            self.memory.words(tables, t.files_fdt).into_iter().map(Option::unwrap_or_default).collect();
+        let fdts: Vec<u64> = self
+            .memory
+            .words(tables, t.files_fdt)
+            .into_iter()
+            .map(Option::unwrap_or_default)
+            .collect();
         let sizes = self.memory.halves(&fdts, t.fdt_max_fds);
         let arrays = self.memory.words(&fdts, t.fdt_fd);
         let mut complete = true;
@@ -62,7 +73,8 @@ impl Kernel<'_> {
         let mut words: Vec<(usize, u32)> = Vec::with_capacity(tables.len());
         let mut addresses: Vec<u64> = Vec::with_capacity(tables.len());
         for index in 0..tables.len() {
-            let (Some(size), Some(array), Some(bitmap)) = (sizes[index], arrays[index], bitmaps[index]) else {
+            let (Some(size), Some(array), Some(bitmap)) = (sizes[index], arrays[index], bitmaps[index])
+            else {
                 complete = false;
                 continue;
             };
@@ -95,7 +107,11 @@ impl Kernel<'_> {
             for (index, word) in piece.as_chunks::<8>().0.iter().enumerate() {
                 let file = u64::from_le_bytes(*word);
                 if is_kernel_address(file) {
-                    found.push(Descriptor { table, fd: first + index as u32, file });
+                    found.push(Descriptor {
+                        table,
+                        fd: first + index as u32,
+                        file,
+                    });
                 }
             }
         }
@@ -109,13 +125,23 @@ impl Kernel<'_> {
         let t = &self.layout.table;
         let on = |offset: u32| {
             let paths = self.path_addresses(files, offset);
-            let pairs = files.iter().copied().zip(paths).filter_map(|(file, path)| Some((file, path?)));
-            pairs.filter(|(_, path)| mounts.contains(&path.mount)).collect::<Vec<_>>()
+            let pairs = files
+                .iter()
+                .copied()
+                .zip(paths)
+                .filter_map(|(file, path)| Some((file, path?)));
+            pairs
+                .filter(|(_, path)| mounts.contains(&path.mount))
+                .collect::<Vec<_>>()
         };
         let mut found: HashMap<u64, PathAddress> = on(t.file_path).into_iter().collect();
         if backing && t.backing_user_path != ABSENT {
             // An ordinary file has something else there: a pair that fits together is a path.
-            found.extend(on(t.backing_user_path).into_iter().filter(|(_, path)| self.fits(*path)));
+            found.extend(
+                on(t.backing_user_path)
+                    .into_iter()
+                    .filter(|(_, path)| self.fits(*path)),
+            );
         }
         found
     }
@@ -134,7 +160,11 @@ impl Kernel<'_> {
     #[must_use]
     pub fn backing_files(&self, file: u64, path: PathAddress) -> Vec<u64> {
         let t = &self.layout.table;
-        let Some(private) = self.memory.word(file, t.file_private).filter(|word| is_kernel_address(*word)) else {
+        let Some(private) = self
+            .memory
+            .word(file, t.file_private)
+            .filter(|word| is_kernel_address(*word))
+        else {
             return Vec::new();
         };
         let mut candidates = vec![private];
@@ -144,9 +174,18 @@ impl Kernel<'_> {
         }
         candidates.retain(|candidate| is_kernel_address(*candidate) && *candidate != file);
         candidates.dedup();
-        let offset = if t.backing_user_path == ABSENT { t.file_path } else { t.backing_user_path };
+        let offset = if t.backing_user_path == ABSENT {
+            t.file_path
+        } else {
+            t.backing_user_path
+        };
         let paths = self.path_addresses(&candidates, offset);
-        candidates.into_iter().zip(paths).filter(|(_, found)| *found == Some(path)).map(|(file, _)| file).collect()
+        candidates
+            .into_iter()
+            .zip(paths)
+            .filter(|(_, found)| *found == Some(path))
+            .map(|(file, _)| file)
+            .collect()
     }
 
     /// `O_*` of a file.

@@ -58,9 +58,15 @@ impl KernelLayout {
             table,
             range_slots: slots("maple_range_64.slot").min(64),
             arange_slots: slots("maple_arange_64.slot").min(64),
-            maple_types: [maple("maple_leaf_64", 1), maple("maple_range_64", 2), maple("maple_arange_64", 3)],
+            maple_types: [
+                maple("maple_leaf_64", 1),
+                maple("maple_range_64", 2),
+                maple("maple_arange_64", 3),
+            ],
             children_counted: table.mount_overmount == ABSENT,
-            slaves_are_hlist: btf.field("mount.mnt_slave_list").is_ok_and(|field| field.size == 8),
+            slaves_are_hlist: btf
+                .field("mount.mnt_slave_list")
+                .is_ok_and(|field| field.size == 8),
             fields,
         }
     }
@@ -83,6 +89,10 @@ impl KernelLayout {
         if !either(self.table.mount_instance, self.table.mount_next_for_sb) {
             missing.push("mount: neither mnt_instance nor mnt_next_for_sb".into());
         }
-        if missing.is_empty() { Ok(()) } else { Err(LayoutError(missing)) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(LayoutError(missing))
+        }
     }
 }

@@ -33,8 +33,11 @@ impl Kernel<'_> {
     #[must_use]
     pub fn mapped_files(&self, mms: &[u64]) -> (Vec<MappedFile>, bool) {
         let t = &self.layout.table;
-        let (vmas, complete) =
-            if t.mm_ma_root == ABSENT { self.listed_mappings(mms) } else { self.tree_mappings(mms) };
+        let (vmas, complete) = if t.mm_ma_root == ABSENT {
+            self.listed_mappings(mms)
+        } else {
+            self.tree_mappings(mms)
+        };
         let addresses: Vec<u64> = vmas.iter().map(|(vma, _)| *vma).collect();
         let owners = self.memory.words(&addresses, t.vma_mm);
         let files = self.memory.words(&addresses, t.vma_file);
@@ -118,9 +121,15 @@ impl Kernel<'_> {
                 continue;
             };
             for slot in 0..count {
-                let Some(entry) = u64_at(piece, slots as usize + slot * 8) else { break };
+                let Some(entry) = u64_at(piece, slots as usize + slot * 8) else {
+                    break;
+                };
                 // The last slot has no pivot: it ends where the node does. A pivot of zero ends the node early.
-                let pivot = if slot + 1 < count { u64_at(piece, pivots as usize + slot * 8) } else { None };
+                let pivot = if slot + 1 < count {
+                    u64_at(piece, pivots as usize + slot * 8)
+                } else {
+                    None
+                };
                 let end = match pivot {
                     Some(0) if slot > 0 => *last,
                     Some(pivot) => pivot.min(*last),

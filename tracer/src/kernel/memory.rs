@@ -24,7 +24,11 @@ impl Batch {
     /// An empty batch of pieces of `len` bytes, with room for `count`.
     #[must_use]
     pub fn new(len: usize, count: usize) -> Self {
-        Self { len, data: Vec::with_capacity(len * count), readable: Vec::with_capacity(count) }
+        Self {
+            len,
+            data: Vec::with_capacity(len * count),
+            readable: Vec::with_capacity(count),
+        }
     }
 
     /// Adds a piece; `None` for an address that could not be read.
@@ -165,7 +169,9 @@ impl RecordedMemory {
     }
 
     fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
-        (0..len as u64).map(|index| self.bytes.get(&address.wrapping_add(index)).copied()).collect()
+        (0..len as u64)
+            .map(|index| self.bytes.get(&address.wrapping_add(index)).copied())
+            .collect()
     }
 }
 
@@ -186,7 +192,10 @@ impl KernelMemory for RecordedMemory {
                 return chain;
             }
             chain.nodes.push(node);
-            match self.read(node.wrapping_add(u64::from(offset)), 8).and_then(|word| u64_at(&word, 0)) {
+            match self
+                .read(node.wrapping_add(u64::from(offset)), 8)
+                .and_then(|word| u64_at(&word, 0))
+            {
                 Some(next) => node = next,
                 None => return chain,
             }

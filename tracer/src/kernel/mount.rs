@@ -70,8 +70,19 @@ impl Kernel<'_> {
     #[must_use]
     pub fn mounts(&self, addresses: &[u64]) -> Vec<Option<Mount>> {
         let t = &self.layout.table;
-        let ends = [t.mount_id, t.mount_group_id, t.mount_devname, t.mount_ns, t.mount_mp, t.mount_master];
-        let unique_end = if t.mount_id_unique == tracer_common::ABSENT { 0 } else { t.mount_id_unique };
+        let ends = [
+            t.mount_id,
+            t.mount_group_id,
+            t.mount_devname,
+            t.mount_ns,
+            t.mount_mp,
+            t.mount_master,
+        ];
+        let unique_end = if t.mount_id_unique == tracer_common::ABSENT {
+            0
+        } else {
+            t.mount_id_unique
+        };
         let len = ends.iter().copied().max().unwrap_or(0).max(unique_end) as usize + 8;
         let batch = self.memory.read_batch(addresses, 0, len);
         let parse = |address: u64, piece: &[u8]| {
@@ -94,7 +105,11 @@ impl Kernel<'_> {
             };
             (is_kernel_address(mount.root) && is_kernel_address(mount.superblock)).then_some(mount)
         };
-        addresses.iter().zip(batch.iter()).map(|(address, piece)| parse(*address, piece?)).collect()
+        addresses
+            .iter()
+            .zip(batch.iter())
+            .map(|(address, piece)| parse(*address, piece?))
+            .collect()
     }
 
     /// One mount.
@@ -113,7 +128,10 @@ impl Kernel<'_> {
         }
         let chain = self.memory.chase(mount.first_child, 0, head, MOUNTS_MAX);
         let link = u64::from(t.mount_child);
-        (chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect(), chain.complete)
+        (
+            chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect(),
+            chain.complete,
+        )
     }
 
     /// All mounts below (and with) the root mount of a namespace; `false` if the walk was cut short.
@@ -153,7 +171,10 @@ impl Kernel<'_> {
         let head = superblock.wrapping_add(u64::from(t.sb_mounts));
         let chain = self.memory.ring(head, MOUNTS_MAX);
         let link = u64::from(t.mount_instance);
-        (chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect(), chain.complete)
+        (
+            chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect(),
+            chain.complete,
+        )
     }
 
     /// What was mounted (`/dev/sda1`, `overlay`).
@@ -170,23 +191,36 @@ impl Kernel<'_> {
         let fs_type = self.memory.word(superblock, t.sb_type)?;
         let name = self.memory.word(fs_type, t.fs_type_name)?;
         let mut name = self.memory.string(name, 64)?;
-        let subtype = self.memory.word(superblock, t.sb_subtype).filter(|pointer| *pointer != 0);
+        let subtype = self
+            .memory
+            .word(superblock, t.sb_subtype)
+            .filter(|pointer| *pointer != 0);
         if let Some(subtype) = subtype.and_then(|pointer| self.memory.string(pointer, 64)) {
             name.push(b'.');
             name.extend(subtype);
         }
         // dev_t in the kernel: 12 bits of major, 20 of minor (include/linux/kdev_t.h).
         let device = format!("{}:{}", device >> 20, device & 0xf_ffff);
-        Some(Superblock { device, fs_type: String::from_utf8_lossy(&name).into_owned() })
+        Some(Superblock {
+            device,
+            fs_type: String::from_utf8_lossy(&name).into_owned(),
+        })
     }
 
     /// Numbers of mount namespaces, by address.
     #[must_use]
     pub fn namespace_numbers(&self, namespaces: &[u64]) -> HashMap<u64, u32> {
-        let wanted: Vec<u64> =
-            namespaces.iter().copied().filter(|address| is_kernel_address(*address)).collect();
+        let wanted: Vec<u64> = namespaces
+            .iter()
+            .copied()
+            .filter(|address| is_kernel_address(*address))
+            .collect();
         let numbers = self.memory.halves(&wanted, self.layout.table.mnt_ns_inum);
-        wanted.into_iter().zip(numbers).filter_map(|(address, number)| Some((address, number?))).collect()
+        wanted
+            .into_iter()
+            .zip(numbers)
+            .filter_map(|(address, number)| Some((address, number?)))
+            .collect()
     }
 }
 

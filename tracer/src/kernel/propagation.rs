@@ -22,8 +22,11 @@ impl Kernel<'_> {
     #[must_use]
     pub fn propagation_set(&self, parent: &Mount) -> (Vec<Mount>, bool) {
         let t = &self.layout.table;
-        let (share, slave, slave_list) =
-            (u64::from(t.mount_share), u64::from(t.mount_slave), u64::from(t.mount_slave_list));
+        let (share, slave, slave_list) = (
+            u64::from(t.mount_share),
+            u64::from(t.mount_slave),
+            u64::from(t.mount_slave_list),
+        );
         let mut seen = HashSet::from([parent.address]);
         let mut whole = true;
         let mut found = Vec::new();
@@ -31,7 +34,9 @@ impl Kernel<'_> {
         while let Some(mount) = queue.pop_front() {
             let mut next = Vec::new();
             if mount.group != 0 {
-                let ring = self.memory.ring(mount.address.wrapping_add(share), PROPAGATION_MAX);
+                let ring = self
+                    .memory
+                    .ring(mount.address.wrapping_add(share), PROPAGATION_MAX);
                 whole &= ring.complete;
                 next.extend(ring.nodes.iter().map(|node| node.wrapping_sub(share)));
             }
@@ -67,9 +72,14 @@ impl Kernel<'_> {
     #[must_use]
     pub fn slots(&self, target: &Mount) -> Slots {
         if target.parent == target.address {
-            return Slots { mounts: Vec::new(), complete: true };
+            return Slots {
+                mounts: Vec::new(),
+                complete: true,
+            };
         }
-        let Some(parent) = self.mount(target.parent) else { return Slots::default() };
+        let Some(parent) = self.mount(target.parent) else {
+            return Slots::default();
+        };
         let (receivers, whole) = self.propagation_set(&parent);
         let t = &self.layout.table;
         let link = u64::from(t.mount_mp_list);
@@ -77,13 +87,20 @@ impl Kernel<'_> {
             Some(first) => self.memory.chase(first, 0, 0, PROPAGATION_MAX),
             None => super::memory::Chain::default(),
         };
-        let addresses: Vec<u64> = same_place.nodes.iter().map(|node| node.wrapping_sub(link)).collect();
+        let addresses: Vec<u64> = same_place
+            .nodes
+            .iter()
+            .map(|node| node.wrapping_sub(link))
+            .collect();
         let mut mounts: Vec<Mount> = self.mounts(&addresses).into_iter().flatten().collect();
         let order = |mount: &Mount| receivers.iter().position(|parent| parent.address == mount.parent);
         mounts.retain(|mount| {
             mount.address != target.address && mount.mountpoint == target.mountpoint && order(mount).is_some()
         });
         mounts.sort_by_key(order);
-        Slots { mounts, complete: whole && same_place.complete }
+        Slots {
+            mounts,
+            complete: whole && same_place.complete,
+        }
     }
 }

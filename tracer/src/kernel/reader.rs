@@ -54,11 +54,18 @@ impl Reader {
     /// are attached stay so while the reader lives.
     pub fn load(mut ebpf: Ebpf) -> Result<Self> {
         for name in PROGRAMS {
-            let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
-            let program: &mut RawTracePoint = program.try_into().with_context(|| format!("program {name}"))?;
-            program.load().with_context(|| format!("loading the reader program {name}"))?;
+            let program = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the BPF object has no program {name}"))?;
+            let program: &mut RawTracePoint =
+                program.try_into().with_context(|| format!("program {name}"))?;
+            program
+                .load()
+                .with_context(|| format!("loading the reader program {name}"))?;
         }
-        let Some(Map::Array(arena)) = ebpf.take_map("ARENA") else { bail!("the BPF object has no array ARENA") };
+        let Some(Map::Array(arena)) = ebpf.take_map("ARENA") else {
+            bail!("the BPF object has no array ARENA")
+        };
         let arena = RefCell::new(Mapping::new(arena.fd().as_fd())?);
         Ok(Self { ebpf, arena })
     }
@@ -70,11 +77,16 @@ impl Reader {
     }
 
     fn run(&self, name: &str, args: [u64; 4], cpu: Option<u32>) -> Result<usize> {
-        let program = self.ebpf.program(name).with_context(|| format!("the BPF object has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("the BPF object has no program {name}"))?;
         let program: &RawTracePoint = program.try_into()?;
         let mut options = RawTracePointRunOptions { args: [0; 12], cpu };
         options.args[..4].copy_from_slice(&args);
-        let result = program.test_run(options).with_context(|| format!("running the reader program {name}"))?;
+        let result = program
+            .test_run(options)
+            .with_context(|| format!("running the reader program {name}"))?;
         Ok((result.return_value as usize).min(ARENA_SLOTS))
     }
 
@@ -108,7 +120,12 @@ impl KernelMemory for Reader {
             for (slot, address) in chunk.iter().enumerate() {
                 arena.set_address(slot, *address);
             }
-            let args = [chunk.len() as u64, len as u64, u64::from(shift), u64::from(offset)];
+            let args = [
+                chunk.len() as u64,
+                len as u64,
+                u64::from(shift),
+                u64::from(offset),
+            ];
             let done = self.run("read_batch", args, None).unwrap_or_else(|error| {
                 log::warn!("{error:#}");
                 0
@@ -161,7 +178,14 @@ impl Mapping {
         let len = size_of::<Arena>().next_multiple_of(rustix::param::page_size());
         // SAFETY: a new mapping at an address that the kernel chooses.
         let address = unsafe {
-            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )
         }
         .context("mapping the reader's arena")?;
         let arena = NonNull::new(address.cast()).context("the reader's arena is mapped at null")?;
@@ -171,26 +195,46 @@ impl Mapping {
     fn address(&self, slot: usize) -> u64 {
         assert!(slot < ARENA_SLOTS);
         // SAFETY: the mapping is as large as the arena and lives as long as we; the program has returned.
-        unsafe { (&raw const (*self.arena.as_ptr()).address).cast::<u64>().add(slot).read_volatile() }
+        unsafe {
+            (&raw const (*self.arena.as_ptr()).address)
+                .cast::<u64>()
+                .add(slot)
+                .read_volatile()
+        }
     }
 
     fn set_address(&mut self, slot: usize, address: u64) {
         assert!(slot < ARENA_SLOTS);
         // SAFETY: as in `address`.
-        unsafe { (&raw mut (*self.arena.as_ptr()).address).cast::<u64>().add(slot).write_volatile(address) };
+        unsafe {
+            (&raw mut (*self.arena.as_ptr()).address)
+                .cast::<u64>()
+                .add(slot)
+                .write_volatile(address)
+        };
     }
 
     fn status(&self, slot: usize) -> u8 {
         assert!(slot < ARENA_SLOTS);
         // SAFETY: as in `address`.
-        unsafe { (&raw const (*self.arena.as_ptr()).status).cast::<u8>().add(slot).read_volatile() }
+        unsafe {
+            (&raw const (*self.arena.as_ptr()).status)
+                .cast::<u8>()
+                .add(slot)
+                .read_volatile()
+        }
     }
 
     fn data(&self, start: usize, len: usize) -> &[u8] {
         assert!(start + len <= tracer_common::ARENA_BYTES + MAX_READ);
         // SAFETY: within the arena; the program that writes it has returned, and runs again only by `&mut self`
         // or behind the `RefCell` of the reader, after this slice was copied.
-        unsafe { std::slice::from_raw_parts((&raw const (*self.arena.as_ptr()).data).cast::<u8>().add(start), len) }
+        unsafe {
+            std::slice::from_raw_parts(
+                (&raw const (*self.arena.as_ptr()).data).cast::<u8>().add(start),
+                len,
+            )
+        }
     }
 }
 

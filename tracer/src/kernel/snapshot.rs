@@ -68,18 +68,38 @@ pub fn snapshot(kernel: Kernel<'_>, target: &Mount, task: u64, now: impl Fn() ->
     let started = now();
     let mut gaps = Vec::new();
     let slots = kernel.slots(target);
-    note(&mut gaps, slots.complete, "the propagation of the parent changed under the walk");
+    note(
+        &mut gaps,
+        slots.complete,
+        "the propagation of the parent changed under the walk",
+    );
     let blocking: Vec<&Mount> = std::iter::once(target).chain(&slots.mounts).collect();
     let before = kernel.counts(&blocking);
     let (same_superblock, complete) = kernel.mounts_of_superblock(target.superblock);
-    note(&mut gaps, complete, "the list of mounts of the file system changed under the walk");
+    note(
+        &mut gaps,
+        complete,
+        "the list of mounts of the file system changed under the walk",
+    );
 
-    let mut roles: HashMap<u64, Through> =
-        same_superblock.iter().map(|address| (*address, Through::PrivateCopy)).collect();
-    roles.extend(slots.mounts.iter().map(|mount| (mount.address, Through::PropagatedCopy)));
+    let mut roles: HashMap<u64, Through> = same_superblock
+        .iter()
+        .map(|address| (*address, Through::PrivateCopy))
+        .collect();
+    roles.extend(
+        slots
+            .mounts
+            .iter()
+            .map(|mount| (mount.address, Through::PropagatedCopy)),
+    );
     roles.insert(target.address, Through::Target);
 
-    let mut walk = Walk { kernel, interest: roles.keys().copied().collect(), gaps: &mut gaps, found: Vec::new() };
+    let mut walk = Walk {
+        kernel,
+        interest: roles.keys().copied().collect(),
+        gaps: &mut gaps,
+        found: Vec::new(),
+    };
     let tasks = walk.tasks(task);
     walk.directories(&tasks);
     walk.files(&tasks);
@@ -92,19 +112,29 @@ pub fn snapshot(kernel: Kernel<'_>, target: &Mount, task: u64, now: impl Fn() ->
     let after = kernel.counts(&blocking);
     let addresses: Vec<u64> = blocking.iter().map(|mount| mount.namespace).collect();
     let namespaces = kernel.namespace_numbers(&addresses);
-    let mut states = blocking.iter().zip(before.into_iter().zip(after)).map(|(mount, (before, after))| {
-        let (children, _) = kernel.children(mount);
-        let covering = kernel.mounts(&children).iter().flatten().filter(|child| child.mountpoint == mount.root).count();
-        MountState {
-            address: mount.address,
-            mount_id: mount.id,
-            namespace: namespaces.get(&mount.namespace).copied(),
-            counts: [before, after],
-            children: children.len() as u64,
-            covering: covering as u64,
-        }
-    });
-    let target = states.next().unwrap_or_else(|| unreachable!("the target is the first of the blocking mounts"));
+    let mut states = blocking
+        .iter()
+        .zip(before.into_iter().zip(after))
+        .map(|(mount, (before, after))| {
+            let (children, _) = kernel.children(mount);
+            let covering = kernel
+                .mounts(&children)
+                .iter()
+                .flatten()
+                .filter(|child| child.mountpoint == mount.root)
+                .count();
+            MountState {
+                address: mount.address,
+                mount_id: mount.id,
+                namespace: namespaces.get(&mount.namespace).copied(),
+                counts: [before, after],
+                children: children.len() as u64,
+                covering: covering as u64,
+            }
+        });
+    let target = states
+        .next()
+        .unwrap_or_else(|| unreachable!("the target is the first of the blocking mounts"));
     Snapshot {
         started,
         slots: states.collect(),
@@ -172,7 +202,11 @@ fn keys(users: &HashMap<u64, Vec<usize>>) -> Vec<u64> {
 impl Walk<'_, '_> {
     fn tasks(&mut self, task: u64) -> Vec<Task> {
         let tasks = self.kernel.tasks(task);
-        note(self.gaps, tasks.complete, "the list of tasks changed under the walk");
+        note(
+            self.gaps,
+            tasks.complete,
+            "the list of tasks changed under the walk",
+        );
         tasks.all
     }
 
@@ -182,11 +216,25 @@ impl Walk<'_, '_> {
         let users = by(tasks, |task| task.fs);
         let addresses = keys(&users);
         for (kind, offset) in [(Kind::Cwd, t.fs_pwd), (Kind::Root, t.fs_root)] {
-            for (address, path) in addresses.iter().zip(self.kernel.path_addresses(&addresses, offset)) {
-                let Some(path) = path.filter(|path| self.interest.contains(&path.mount)) else { continue };
+            for (address, path) in addresses
+                .iter()
+                .zip(self.kernel.path_addresses(&addresses, offset))
+            {
+                let Some(path) = path.filter(|path| self.interest.contains(&path.mount)) else {
+                    continue;
+                };
                 let (owner, sharers) = split(tasks, users[address].iter().map(|index| (*index, None)));
                 let fd = None;
-                self.found.push(Found { kind, also: Vec::new(), refs: 1, object: *address, path, owner, fd, sharers });
+                self.found.push(Found {
+                    kind,
+                    also: Vec::new(),
+                    refs: 1,
+                    object: *address,
+                    path,
+                    owner,
+                    fd,
+                    sharers,
+                });
             }
         }
     }
@@ -199,7 +247,11 @@ impl Walk<'_, '_> {
         let spaces = by(tasks, |task| task.mm);
         let mms = keys(&spaces);
         let (mapped, complete) = kernel.mapped_files(&mms);
-        note(self.gaps, complete, "the mappings of a process changed under the walk");
+        note(
+            self.gaps,
+            complete,
+            "the mappings of a process changed under the walk",
+        );
         let executables = kernel.memory.words(&mms, kernel.layout.table.mm_exe_file);
 
         let open = unique(descriptors.iter().map(|descriptor| descriptor.file));
@@ -238,7 +290,15 @@ impl Walk<'_, '_> {
         }
         for (file, uses) in uses {
             let refs = 1 + extra.get(&file).copied().unwrap_or(0);
-            self.found.push(found_file(file, paths[&file], refs, &uses, tasks, &tables, &spaces));
+            self.found.push(found_file(
+                file,
+                paths[&file],
+                refs,
+                &uses,
+                tasks,
+                &tables,
+                &spaces,
+            ));
         }
     }
 
@@ -246,14 +306,21 @@ impl Walk<'_, '_> {
     fn child_mounts(&mut self, blocking: &[&Mount]) {
         for mount in blocking.iter().take(1) {
             let (children, complete) = self.kernel.children(mount);
-            note(self.gaps, complete, "the list of child mounts changed under the walk");
+            note(
+                self.gaps,
+                complete,
+                "the list of child mounts changed under the walk",
+            );
             for child in self.kernel.mounts(&children).into_iter().flatten() {
                 self.found.push(Found {
                     kind: Kind::ChildMount,
                     also: Vec::new(),
                     refs: 1,
                     object: child.address,
-                    path: PathAddress { mount: mount.address, dentry: child.mountpoint },
+                    path: PathAddress {
+                        mount: mount.address,
+                        dentry: child.mountpoint,
+                    },
                     owner: None,
                     fd: None,
                     sharers: Vec::new(),
@@ -302,10 +369,18 @@ fn found_file(
     descriptors.sort_by_key(|(_, fd)| *fd);
     let no_users = Vec::new();
     let by_table = descriptors.iter().flat_map(|(table, fd)| {
-        tables.get(table).unwrap_or(&no_users).iter().map(|index| (*index, Some(*fd)))
+        tables
+            .get(table)
+            .unwrap_or(&no_users)
+            .iter()
+            .map(|index| (*index, Some(*fd)))
     });
     let by_space = uses.executed_by.iter().chain(&uses.mapped_by).flat_map(|space| {
-        spaces.get(space).unwrap_or(&no_users).iter().map(|index| (*index, None))
+        spaces
+            .get(space)
+            .unwrap_or(&no_users)
+            .iter()
+            .map(|index| (*index, None))
     });
     let (owner, sharers) = split(tasks, by_table.chain(by_space));
     let mut kinds = Vec::new();
@@ -320,9 +395,21 @@ fn found_file(
     }
     let also = kinds.split_off(1.min(kinds.len()));
     let own_table = owner.map(|index| tasks[index].files);
-    let fd = descriptors.iter().find(|(table, _)| Some(*table) == own_table).map(|(_, fd)| *fd);
+    let fd = descriptors
+        .iter()
+        .find(|(table, _)| Some(*table) == own_table)
+        .map(|(_, fd)| *fd);
     let kind = kinds.first().copied().unwrap_or(Kind::Mmap);
-    Found { kind, also, refs, object: file, path, owner, fd, sharers }
+    Found {
+        kind,
+        also,
+        refs,
+        object: file,
+        path,
+        owner,
+        fd,
+        sharers,
+    }
 }
 
 /// Gives what was found its names.
@@ -341,36 +428,66 @@ impl<'k, 'd> Describe<'k, 'd> {
     fn new(kernel: Kernel<'k>, roles: &'d HashMap<u64, Through>, found: &[Found], tasks: &'d [Task]) -> Self {
         let mut wanted: Vec<usize> = found
             .iter()
-            .flat_map(|found| found.owner.into_iter().chain(found.sharers.iter().map(|(index, _)| *index)))
+            .flat_map(|found| {
+                found
+                    .owner
+                    .into_iter()
+                    .chain(found.sharers.iter().map(|(index, _)| *index))
+            })
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
         let addresses: Vec<u64> = wanted.iter().map(|index| tasks[*index].address).collect();
         let comms = wanted.iter().copied().zip(kernel.comms(&addresses));
-        let comms = comms.map(|(index, comm)| (index, comm.map_or_else(Text::default, Text::from))).collect();
+        let comms = comms
+            .map(|(index, comm)| (index, comm.map_or_else(Text::default, Text::from)))
+            .collect();
 
         let used: Vec<u64> = unique(found.iter().map(|found| found.path.mount));
-        let mounts: HashMap<u64, Mount> =
-            used.iter().copied().zip(kernel.mounts(&used)).filter_map(|(address, mount)| Some((address, mount?))).collect();
+        let mounts: HashMap<u64, Mount> = used
+            .iter()
+            .copied()
+            .zip(kernel.mounts(&used))
+            .filter_map(|(address, mount)| Some((address, mount?)))
+            .collect();
         let owners: Vec<Task> = wanted.iter().map(|index| tasks[*index].clone()).collect();
         let task_namespaces = kernel.mount_namespaces(&owners);
-        let namespaces: Vec<u64> =
-            unique(mounts.values().map(|mount| mount.namespace).chain(task_namespaces.values().copied()));
+        let namespaces: Vec<u64> = unique(
+            mounts
+                .values()
+                .map(|mount| mount.namespace)
+                .chain(task_namespaces.values().copied()),
+        );
         let mut paths = Paths::new(kernel);
         paths.add_mounts(mounts.values());
         let dentries: Vec<u64> = found.iter().map(|found| found.path.dentry).collect();
         paths.load(&dentries);
         let numbers = kernel.namespace_numbers(&namespaces);
-        Self { kernel, paths, roles, tasks, comms, mounts, numbers, task_namespaces }
+        Self {
+            kernel,
+            paths,
+            roles,
+            tasks,
+            comms,
+            mounts,
+            numbers,
+            task_namespaces,
+        }
     }
 
     fn references(mut self, found: Vec<Found>) -> Vec<Reference> {
-        found.into_iter().filter_map(|found| self.reference(found)).collect()
+        found
+            .into_iter()
+            .filter_map(|found| self.reference(found))
+            .collect()
     }
 
     fn process(&self, index: usize) -> Process {
         let task = &self.tasks[index];
-        let namespace = self.task_namespaces.get(&task.nsproxy).and_then(|address| self.numbers.get(address));
+        let namespace = self
+            .task_namespaces
+            .get(&task.nsproxy)
+            .and_then(|address| self.numbers.get(address));
         Process {
             pid: task.tgid,
             tid: Some(task.tid),
@@ -386,7 +503,9 @@ impl<'k, 'd> Describe<'k, 'd> {
         let file = self.kernel.memory.word(task.mm, t.mm_exe_file)?;
         let path = self.kernel.path_addresses(&[file], t.file_path).pop().flatten()?;
         let root = self.root(task);
-        Paths::new(self.kernel).seen_from(path.mount, path.dentry, root).map(Text::from)
+        Paths::new(self.kernel)
+            .seen_from(path.mount, path.dentry, root)
+            .map(Text::from)
     }
 
     fn root(&self, task: &Task) -> Option<(u64, u64)> {
@@ -397,11 +516,25 @@ impl<'k, 'd> Describe<'k, 'd> {
 
     fn reference(&mut self, found: Found) -> Option<Reference> {
         let mount = self.mounts.get(&found.path.mount)?.clone();
-        let through = self.roles.get(&mount.address).copied().unwrap_or(Through::PrivateCopy);
-        let (path, deleted) = self.paths.in_mount(mount.root, found.path.dentry).unwrap_or_default();
+        let through = self
+            .roles
+            .get(&mount.address)
+            .copied()
+            .unwrap_or(Through::PrivateCopy);
+        let (path, deleted) = self
+            .paths
+            .in_mount(mount.root, found.path.dentry)
+            .unwrap_or_default();
         let root = found.owner.and_then(|index| self.root(&self.tasks[index]));
-        let seen_as = self.paths.seen_from(mount.address, found.path.dentry, root).map(Text::from);
-        let flags = if found.kind == Kind::Fd { self.kernel.file_flags(found.object) } else { None };
+        let seen_as = self
+            .paths
+            .seen_from(mount.address, found.path.dentry, root)
+            .map(Text::from);
+        let flags = if found.kind == Kind::Fd {
+            self.kernel.file_flags(found.object)
+        } else {
+            None
+        };
         let parent = self.paths.mount(mount.parent);
         let path = Text::from(path);
         let holder = Holder {
@@ -436,7 +569,12 @@ impl<'k, 'd> Describe<'k, 'd> {
             evidence: vec!["snapshot".to_owned()],
         };
         let start = found.owner.map_or(0, |index| self.tasks[index].start);
-        Some(Reference { mount: mount.address, object: found.object, start, holder })
+        Some(Reference {
+            mount: mount.address,
+            object: found.object,
+            start,
+            holder,
+        })
     }
 }
 
@@ -449,7 +587,9 @@ fn merge_mappings(references: &mut Vec<Reference>) {
         let pid = reference.holder.process.as_ref().map_or(0, |process| process.pid);
         let key = (reference.mount, pid, reference.start);
         match first.get(&key) {
-            Some(index) if reference.holder.kind == Kind::Mmap => merged[*index].holder.refs += reference.holder.refs,
+            Some(index) if reference.holder.kind == Kind::Mmap => {
+                merged[*index].holder.refs += reference.holder.refs
+            }
             _ => {
                 if reference.holder.kind == Kind::Mmap {
                     first.insert(key, merged.len());

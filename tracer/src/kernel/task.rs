@@ -59,7 +59,10 @@ impl Kernel<'_> {
         }
         leaders.push(leader);
         let (threads, threads_complete) = self.threads(&leaders);
-        Tasks { all: self.read_tasks(&threads), complete: complete && threads_complete }
+        Tasks {
+            all: self.read_tasks(&threads),
+            complete: complete && threads_complete,
+        }
     }
 
     /// The threads of each process, all processes one step at a time: most have one thread.
@@ -73,7 +76,11 @@ impl Kernel<'_> {
             .collect();
         let mut all: Vec<u64> = Vec::with_capacity(leaders.len());
         let mut complete = true;
-        let mut at: Vec<(u64, u64)> = heads.iter().filter(|head| **head != 0).map(|head| (*head, *head)).collect();
+        let mut at: Vec<(u64, u64)> = heads
+            .iter()
+            .filter(|head| **head != 0)
+            .map(|head| (*head, *head))
+            .collect();
         let mut steps = 0;
         while !at.is_empty() {
             let addresses: Vec<u64> = at.iter().map(|(node, _)| *node).collect();
@@ -102,7 +109,10 @@ impl Kernel<'_> {
 
     fn read_tasks(&self, addresses: &[u64]) -> Vec<Task> {
         let t = &self.layout.table;
-        let (tids, tgids) = (self.memory.halves(addresses, t.task_pid), self.memory.halves(addresses, t.task_tgid));
+        let (tids, tgids) = (
+            self.memory.halves(addresses, t.task_pid),
+            self.memory.halves(addresses, t.task_tgid),
+        );
         let starts = self.memory.words(addresses, t.task_start_boottime);
         let fs = self.memory.words(addresses, t.task_fs);
         let files = self.memory.words(addresses, t.task_files);
@@ -124,8 +134,11 @@ impl Kernel<'_> {
             .filter(|task| task.tid != 0)
             .collect();
         // A thread's start is its own; that of its process is the leader's.
-        let leaders: HashMap<u32, u64> =
-            tasks.iter().filter(|task| task.tid == task.tgid).map(|task| (task.tgid, task.start)).collect();
+        let leaders: HashMap<u32, u64> = tasks
+            .iter()
+            .filter(|task| task.tid == task.tgid)
+            .map(|task| (task.tgid, task.start))
+            .collect();
         for task in &mut tasks {
             task.start = leaders.get(&task.tgid).copied().unwrap_or(task.start);
         }
@@ -138,16 +151,27 @@ impl Kernel<'_> {
     pub fn comms(&self, tasks: &[u64]) -> Vec<Option<Vec<u8>>> {
         let batch = self.memory.read_batch(tasks, self.layout.table.task_comm, 16);
         let end = |name: &[u8]| name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-        batch.iter().map(|piece| piece.map(|name| name[..end(name)].to_vec())).collect()
+        batch
+            .iter()
+            .map(|piece| piece.map(|name| name[..end(name)].to_vec()))
+            .collect()
     }
 
     /// Mount namespaces of tasks: address by nsproxy.
     #[must_use]
     pub fn mount_namespaces(&self, tasks: &[Task]) -> HashMap<u64, u64> {
-        let mut proxies: Vec<u64> = tasks.iter().map(|task| task.nsproxy).filter(|proxy| *proxy != 0).collect();
+        let mut proxies: Vec<u64> = tasks
+            .iter()
+            .map(|task| task.nsproxy)
+            .filter(|proxy| *proxy != 0)
+            .collect();
         proxies.sort_unstable();
         proxies.dedup();
         let namespaces = self.memory.words(&proxies, self.layout.table.nsproxy_mnt_ns);
-        proxies.into_iter().zip(namespaces).filter_map(|(proxy, namespace)| Some((proxy, namespace?))).collect()
+        proxies
+            .into_iter()
+            .zip(namespaces)
+            .filter_map(|(proxy, namespace)| Some((proxy, namespace?)))
+            .collect()
     }
 }

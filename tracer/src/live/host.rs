@@ -36,7 +36,14 @@ impl Host {
         layout.check()?;
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let clock = BootClock::sample();
-        Ok(Self { btf, layout, clock, release, per_cpu: PerCpu::default(), task: 0 })
+        Ok(Self {
+            btf,
+            layout,
+            clock,
+            release,
+            per_cpu: PerCpu::default(),
+            task: 0,
+        })
     }
 
     /// Finds what the walks start from.
@@ -45,7 +52,9 @@ impl Host {
         if let Some(reason) = &self.per_cpu.unknown {
             log::warn!("reference counts cannot be read: {reason}");
         }
-        let marks = reader.marks(None).context("reading the address of our own task")?;
+        let marks = reader
+            .marks(None)
+            .context("reading the address of our own task")?;
         self.task = marks.task;
         if marks.tgid != std::process::id() {
             log::warn!(
@@ -61,7 +70,11 @@ impl Host {
     /// Kernel memory with all that makes sense of it.
     #[must_use]
     pub fn kernel<'a>(&'a self, reader: &'a Reader) -> Kernel<'a> {
-        Kernel { memory: reader, layout: &self.layout, per_cpu: &self.per_cpu }
+        Kernel {
+            memory: reader,
+            layout: &self.layout,
+            per_cpu: &self.per_cpu,
+        }
     }
 
     /// A task to start walks from.
@@ -99,7 +112,10 @@ pub fn enter_host_namespace() -> Result<()> {
         }
     }
     let namespace = std::fs::File::open("/proc/1/ns/mnt").context("opening /proc/1/ns/mnt")?;
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Mount))
-        .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
+    move_into_link_name_space(
+        std::os::fd::AsFd::as_fd(&namespace),
+        Some(LinkNameSpaceType::Mount),
+    )
+    .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
     chdir("/").context("changing to /")
 }

@@ -21,7 +21,10 @@ impl Identities {
     /// Reads `/proc` and the runtimes' files.
     #[must_use]
     pub fn new(clock: BootClock, containers: Arc<Containers>, cmdline: bool) -> Self {
-        Self { reader: ProcessReader::new(clock, containers, cmdline), seen: RefCell::default() }
+        Self {
+            reader: ProcessReader::new(clock, containers, cmdline),
+            seen: RefCell::default(),
+        }
     }
 
     /// The containers.
@@ -51,7 +54,11 @@ impl Identities {
             exe: process.exe.clone().or(found.exe),
             mount_namespace: process.mount_namespace.or(found.mount_namespace),
             uid: process.uid.or(found.uid),
-            parents: if found.parents.is_empty() { process.parents.clone() } else { found.parents },
+            parents: if found.parents.is_empty() {
+                process.parents.clone()
+            } else {
+                found.parents
+            },
             cmdline: found.cmdline,
             start_time: found.start_time,
             pid_namespace: found.pid_namespace,

@@ -48,8 +48,17 @@ impl MountsView {
     pub fn read(kernel: Kernel<'_>, task: u64) -> Self {
         let tasks = kernel.tasks(task);
         let by_proxy = kernel.mount_namespaces(&tasks.all);
-        let first = tasks.all.iter().find(|task| task.tid == 1).and_then(|task| by_proxy.get(&task.nsproxy)).copied();
-        let addresses: HashSet<u64> = by_proxy.values().copied().filter(|address| *address != 0).collect();
+        let first = tasks
+            .all
+            .iter()
+            .find(|task| task.tid == 1)
+            .and_then(|task| by_proxy.get(&task.nsproxy))
+            .copied();
+        let addresses: HashSet<u64> = by_proxy
+            .values()
+            .copied()
+            .filter(|address| *address != 0)
+            .collect();
         let mut addresses: Vec<u64> = addresses.into_iter().collect();
         let numbers = kernel.namespace_numbers(&addresses);
         addresses.retain(|address| numbers.contains_key(address));
@@ -66,7 +75,11 @@ impl MountsView {
             let (mounts, whole) = kernel.mount_tree(root);
             complete &= whole;
             let mounts = place(&mut paths, mounts);
-            namespaces.push(NamespaceMounts { address, number: numbers[&address], mounts });
+            namespaces.push(NamespaceMounts {
+                address,
+                number: numbers[&address],
+                mounts,
+            });
         }
         Self { namespaces, complete }
     }
@@ -74,21 +87,28 @@ impl MountsView {
     /// A namespace by its number.
     #[must_use]
     pub fn namespace(&self, number: u32) -> Option<&NamespaceMounts> {
-        self.namespaces.iter().find(|namespace| namespace.number == number)
+        self.namespaces
+            .iter()
+            .find(|namespace| namespace.number == number)
     }
 
     /// A mount by its address.
     #[must_use]
     pub fn mount(&self, address: u64) -> Option<(&NamespaceMounts, &Mounted)> {
         self.namespaces.iter().find_map(|namespace| {
-            let mounted = namespace.mounts.iter().find(|mounted| mounted.mount.address == address)?;
+            let mounted = namespace
+                .mounts
+                .iter()
+                .find(|mounted| mounted.mount.address == address)?;
             Some((namespace, mounted))
         })
     }
 
     /// All mounts.
     pub fn all(&self) -> impl Iterator<Item = (&NamespaceMounts, &Mounted)> {
-        self.namespaces.iter().flat_map(|namespace| namespace.mounts.iter().map(move |mounted| (namespace, mounted)))
+        self.namespaces
+            .iter()
+            .flat_map(|namespace| namespace.mounts.iter().map(move |mounted| (namespace, mounted)))
     }
 }
 
@@ -101,7 +121,9 @@ fn place(paths: &mut Paths<'_>, mounts: Vec<Mount>) -> Vec<Mounted> {
         let path = match known.get(&mount.parent) {
             None => b"/".to_vec(),
             Some((parent_root, parent)) => {
-                let Some((inside, _)) = paths.in_mount(*parent_root, mount.mountpoint) else { continue };
+                let Some((inside, _)) = paths.in_mount(*parent_root, mount.mountpoint) else {
+                    continue;
+                };
                 join(parent, &inside)
             }
         };

@@ -1,6 +1,9 @@
 //! Takes snapshots, and gives what they found its identity.
 
-use super::{host::{Host, boot_nanos}, identities::Identities};
+use super::{
+    host::{Host, boot_nanos},
+    identities::Identities,
+};
 use crate::{
     incident::{History, of_snapshot},
     kernel::{Mount, Reader, Snapshot, snapshot},

@@ -25,7 +25,10 @@ use crate::{
     kernel::Mount,
     model::{Process, Target, Text},
     probe::{Choice, Losses, Probes, Refused, load},
-    stream::{Closed, DecodeError, Entered, Gone, MountKey, Opened, Raw, RawUmount, Record, Sample, Start, Umount, decode},
+    stream::{
+        Closed, DecodeError, Entered, Gone, MountKey, Opened, Raw, RawUmount, Record, Sample, Start, Umount,
+        decode,
+    },
 };
 
 const EBUSY: i64 = -16;
@@ -176,9 +179,13 @@ impl Session {
         let duplicate = |raw| {
             // SAFETY: the ring owns the descriptor and outlives this borrow.
             let fd = unsafe { BorrowedFd::borrow_raw(raw) };
-            fd.try_clone_to_owned().context("duplicating the descriptor of a ring")
+            fd.try_clone_to_owned()
+                .context("duplicating the descriptor of a ring")
         };
-        Ok([duplicate(self.probes.refusals.as_raw_fd())?, duplicate(self.probes.events.as_raw_fd())?])
+        Ok([
+            duplicate(self.probes.refusals.as_raw_fd())?,
+            duplicate(self.probes.events.as_raw_fd())?,
+        ])
     }
 
     /// An umount that fails harmlessly must be seen: `/proc/self` is no mountpoint.
@@ -189,7 +196,10 @@ impl Session {
         let until = Instant::now() + Duration::from_secs(1);
         while self.own_umounts == before {
             self.drain()?;
-            anyhow::ensure!(Instant::now() < until, "an umount of our own was not seen within 1 s");
+            anyhow::ensure!(
+                Instant::now() < until,
+                "an umount of our own was not seen within 1 s"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
@@ -269,14 +279,41 @@ impl Session {
                 self.umount(*umount)?;
                 return Ok(succeeded);
             }
-            Raw::File { opened: false, time, file, .. } => self.push(Record::Closed(Closed { time, file }))?,
-            Raw::File { opened: true, time, file, mount, dentry, fd, by, .. } => {
-                self.push(Record::Opened(Box::new(Opened { time, file, mount, dentry, by, fd })))?;
+            Raw::File {
+                opened: false,
+                time,
+                file,
+                ..
+            } => self.push(Record::Closed(Closed { time, file }))?,
+            Raw::File {
+                opened: true,
+                time,
+                file,
+                mount,
+                dentry,
+                fd,
+                by,
+                ..
+            } => {
+                self.push(Record::Opened(Box::new(Opened {
+                    time,
+                    file,
+                    mount,
+                    dentry,
+                    by,
+                    fd,
+                })))?;
             }
             Raw::Namespace { time, operation, by } => {
                 self.view_stale = true;
                 let (operation, namespace) = (operation.to_owned(), by.mount_namespace.unwrap_or(0));
-                let entered = Entered { time, operation, pid: by.pid, comm: by.comm, namespace };
+                let entered = Entered {
+                    time,
+                    operation,
+                    pid: by.pid,
+                    comm: by.comm,
+                    namespace,
+                };
                 self.push(Record::Entered(entered))?;
             }
             Raw::MountChanged => self.view_stale = true,
@@ -291,22 +328,36 @@ impl Session {
         }
         let refused = raw.ret == EBUSY;
         let (mount, target) = self.resolve(&raw, refused);
-        let caller =
-            if refused { self.identities.complete(&raw.caller, raw.start) } else { raw.caller.clone() };
+        let caller = if refused {
+            self.identities.complete(&raw.caller, raw.start)
+        } else {
+            raw.caller.clone()
+        };
         let shown = self.is_shown(&target.path, &caller);
         let key = match &mount {
             Some(mount) => Some(mount_key(mount)),
             // What was unmounted is known by its address, if it is the target of an incident.
             None => raw.target.and_then(|(address, _)| {
-                self.analyzer.open_targets().find(|target| target.address == address)
+                self.analyzer
+                    .open_targets()
+                    .find(|target| target.address == address)
             }),
         };
-        if refused && shown && let Some(mount) = mount {
+        if refused
+            && shown
+            && let Some(mount) = mount
+        {
             let key = mount_key(&mount);
             if let Some(namespace) = target.mount_namespace {
                 self.namespaces.insert(key, namespace);
             }
-            self.pending.insert(key, Pending { mount, attempt: raw.returned });
+            self.pending.insert(
+                key,
+                Pending {
+                    mount,
+                    attempt: raw.returned,
+                },
+            );
         }
         // The tier sees the busy check if it sees what the path resolved to.
         let busy_check = raw.target.map(|_| raw.busy_check);
@@ -340,19 +391,35 @@ impl Session {
             let number = raw.caller.mount_namespace;
             let found = match (raw.target, &path) {
                 (Some((address, _)), _) => self.view.mount(address),
-                (None, Some(path)) => number.and_then(|number| self.view.namespace(number)).and_then(|namespace| {
-                    let own = self.view.namespaces.first().is_some_and(|first| first.number == namespace.number);
-                    Some((namespace, at_path(namespace, path, own)?))
-                }),
+                (None, Some(path)) => {
+                    number
+                        .and_then(|number| self.view.namespace(number))
+                        .and_then(|namespace| {
+                            let own = self
+                                .view
+                                .namespaces
+                                .first()
+                                .is_some_and(|first| first.number == namespace.number);
+                            Some((namespace, at_path(namespace, path, own)?))
+                        })
+                }
                 (None, None) => None,
             };
-            let Some((namespace, mounted)) = found else { continue };
+            let Some((namespace, mounted)) = found else {
+                continue;
+            };
             let known = &mounted.mount;
             let now = kernel.mount(known.address).filter(|now| now.is_same(known));
             if refused && now.as_ref().is_none_or(|now| now.namespace == 0) {
                 continue;
             }
-            let target = describe(kernel, self.identities.containers(), &self.view, namespace, mounted);
+            let target = describe(
+                kernel,
+                self.identities.containers(),
+                &self.view,
+                namespace,
+                mounted,
+            );
             return (now.filter(|_| refused), target);
         }
         let shown = path.as_deref().or(raw.path.as_deref());
@@ -372,18 +439,31 @@ impl Session {
         if self.pending.is_empty() || Instant::now() < self.sample_next {
             return Ok(());
         }
-        for (mount, Pending { mount: target, attempt }) in std::mem::take(&mut self.pending) {
+        for (
+            mount,
+            Pending {
+                mount: target,
+                attempt,
+            },
+        ) in std::mem::take(&mut self.pending)
+        {
             let began = Instant::now();
             let kernel = self.host.kernel(&self.probes.reader);
             // It may have been unmounted meanwhile.
-            let Some(target) = kernel.mount(target.address).filter(|now| now.is_same(&target)) else { continue };
+            let Some(target) = kernel.mount(target.address).filter(|now| now.is_same(&target)) else {
+                continue;
+            };
             let snapshot = sample(&self.host, &self.probes.reader, &self.identities, &target);
             let took = began.elapsed();
             log::debug!("snapshot of mount {} took {took:?}", mount.id);
             if took > CHEAP {
                 self.sample_next = Instant::now() + took * 4;
             }
-            self.push(Record::Snapshot(Box::new(Sample { mount, attempt, snapshot })))?;
+            self.push(Record::Snapshot(Box::new(Sample {
+                mount,
+                attempt,
+                snapshot,
+            })))?;
         }
         Ok(())
     }
@@ -407,7 +487,11 @@ impl Session {
             let number = self.namespaces.remove(&mount);
             let namespace_alive = number.is_some_and(|number| self.view.namespace(number).is_some());
             self.pending.remove(&mount);
-            self.push(Record::Gone(Gone { mount, time: boot_nanos(), namespace_alive }))?;
+            self.push(Record::Gone(Gone {
+                mount,
+                time: boot_nanos(),
+                namespace_alive,
+            }))?;
         }
         Ok(())
     }
@@ -419,21 +503,25 @@ impl Session {
         self.update_table();
         let took = began.elapsed();
         self.view_next = Instant::now() + (took * 10).clamp(Duration::from_millis(5), Duration::from_secs(5));
-        log::debug!("looked at {} mount namespaces in {took:?}", self.view.namespaces.len());
+        log::debug!(
+            "looked at {} mount namespaces in {took:?}",
+            self.view.namespaces.len()
+        );
     }
 
     fn update_table(&mut self) {
         let kernel = self.host.kernel(&self.probes.reader);
-        self.table.update(kernel, &self.view, &self.options.patterns, &mut self.probes.watched);
+        self.table.update(
+            kernel,
+            &self.view,
+            &self.options.patterns,
+            &mut self.probes.watched,
+        );
     }
 }
 
 /// Takes records from a ring; what cannot be decoded is counted.
-fn take(
-    ring: &mut aya::maps::RingBuf<aya::maps::MapData>,
-    most: usize,
-    losses: &mut Losses,
-) -> Vec<Raw> {
+fn take(ring: &mut aya::maps::RingBuf<aya::maps::MapData>, most: usize, losses: &mut Losses) -> Vec<Raw> {
     let mut records = Vec::new();
     while records.len() < most {
         let Some(item) = ring.next() else { break };

@@ -23,21 +23,31 @@ pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> 
     let mounts: Vec<_> = view
         .all()
         .filter_map(|(namespace, mounted)| {
-            Some((namespace, mounted, containers.container_of_mount_path(&mounted.path)?))
+            Some((
+                namespace,
+                mounted,
+                containers.container_of_mount_path(&mounted.path)?,
+            ))
         })
         .collect();
     let alive = containers.containers_alive();
     let mut found: Vec<Stuck> = Vec::new();
     let mut copies: Vec<u64> = Vec::new();
     for (namespace, mounted, container) in mounts {
-        if container.id.is_empty() || alive.contains_key(&container.id) || copies.contains(&mounted.mount.address) {
+        if container.id.is_empty()
+            || alive.contains_key(&container.id)
+            || copies.contains(&mounted.mount.address)
+        {
             continue;
         }
         // Copies in other namespaces are not mounts of their own to be freed.
         let (same, _) = kernel.mounts_of_superblock(mounted.mount.superblock);
         copies.extend(same);
         let target = describe(kernel, containers, view, namespace, mounted);
-        found.push(Stuck { mount: mounted.mount.clone(), target });
+        found.push(Stuck {
+            mount: mounted.mount.clone(),
+            target,
+        });
     }
     found
 }

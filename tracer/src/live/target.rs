@@ -14,7 +14,11 @@ const LINKS_MAX: usize = 40;
 /// The key of a mount in the stream.
 #[must_use]
 pub fn mount_key(mount: &Mount) -> MountKey {
-    MountKey { address: mount.address, id: mount.id, unique: mount.unique }
+    MountKey {
+        address: mount.address,
+        id: mount.id,
+        unique: mount.unique,
+    }
 }
 
 /// The absolute path, from the top of the caller's namespace, that an umount was passed. No link is followed.
@@ -22,17 +26,26 @@ pub fn mount_key(mount: &Mount) -> MountKey {
 pub(super) fn absolute(kernel: Kernel<'_>, umount: &RawUmount) -> Option<Vec<u8>> {
     let passed = umount.path.as_deref()?;
     let mut paths = Paths::new(kernel);
-    let (mount, dentry) = if passed.first() == Some(&b'/') { umount.root } else { umount.cwd };
-    let base = paths.seen_from(mount, dentry, None).unwrap_or_else(|| b"/".to_vec());
+    let (mount, dentry) = if passed.first() == Some(&b'/') {
+        umount.root
+    } else {
+        umount.cwd
+    };
+    let base = paths
+        .seen_from(mount, dentry, None)
+        .unwrap_or_else(|| b"/".to_vec());
     // `..` does not lead out of the caller's root.
-    let root = paths.seen_from(umount.root.0, umount.root.1, None).unwrap_or_else(|| b"/".to_vec());
+    let root = paths
+        .seen_from(umount.root.0, umount.root.1, None)
+        .unwrap_or_else(|| b"/".to_vec());
     Some(normalise(&base, passed, &root))
 }
 
 /// Joins and removes `.`, `..` and double slashes.
 fn normalise(base: &[u8], passed: &[u8], root: &[u8]) -> Vec<u8> {
     fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-        path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".")
+        path.split(|byte| *byte == b'/')
+            .filter(|part| !part.is_empty() && *part != b".")
     }
     let floor = components(root).count();
     let mut parts: Vec<&[u8]> = components(base).collect();
@@ -57,14 +70,22 @@ fn normalise(base: &[u8], passed: &[u8], root: &[u8]) -> Vec<u8> {
 /// only, and never into a mount below the first component that is one: nothing watched is ever walked.
 #[must_use]
 pub(super) fn at_path<'v>(namespace: &'v NamespaceMounts, path: &[u8], own: bool) -> Option<&'v Mounted> {
-    namespace.at(path).or_else(|| if own { namespace.at(&resolve_links(namespace, path)?) } else { None })
+    namespace.at(path).or_else(|| {
+        if own {
+            namespace.at(&resolve_links(namespace, path)?)
+        } else {
+            None
+        }
+    })
 }
 
 fn resolve_links(namespace: &NamespaceMounts, path: &[u8]) -> Option<Vec<u8>> {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
-        let ends: Vec<usize> = (1..=path.len()).filter(|end| path.get(*end).is_none_or(|byte| *byte == b'/')).collect();
+        let ends: Vec<usize> = (1..=path.len())
+            .filter(|end| path.get(*end).is_none_or(|byte| *byte == b'/'))
+            .collect();
         let link = ends.iter().find_map(|end| {
             let prefix = &path[..*end];
             // What is mounted there may hang, or be what we are asked about.
@@ -74,9 +95,15 @@ fn resolve_links(namespace: &NamespaceMounts, path: &[u8]) -> Option<Vec<u8>> {
             let target = std::fs::read_link(std::ffi::OsStr::from_bytes(prefix)).ok()?;
             Some((*end, target.into_os_string().into_vec()))
         });
-        let Some((end, target)) = link else { return Some(path) };
+        let Some((end, target)) = link else {
+            return Some(path);
+        };
         let cut = path[..end].iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        let base = if target.first() == Some(&b'/') { b"/".to_vec() } else { path[..cut].to_vec() };
+        let base = if target.first() == Some(&b'/') {
+            b"/".to_vec()
+        } else {
+            path[..cut].to_vec()
+        };
         let rest = [target.as_slice(), &path[end..]].concat();
         path = normalise(&base, &rest, b"/");
     }
@@ -148,7 +175,10 @@ mod tests {
         assert_eq!(normalise(b"/", b"/run//x/./y/", b"/"), b"/run/x/y");
         assert_eq!(normalise(b"/srv/jail", b"/mnt", b"/srv/jail"), b"/srv/jail/mnt");
         assert_eq!(normalise(b"/a/b", b"../c", b"/"), b"/a/c");
-        assert_eq!(normalise(b"/srv/jail", b"/../../etc", b"/srv/jail"), b"/srv/jail/etc");
+        assert_eq!(
+            normalise(b"/srv/jail", b"/../../etc", b"/srv/jail"),
+            b"/srv/jail/etc"
+        );
         assert_eq!(normalise(b"/a", b".", b"/"), b"/a");
         assert_eq!(normalise(b"/", b"/", b"/"), b"/");
     }

@@ -49,7 +49,10 @@ impl WatchTable {
         self.targets = 0;
         for (_, mounted) in view.all() {
             let key = mount_key(&mounted.mount);
-            let new = self.baseline.as_ref().is_some_and(|baseline| !baseline.contains(&key));
+            let new = self
+                .baseline
+                .as_ref()
+                .is_some_and(|baseline| !baseline.contains(&key));
             // A slot of a target before is a copy of it, whatever its path.
             if !(new || patterns.covers(&mounted.path)) || !wanted.insert(key) {
                 continue;
@@ -63,12 +66,21 @@ impl WatchTable {
         let mut ignored: HashSet<MountKey> = HashSet::new();
         for superblock in &superblocks {
             let (mounts, _) = kernel.mounts_of_superblock(*superblock);
-            ignored.extend(kernel.mounts(&mounts).iter().flatten().map(mount_key).filter(|key| !wanted.contains(key)));
+            ignored.extend(
+                kernel
+                    .mounts(&mounts)
+                    .iter()
+                    .flatten()
+                    .map(mount_key)
+                    .filter(|key| !wanted.contains(key)),
+            );
         }
 
-        let gone = self.entries.keys().chain(&self.ignored).filter(|key| {
-            !wanted.contains(key) && !ignored.contains(key)
-        });
+        let gone = self
+            .entries
+            .keys()
+            .chain(&self.ignored)
+            .filter(|key| !wanted.contains(key) && !ignored.contains(key));
         for key in gone {
             forget(&mut maps.mounts, key.address);
         }
@@ -84,7 +96,11 @@ impl WatchTable {
                 continue;
             }
             self.next += 1;
-            let value = Watched { watch: self.next, mount_id: key.id, reserved: 0 };
+            let value = Watched {
+                watch: self.next,
+                mount_id: key.id,
+                reserved: 0,
+            };
             if put(&mut maps.mounts, key.address, value) {
                 self.entries.insert(key, self.next);
             } else {
@@ -93,7 +109,15 @@ impl WatchTable {
         }
         for key in ignored.difference(&self.ignored) {
             // Without room here their opens are recorded for nothing, and lost is nothing.
-            put(&mut maps.mounts, key.address, Watched { watch: 0, mount_id: key.id, reserved: 0 });
+            put(
+                &mut maps.mounts,
+                key.address,
+                Watched {
+                    watch: 0,
+                    mount_id: key.id,
+                    reserved: 0,
+                },
+            );
         }
         self.superblocks = superblocks;
         self.ignored = ignored;

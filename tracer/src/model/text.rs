@@ -26,7 +26,9 @@ impl Text {
     /// The bytes in base64, if they are not UTF-8.
     #[must_use]
     pub fn base64_if_lossy(&self) -> Option<String> {
-        std::str::from_utf8(&self.0).is_err().then(|| base64::engine::general_purpose::STANDARD.encode(&self.0))
+        std::str::from_utf8(&self.0)
+            .is_err()
+            .then(|| base64::engine::general_purpose::STANDARD.encode(&self.0))
     }
 
     /// The bytes up to the first NUL: what a C string in a fixed array holds.

@@ -25,7 +25,10 @@ impl Timestamp {
     /// `HH:MM:SS` in the local time zone.
     #[must_use]
     pub fn local_clock(self) -> String {
-        self.to_jiff().to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
+        self.to_jiff()
+            .to_zoned(TimeZone::system())
+            .strftime("%H:%M:%S")
+            .to_string()
     }
 
     fn to_jiff(self) -> JiffTimestamp {
@@ -56,7 +59,9 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let time: JiffTimestamp = text.parse().map_err(D::Error::custom)?;
-        i64::try_from(time.as_nanosecond()).map(Self).map_err(D::Error::custom)
+        i64::try_from(time.as_nanosecond())
+            .map(Self)
+            .map_err(D::Error::custom)
     }
 }
 

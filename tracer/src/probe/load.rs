@@ -57,7 +57,10 @@ pub struct Probes {
 
 impl fmt::Debug for Probes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probes").field("tier", &self.tier).field("missing", &self.missing).finish_non_exhaustive()
+        f.debug_struct("Probes")
+            .field("tier", &self.tier)
+            .field("missing", &self.missing)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,7 +87,12 @@ pub fn reader_only(layout: &KernelLayout) -> Result<Reader> {
 }
 
 /// Loads the tier that was asked for, or the best that loads; says why the better ones did not.
-pub fn load(choice: Choice, btf: &Btf, layout: &KernelLayout, history: bool) -> Result<(Probes, Vec<Refused>)> {
+pub fn load(
+    choice: Choice,
+    btf: &Btf,
+    layout: &KernelLayout,
+    history: bool,
+) -> Result<(Probes, Vec<Refused>)> {
     let tiers: &[Tier] = match &choice {
         Choice::Auto => &Tier::ALL,
         Choice::Only(tier) => std::slice::from_ref(tier),
@@ -96,15 +104,25 @@ pub fn load(choice: Choice, btf: &Btf, layout: &KernelLayout, history: bool) -> 
             Err(error) => refused.push(Refused { tier: *tier, error }),
         }
     }
-    let reasons: Vec<String> =
-        refused.iter().map(|refused| format!("{}: {:#}", refused.tier, refused.error)).collect();
-    bail!("no probe tier loads on this kernel; `ebusy doctor` says what each needs:\n  {}", reasons.join("\n  "))
+    let reasons: Vec<String> = refused
+        .iter()
+        .map(|refused| format!("{}: {:#}", refused.tier, refused.error))
+        .collect();
+    bail!(
+        "no probe tier loads on this kernel; `ebusy doctor` says what each needs:\n  {}",
+        reasons.join("\n  ")
+    )
 }
 
 fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Result<Probes> {
-    let config = Config { own_tgid: std::process::id() };
+    let config = Config {
+        own_tgid: std::process::id(),
+    };
     let mut ebpf = object(layout, config)?;
-    let mut map = |name: &str| ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"));
+    let mut map = |name: &str| {
+        ebpf.take_map(name)
+            .with_context(|| format!("the BPF object has no map {name}"))
+    };
     let refusals = RingBuf::try_from(map("REFUSALS")?)?;
     let events = RingBuf::try_from(map("EVENTS")?)?;
     let watched = WatchedMaps {
@@ -119,7 +137,16 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
         Tier::Tracepoint => attach_tracepoints(&mut ebpf, wanted, &mut missing)?,
     };
     let reader = Reader::load(ebpf)?;
-    Ok(Probes { tier, reader, refusals, events, watched, losses, missing, _attached: attached })
+    Ok(Probes {
+        tier,
+        reader,
+        refusals,
+        events,
+        watched,
+        losses,
+        missing,
+        _attached: attached,
+    })
 }
 
 /// A hook that is missing is an error for refusals, and a note for the rest.
@@ -141,7 +168,14 @@ fn attach_fentry(
     missing: &mut Vec<String>,
 ) -> Result<Vec<Attached>> {
     let btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
-    for FentryHook { program: name, function, at_return, params, purpose } in FENTRY_HOOKS {
+    for FentryHook {
+        program: name,
+        function,
+        at_return,
+        params,
+        purpose,
+    } in FENTRY_HOOKS
+    {
         if !wanted(*purpose) || (params.is_some() && types.function_params(function) != *params) {
             continue;
         }

@@ -44,7 +44,10 @@ impl LossReader {
     pub fn read(&self) -> Result<Losses> {
         let mut losses = Losses::default();
         for loss in Loss::ALL {
-            let values = self.0.get(&(*loss as u32), 0).context("reading the loss counters")?;
+            let values = self
+                .0
+                .get(&(*loss as u32), 0)
+                .context("reading the loss counters")?;
             losses.add(loss.name(), values.iter().sum());
         }
         Ok(losses)

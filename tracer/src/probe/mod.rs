@@ -7,7 +7,7 @@ mod tracefs;
 
 pub use self::{
     load::{Probes, Refused, WatchedMaps, load, reader_only},
-    loss::{Losses, LossReader},
+    loss::{LossReader, Losses},
     tier::{Choice, Purpose, Tier},
     tracefs::Tracefs,
 };

@@ -52,7 +52,8 @@ impl FromStr for Choice {
             return Ok(Self::Auto);
         }
         let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
-        tier.map(Self::Only).ok_or_else(|| format!("no probe tier of that name; there are auto, {}", names()))
+        tier.map(Self::Only)
+            .ok_or_else(|| format!("no probe tier of that name; there are auto, {}", names()))
     }
 }
 
@@ -83,15 +84,30 @@ pub(crate) struct FentryHook {
 }
 
 const fn entry(program: &'static str, function: &'static str, purpose: Purpose) -> FentryHook {
-    FentryHook { program, function, at_return: false, params: None, purpose }
+    FentryHook {
+        program,
+        function,
+        at_return: false,
+        params: None,
+        purpose,
+    }
 }
 
 const fn at_return(program: &'static str, function: &'static str, purpose: Purpose) -> FentryHook {
-    FentryHook { program, function, at_return: true, params: None, purpose }
+    FentryHook {
+        program,
+        function,
+        at_return: true,
+        params: None,
+        purpose,
+    }
 }
 
 const fn with_params(hook: FentryHook, params: usize) -> FentryHook {
-    FentryHook { params: Some(params), ..hook }
+    FentryHook {
+        params: Some(params),
+        ..hook
+    }
 }
 
 /// The hooks of the fentry tier. Those that end a call come first, so that no end is seen without its beginning
@@ -102,11 +118,21 @@ pub(crate) const FENTRY_HOOKS: &[FentryHook] = &[
     at_return("count_exit", "mnt_get_count", Purpose::Refusals),
     entry("busy_check_entry", "propagate_mount_busy", Purpose::Refusals),
     entry("path_umount_entry", "path_umount", Purpose::Refusals),
-    with_params(at_return("do_dentry_open_exit_3", "do_dentry_open", Purpose::History), 3),
-    with_params(at_return("do_dentry_open_exit_2", "do_dentry_open", Purpose::History), 2),
+    with_params(
+        at_return("do_dentry_open_exit_3", "do_dentry_open", Purpose::History),
+        3,
+    ),
+    with_params(
+        at_return("do_dentry_open_exit_2", "do_dentry_open", Purpose::History),
+        2,
+    ),
     entry("fput_entry", "__fput", Purpose::History),
     at_return("copy_mnt_ns_exit", "copy_mnt_ns", Purpose::History),
-    entry("switch_namespaces_entry", "switch_task_namespaces", Purpose::History),
+    entry(
+        "switch_namespaces_entry",
+        "switch_task_namespaces",
+        Purpose::History,
+    ),
     at_return("attach_mount_exit", "attach_recursive_mnt", Purpose::Mounts),
 ];
 

@@ -28,8 +28,13 @@ impl Tracefs {
     pub fn open() -> Result<Self> {
         for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
             if Path::new(path).join("events/syscalls").is_dir() {
-                let root = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                    .with_context(|| format!("opening {path}"))?;
+                let root = openat(
+                    CWD,
+                    path,
+                    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                .with_context(|| format!("opening {path}"))?;
                 return Ok(Self { root, mounted: true });
             }
         }
@@ -56,8 +61,13 @@ impl Tracefs {
             Err(error) => return Err(error).with_context(|| format!("opening {path} in tracefs")),
         };
         let mut text = String::new();
-        File::from(file).read_to_string(&mut text).with_context(|| format!("reading {path} in tracefs"))?;
-        text.trim().parse().map(Some).with_context(|| format!("{path} in tracefs has {text:?}"))
+        File::from(file)
+            .read_to_string(&mut text)
+            .with_context(|| format!("reading {path} in tracefs"))?;
+        text.trim()
+            .parse()
+            .map(Some)
+            .with_context(|| format!("{path} in tracefs has {text:?}"))
     }
 }
 
@@ -83,17 +93,27 @@ pub fn attach(program: impl AsFd, event: u64) -> Result<Attached> {
     // The program is called on every CPU, whichever the event is opened on.
     // SAFETY: the attributes are as long as they say; the kernel copies them.
     let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attributes.as_ptr(),
+            -1,
+            0,
+            -1,
+            PERF_FLAG_FD_CLOEXEC,
+        )
     };
     if fd < 0 {
         let error = std::io::Error::last_os_error();
-        bail!("perf_event_open of tracepoint {event}: {error} (needs CAP_PERFMON; see kernel.perf_event_paranoid)");
+        bail!(
+            "perf_event_open of tracepoint {event}: {error} (needs CAP_PERFMON; see kernel.perf_event_paranoid)"
+        );
     }
     // SAFETY: the descriptor was just made, and is owned by nobody else.
     let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    for (request, argument) in
-        [(PERF_EVENT_IOC_SET_BPF, program.as_fd().as_raw_fd()), (PERF_EVENT_IOC_ENABLE, 0)]
-    {
+    for (request, argument) in [
+        (PERF_EVENT_IOC_SET_BPF, program.as_fd().as_raw_fd()),
+        (PERF_EVENT_IOC_ENABLE, 0),
+    ] {
         // SAFETY: both requests take a number.
         if unsafe { libc::ioctl(event.as_raw_fd(), request as libc::Ioctl, argument) } < 0 {
             return Err(std::io::Error::last_os_error()).context("attaching a program to a tracepoint");

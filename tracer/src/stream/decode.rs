@@ -2,8 +2,8 @@
 //! length is checked.
 
 use tracer_common::{
-    COMM_LEN, COMPARED_MAX, Header, MountRecord, NamespaceRecord, OpenRecord, PathRef, RecordKind, UmountRecord,
-    namespace_operation, path_status,
+    COMM_LEN, COMPARED_MAX, Header, MountRecord, NamespaceRecord, OpenRecord, PathRef, RecordKind,
+    UmountRecord, namespace_operation, path_status,
 };
 
 use crate::model::{Parent, Process, Text};
@@ -93,8 +93,14 @@ pub struct RawUmount {
 }
 
 fn read<T: zerocopy::FromBytes>(bytes: &[u8], what: &'static str) -> Result<T, DecodeError> {
-    let error = DecodeError::Length { what, expected: size_of::<T>(), found: bytes.len() };
-    T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| error)
+    let error = DecodeError::Length {
+        what,
+        expected: size_of::<T>(),
+        found: bytes.len(),
+    };
+    T::read_from_prefix(bytes)
+        .map(|(value, _)| value)
+        .map_err(|_| error)
 }
 
 fn process(header: &Header) -> Process {
@@ -138,7 +144,11 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
                 namespace_operation::CLONE => "clone",
                 _ => "unknown",
             };
-            Ok(Raw::Namespace { time: header.time, operation, by: process(&header) })
+            Ok(Raw::Namespace {
+                time: header.time,
+                operation,
+                by: process(&header),
+            })
         }
         RecordKind::Mount => {
             let _: MountRecord = read(bytes, "mount")?;
@@ -154,7 +164,10 @@ fn umount(record: &UmountRecord) -> Result<Raw, DecodeError> {
         .ancestors
         .iter()
         .take(record.ancestor_count as usize)
-        .map(|ancestor| Parent { pid: ancestor.tgid, comm: Text::from_c_array(&ancestor.comm as &[u8; COMM_LEN]) })
+        .map(|ancestor| Parent {
+            pid: ancestor.tgid,
+            comm: Text::from_c_array(&ancestor.comm as &[u8; COMM_LEN]),
+        })
         .collect();
     let path = (record.path_status == path_status::WHOLE)
         .then(|| record.path.get(..record.path_len as usize).map(<[u8]>::to_vec))
@@ -172,7 +185,9 @@ fn umount(record: &UmountRecord) -> Result<Raw, DecodeError> {
         root: pair(record.root),
         target: (record.target.mount != 0).then(|| pair(record.target)),
         busy_check: record.busy_check_ran != 0,
-        compared: compared.and_then(|last| record.compared.get(last)).map(|last| (last.mount, last.count)),
+        compared: compared
+            .and_then(|last| record.compared.get(last))
+            .map(|last| (last.mount, last.count)),
     })))
 }
 
@@ -195,23 +210,33 @@ mod tests {
         record.ancestor_count = 900;
         record.compared_count = 77;
         record.compared[31].count = 3;
-        let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else { panic!("not an umount") };
+        let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else {
+            panic!("not an umount")
+        };
         assert_eq!(umount.path.as_deref(), Some(&b"/a\n\xff"[..]));
         assert_eq!((umount.ret, umount.compared), (-16, Some((0, 3))));
         assert_eq!(umount.caller.parents.len(), 8);
         record.path_len = 70_000;
-        let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else { panic!("not an umount") };
+        let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else {
+            panic!("not an umount")
+        };
         assert_eq!(umount.path, None);
     }
 
     #[test]
     fn short_and_unknown_records_are_errors() {
-        assert!(matches!(decode(&[1, 0, 0, 0]), Err(DecodeError::Length { what: "event", .. })));
+        assert!(matches!(
+            decode(&[1, 0, 0, 0]),
+            Err(DecodeError::Length { what: "event", .. })
+        ));
         let mut bytes = [0u8; 80];
         bytes[0] = 99;
         assert_eq!(decode(&bytes), Err(DecodeError::Kind(99)));
         bytes[0] = 1;
-        assert!(matches!(decode(&bytes), Err(DecodeError::Length { what: "umount", .. })));
+        assert!(matches!(
+            decode(&bytes),
+            Err(DecodeError::Length { what: "umount", .. })
+        ));
     }
 
     proptest! {

@@ -50,7 +50,11 @@ fn each(mut capture: impl BufRead, output: &mut Vec<Output>) -> Result<(), Repla
         let read = std::io::Read::take(&mut capture, LINE_MAX).read_until(b'\n', &mut text);
         let read = read.map_err(|error| ReplayError::Read { offset, error })?;
         if read == 0 {
-            return if analyzer.is_some() { Ok(()) } else { Err(ReplayError::Start) };
+            return if analyzer.is_some() {
+                Ok(())
+            } else {
+                Err(ReplayError::Start)
+            };
         }
         line += 1;
         let record: Record =
@@ -71,11 +75,18 @@ mod tests {
     #[test]
     fn a_malformed_capture_names_the_offset() {
         assert!(matches!(replay(&b""[..]).1, Err(ReplayError::Start)));
-        assert!(matches!(replay(&b"{\"record\":\"tick\",\"time\":1}\n"[..]).1, Err(ReplayError::Start)));
-        let start = br#"{"record":"start","version":"0","kernel":"k","tier":"fentry","clock":{"offset_nanos":0}}"#;
+        assert!(matches!(
+            replay(&b"{\"record\":\"tick\",\"time\":1}\n"[..]).1,
+            Err(ReplayError::Start)
+        ));
+        let start =
+            br#"{"record":"start","version":"0","kernel":"k","tier":"fentry","clock":{"offset_nanos":0}}"#;
         let capture = [&start[..], b"\n{\"record\":\"tick\",\"time\":1}\ngarbage\n"].concat();
         let (_, result) = replay(&capture[..]);
         let error = result.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("byte {} (line 3)", start.len() + 28)), "{error}");
+        assert!(
+            error.starts_with(&format!("byte {} (line 3)", start.len() + 28)),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Names with anything in them, holders that come and go, mount points that are covered or removed: a clear answer,
+//! Names with anything in them, holders that come and go, mount points that are covered: a clear answer,
 //! never a wrong name.
 
 use std::{
@@ -23,7 +23,7 @@ use ebusy_tests::{
     scratch::{FileSystem, Scratch},
     terminal,
 };
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 use serde::Deserialize;
 use tempfile::TempDir;
 

@@ -95,6 +95,7 @@ impl Lab {
         setup::emulator()?;
         let cache = workspace.target.join("vm");
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+        remove_stale(&cache);
         let init = workspace.static_program("xtask", "vm-init", false)?;
         Ok(Self { cache, init })
     }
@@ -148,6 +149,18 @@ impl Lab {
             console: job.console,
         };
         Ok((machine, Temporary(initrd)))
+    }
+}
+
+/// Archives of runs whose process was killed, and could not remove them.
+fn remove_stale(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_suffix(".cpio").and_then(|name| name.rsplit_once('-'));
+        if owner.is_some_and(|(_, pid)| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

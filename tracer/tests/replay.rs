@@ -1,6 +1,8 @@
 //! Recorded streams of real refusals give the incidents that were reported live: the analysis is a function of the
 //! stream alone. `docs/testing.md` says how a capture is added.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::{
     fs::{self, File},
     io::BufReader,

@@ -48,7 +48,8 @@ struct Report<'r> {
 struct Offset<'r> {
     name: &'r str,
     path: Option<&'r str>,
-    offset: Option<u32>,
+    #[serde(rename = "offset")]
+    bytes: Option<u32>,
     size: u32,
     error: Option<&'r str>,
     required: bool,
@@ -136,12 +137,7 @@ impl Doctor {
             tier = programs(&mut checks, btf, layout);
             if tier.is_some() {
                 let result = self_test(common.probe);
-                checks.result(
-                    "self-test",
-                    result,
-                    |found| found.clone(),
-                    "report it with this output",
-                );
+                checks.result("self-test", result, Clone::clone, "report it with this output");
             }
         } else if !root {
             checks.add(
@@ -177,7 +173,7 @@ fn offset(field: &Resolved) -> Offset<'_> {
     Offset {
         name: field.name,
         path: field.path,
-        offset: (field.offset != ABSENT).then_some(field.offset),
+        bytes: (field.offset != ABSENT).then_some(field.offset),
         size: field.size,
         error: field.error.as_deref(),
         required: field.required,
@@ -208,7 +204,7 @@ fn text(report: &Report<'_>, short: bool) -> String {
         lines.push("kernel fields (offset, size, path):".to_owned());
         for field in &report.offsets {
             let place = field
-                .offset
+                .bytes
                 .map_or_else(|| "-".to_owned(), |offset| offset.to_string());
             let need = if field.required { "" } else { " (optional)" };
             let path = field.path.or(field.error).unwrap_or("not in this kernel");
@@ -285,10 +281,10 @@ fn namespaces(checks: &mut Checks) {
         let label = format!("{name} namespace");
         match fs::read_link(format!("/proc/1/ns/{name}")) {
             Ok(host) if Some(&host) == own.as_ref() => {
-                checks.add("ok", &label, "the same as that of pid 1", None)
+                checks.add("ok", &label, "the same as that of pid 1", None);
             }
             Ok(_) if mend.is_empty() => {
-                checks.add("ok", &label, format!("another than that of pid 1: {what}"), None)
+                checks.add("ok", &label, format!("another than that of pid 1: {what}"), None);
             }
             Ok(_) => checks.add("warn", &label, "another than that of pid 1", Some(mend)),
             Err(error) => checks.add("ok", &label, format!("that of pid 1 is hidden ({error})"), None),

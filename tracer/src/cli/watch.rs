@@ -24,7 +24,7 @@ use crate::{
 /// How often time is let pass for incidents.
 const TICK: Duration = Duration::from_millis(200);
 /// How often a long run says that it is alive.
-const ALIVE: Duration = Duration::from_secs(300);
+const ALIVE: Duration = Duration::from_mins(5);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Watch {

@@ -13,7 +13,7 @@ const DEPTH_MAX: usize = 4096;
 
 /// What a dentry tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dentry {
+struct Dentry {
     /// Parent; itself at a root.
     pub parent: u64,
     /// Last component.

@@ -12,7 +12,7 @@ const MAPPINGS_MAX: usize = 1 << 20;
 /// A maple node, which is aligned to its size; the low bits of a pointer to one have its type.
 const NODE: usize = 256;
 const NODE_MASK: u64 = 255;
-/// Where the type of a node is in a pointer to it (include/linux/maple_tree.h, `mte_node_type`; 6.1 to 7.2).
+/// Where the type of a node is in a pointer to it (`mte_node_type` of `maple_tree.h`; 6.1 to 7.2).
 const TYPE_SHIFT: u32 = 3;
 const TYPE_MASK: u64 = 15;
 

@@ -73,14 +73,14 @@ pub struct Chain {
 
 /// The word at `offset` of a piece.
 #[must_use]
-pub fn u64_at(piece: &[u8], offset: usize) -> Option<u64> {
+pub(super) fn u64_at(piece: &[u8], offset: usize) -> Option<u64> {
     let bytes = piece.get(offset..offset.checked_add(8)?)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
 /// The half word at `offset` of a piece.
 #[must_use]
-pub fn u32_at(piece: &[u8], offset: usize) -> Option<u32> {
+pub(super) fn u32_at(piece: &[u8], offset: usize) -> Option<u32> {
     let bytes = piece.get(offset..offset.checked_add(4)?)?;
     Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
@@ -145,7 +145,7 @@ impl dyn KernelMemory + '_ {
 /// Whether an address can be one of the kernel's: from 0xff00... with five levels of page tables on x86-64, 0xfff0...
 /// on arm64 with 52 bits, 0xffff8... otherwise; the last page is of error pointers.
 #[must_use]
-pub fn is_kernel_address(address: u64) -> bool {
+pub(super) fn is_kernel_address(address: u64) -> bool {
     (0xff00_0000_0000_0000..0xffff_ffff_ffff_f000).contains(&address)
 }
 

@@ -3,6 +3,7 @@
 mod context;
 mod count;
 mod dentry;
+mod describe;
 mod file;
 mod layout;
 mod mapping;
@@ -12,6 +13,7 @@ mod propagation;
 mod reader;
 mod snapshot;
 mod task;
+mod walk;
 
 pub use self::{
     context::Kernel,

@@ -112,7 +112,9 @@ impl KernelMemory for Reader {
         let mut arena = self.arena.borrow_mut();
         let mut batch = Batch::new(len, addresses.len());
         if len == 0 || len > MAX_READ || offset == tracer_common::ABSENT {
-            addresses.iter().for_each(|_| batch.push(None));
+            for _ in addresses {
+                batch.push(None);
+            }
             return batch;
         }
         let shift = len.next_power_of_two().trailing_zeros();
@@ -210,7 +212,7 @@ impl Mapping {
             (&raw mut (*self.arena.as_ptr()).address)
                 .cast::<u64>()
                 .add(slot)
-                .write_volatile(address)
+                .write_volatile(address);
         };
     }
 

@@ -39,6 +39,10 @@ const CHEAP: Duration = Duration::from_millis(10);
 
 /// What to watch, and how.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 pub struct Options {
     /// The tier.
     pub probe: Choice,
@@ -276,7 +280,7 @@ impl Session {
         match raw {
             Raw::Umount(umount) => {
                 let succeeded = umount.ret == 0;
-                self.umount(*umount)?;
+                self.umount(&umount)?;
                 return Ok(succeeded);
             }
             Raw::File {
@@ -321,13 +325,13 @@ impl Session {
         Ok(false)
     }
 
-    fn umount(&mut self, raw: RawUmount) -> Result<()> {
+    fn umount(&mut self, raw: &RawUmount) -> Result<()> {
         if raw.caller.pid == std::process::id() {
             self.own_umounts += 1;
             return Ok(());
         }
         let refused = raw.ret == EBUSY;
-        let (mount, target) = self.resolve(&raw, refused);
+        let (mount, target) = self.resolve(raw, refused);
         let caller = if refused {
             self.identities.complete(&raw.caller, raw.start)
         } else {

@@ -103,11 +103,9 @@ const fn at_return(program: &'static str, function: &'static str, purpose: Purpo
     }
 }
 
-const fn with_params(hook: FentryHook, params: usize) -> FentryHook {
-    FentryHook {
-        params: Some(params),
-        ..hook
-    }
+const fn with_params(mut hook: FentryHook, params: usize) -> FentryHook {
+    hook.params = Some(params);
+    hook
 }
 
 /// The hooks of the fentry tier. Those that end a call come first, so that no end is seen without its beginning

@@ -73,12 +73,12 @@ impl Tracefs {
 
 /// A program attached to a tracepoint, until it is dropped.
 #[derive(Debug)]
-pub struct Attached {
+pub(super) struct Attached {
     _event: OwnedFd,
 }
 
 /// Attaches a program to an event. aya does it only where tracefs is mounted.
-pub fn attach(program: impl AsFd, event: u64) -> Result<Attached> {
+pub(super) fn attach(program: impl AsFd, event: u64) -> Result<Attached> {
     const PERF_TYPE_TRACEPOINT: u32 = 2;
     const PERF_FLAG_FD_CLOEXEC: u64 = 8;
     const PERF_EVENT_IOC_ENABLE: u64 = 0x2400;

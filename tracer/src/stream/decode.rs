@@ -122,7 +122,7 @@ fn pair(path: PathRef) -> (u64, u64) {
 pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     let header: Header = read(bytes, "event")?;
     match RecordKind::try_from(header.kind).map_err(DecodeError::Kind)? {
-        RecordKind::Umount => umount(&read(bytes, "umount")?),
+        RecordKind::Umount => Ok(umount(&read(bytes, "umount")?)),
         kind @ (RecordKind::Open | RecordKind::Close) => {
             let record: OpenRecord = read(bytes, "open")?;
             Ok(Raw::File {
@@ -157,7 +157,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     }
 }
 
-fn umount(record: &UmountRecord) -> Result<Raw, DecodeError> {
+fn umount(record: &UmountRecord) -> Raw {
     let header = &record.header;
     let mut caller = process(header);
     caller.parents = record
@@ -173,7 +173,7 @@ fn umount(record: &UmountRecord) -> Result<Raw, DecodeError> {
         .then(|| record.path.get(..record.path_len as usize).map(<[u8]>::to_vec))
         .flatten();
     let compared = (record.compared_count as usize).min(COMPARED_MAX).checked_sub(1);
-    Ok(Raw::Umount(Box::new(RawUmount {
+    Raw::Umount(Box::new(RawUmount {
         entered: record.entered,
         returned: header.time,
         ret: record.ret,
@@ -188,7 +188,7 @@ fn umount(record: &UmountRecord) -> Result<Raw, DecodeError> {
         compared: compared
             .and_then(|last| record.compared.get(last))
             .map(|last| (last.mount, last.count)),
-    })))
+    }))
 }
 
 #[cfg(test)]

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::{
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, set_child_subreaper, waitpid},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, set_child_subreaper,
+        waitpid,
+    },
 };
 
 /// A command that waits for its start.
@@ -104,6 +107,13 @@ impl Running {
     pub(super) fn status(&self) -> Option<u8> {
         let (_, status) = waitpid(Some(self.pid), WaitOptions::NOHANG).ok()??;
         Some(shell_status(status))
+    }
+
+    /// Passes a signal on: the terminal sends it to both, but who sends it to ebusy means the job.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Err(error) = kill_process(self.pid, signal) {
+            log::debug!("passing {signal:?} on to the command: {error}");
+        }
     }
 
     /// Collects what the command left behind.

@@ -3,6 +3,7 @@
 use std::{ffi::OsString, os::fd::OwnedFd, time::Duration};
 
 use anyhow::{Context as _, Result};
+use rustix::process::Signal;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -23,6 +24,8 @@ use crate::{
 
 /// How often time is let pass for incidents.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a command may take to end when ebusy is told to.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a long run says that it is alive.
 const ALIVE: Duration = Duration::from_mins(5);
 
@@ -48,7 +51,7 @@ pub(super) struct Watch {
 /// Why the loop ended.
 enum End {
     Command(u8),
-    Signal,
+    Signal(Signal),
 }
 
 impl Watch {
@@ -120,8 +123,8 @@ impl Watch {
                     guard?.clear_ready();
                     output
                 }
-                _ = interrupt.recv() => break End::Signal,
-                _ = terminate.recv() => break End::Signal,
+                _ = interrupt.recv() => break End::Signal(Signal::INT),
+                _ = terminate.recv() => break End::Signal(Signal::TERM),
                 _ = tick.tick() => {
                     if let Some(running) = &running {
                         running.reap_others();
@@ -141,6 +144,13 @@ impl Watch {
             };
             report(output, results)?;
         };
+        if let (End::Signal(signal), Some(running)) = (&end, &running) {
+            running.signal(*signal);
+            let ended = tokio::time::timeout(PATIENCE, command_exit(exited.as_ref(), Some(running))).await;
+            if ended.is_err() {
+                eprintln!("ebusy: the command did not end on {signal:?}; it is left running");
+            }
+        }
         report(session.end()?, results)?;
         Ok(self.finish(&session, &end, running.is_some()))
     }
@@ -157,9 +167,9 @@ impl Watch {
         match end {
             End::Command(_) if self.fail_on_ebusy && refused => exit::FOUND,
             End::Command(status) => *status,
-            End::Signal if had_command => exit::INTERRUPTED,
-            End::Signal if self.fail_on_ebusy && refused => exit::FOUND,
-            End::Signal => exit::OK,
+            End::Signal(_) if had_command => exit::INTERRUPTED,
+            End::Signal(_) if self.fail_on_ebusy && refused => exit::FOUND,
+            End::Signal(_) => exit::OK,
         }
     }
 }

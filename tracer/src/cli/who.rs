@@ -1,6 +1,11 @@
 //! `ebusy who`: who would block an umount now, without unmounting.
 
-use std::{io::Read as _, sync::Arc};
+use std::{
+    ffi::{OsStr, OsString},
+    io::Read as _,
+    os::unix::ffi::{OsStrExt, OsStringExt as _},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,7 +17,7 @@ use crate::{
     live::{
         Host, Identities, Mounted, MountsView, NamespaceMounts, describe, enter_host_namespace, sample, stuck,
     },
-    model::{Target, Who as Report},
+    model::{Container, Target, Who as Report},
     probe::{Tier, reader_only},
     render::escape,
 };
@@ -24,7 +29,7 @@ const LOG_MAX: u64 = 1 << 20;
 pub(super) struct Who {
     /// A path, a container id or its unique prefix, NAMESPACE/POD, or - for a log line on stdin;
     /// without it every container mount that is stuck now
-    what: Option<String>,
+    what: Option<OsString>,
 }
 
 /// What was asked about.
@@ -79,9 +84,9 @@ impl Who {
     }
 
     fn question(&self) -> Result<Question> {
-        let what = match self.what.as_deref() {
+        let what = match self.what.as_deref().map(OsStrExt::as_bytes) {
             None => return Ok(Question::Stuck),
-            Some("-") => {
+            Some(b"-") => {
                 let mut log = Vec::new();
                 std::io::stdin()
                     .lock()
@@ -96,31 +101,29 @@ impl Who {
                 };
                 return Ok(Question::Path(path));
             }
-            Some("") => {
+            Some(b"") => {
                 bail!("an empty name; give a path, a container id, NAMESPACE/POD, or - for a log line")
             }
             Some(what) => what,
         };
-        if !what.starts_with(['/', '.']) {
-            return Ok(Question::Name(what.to_owned()));
+        if !what.starts_with(b"/") && !what.starts_with(b".") {
+            return Ok(Question::Name(String::from_utf8_lossy(what).into_owned()));
         }
         // The directory is the one that ebusy was started in; no link is followed, nothing is looked up.
-        let base = if what.starts_with('/') {
+        let base = if what.starts_with(b"/") {
             std::path::PathBuf::new()
         } else {
             std::env::current_dir()?
         };
         let mut path = std::path::PathBuf::from("/");
-        for part in base.join(what).components() {
+        for part in base.join(OsStr::from_bytes(what)).components() {
             match part {
                 std::path::Component::ParentDir => drop(path.pop()),
                 std::path::Component::Normal(name) => path.push(name),
                 _ => {}
             }
         }
-        Ok(Question::Path(std::os::unix::ffi::OsStringExt::into_vec(
-            path.into_os_string(),
-        )))
+        Ok(Question::Path(path.into_os_string().into_vec()))
     }
 }
 
@@ -163,12 +166,12 @@ impl Look<'_> {
             ),
             Lookup::Nothing => Vec::new(),
         };
-        let wanted = |id: &str| {
-            if pods.is_empty() {
-                id.starts_with(name)
-            } else {
-                pods.iter().any(|pod| pod.container.id == id)
-            }
+        // A runtime with a state directory of its own is known by its mounts only.
+        let wanted = |container: &Container| {
+            let pod = container.pod_namespace.as_deref().zip(container.pod.as_deref());
+            container.id.starts_with(name)
+                || pods.iter().any(|pod| pod.container.id == container.id)
+                || pod.is_some_and(|(namespace, pod)| name.split_once('/') == Some((namespace, pod)))
         };
         let kernel = self.host.kernel(self.reader);
         let mut copies = Vec::new();
@@ -178,7 +181,7 @@ impl Look<'_> {
                 continue;
             }
             let container = self.containers.container_of_mount_path(&mounted.path);
-            if container.is_some_and(|container| !container.id.is_empty() && wanted(&container.id)) {
+            if container.is_some_and(|container| !container.id.is_empty() && wanted(&container)) {
                 copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).0);
                 found.push(self.describe(namespace, mounted));
             }
@@ -189,7 +192,7 @@ impl Look<'_> {
             .collect();
         names.sort_unstable();
         names.dedup();
-        if pods.is_empty() && names.len() > 1 {
+        if pods.is_empty() && !name.contains('/') && names.len() > 1 {
             bail!("{name} could be {}; give more of the id", ids(names.into_iter()));
         }
         Ok(found)

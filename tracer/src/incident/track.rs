@@ -291,8 +291,7 @@ impl Analyzer {
         let outcome = match open.removed {
             Some(flags) if flags & MNT_DETACH != 0 => Outcome::Detached,
             Some(_) => Outcome::Released,
-            // Somebody else's umount that propagated; otherwise the whole namespace ended.
-            None if gone.namespace_alive => Outcome::Released,
+            // Its namespace ended, or its mountpoint was removed.
             None => Outcome::Gone,
         };
         self.close(&key, outcome, gone.time).into_iter().collect()

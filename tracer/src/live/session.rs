@@ -100,7 +100,6 @@ pub struct Session {
     view_stale: bool,
     view_next: Instant,
     table: WatchTable,
-    namespaces: HashMap<MountKey, u32>,
     pending: HashMap<MountKey, Pending>,
     sample_next: Instant,
     own_losses: Losses,
@@ -134,7 +133,6 @@ impl Session {
             view_stale: false,
             view_next: now,
             table: WatchTable::default(),
-            namespaces: HashMap::new(),
             pending: HashMap::new(),
             sample_next: now,
             own_losses: Losses::default(),
@@ -352,9 +350,6 @@ impl Session {
             && let Some(mount) = mount
         {
             let key = mount_key(&mount);
-            if let Some(namespace) = target.mount_namespace {
-                self.namespaces.insert(key, namespace);
-            }
             self.pending.insert(
                 key,
                 Pending {
@@ -486,15 +481,12 @@ impl Session {
         if gone.is_empty() {
             return Ok(());
         }
-        self.refresh_view();
         for mount in gone {
-            let number = self.namespaces.remove(&mount);
-            let namespace_alive = number.is_some_and(|number| self.view.namespace(number).is_some());
             self.pending.remove(&mount);
+            self.view_stale = true;
             self.push(Record::Gone(Gone {
                 mount,
                 time: boot_nanos(),
-                namespace_alive,
             }))?;
         }
         Ok(())

@@ -157,6 +157,4 @@ pub struct Gone {
     pub mount: MountKey,
     /// Boot clock, ns.
     pub time: u64,
-    /// Whether its namespace is still there.
-    pub namespace_alive: bool,
 }

@@ -116,6 +116,14 @@ impl Analyzer {
         })
     }
 
+    /// Whether an umount of this target has succeeded.
+    #[must_use]
+    pub fn was_removed(&self, mount: MountKey) -> bool {
+        self.open
+            .get(&TargetKey::Mount(mount))
+            .is_some_and(|open| open.removed.is_some())
+    }
+
     /// The history of opens.
     #[must_use]
     pub fn history(&self) -> &History {

@@ -37,6 +37,9 @@ const EVENTS_AT_ONCE: usize = 20_000;
 /// A snapshot that takes longer than this is not repeated for every attempt.
 const CHEAP: Duration = Duration::from_millis(10);
 
+/// How long the record of an umount may take to arrive after its mount has gone.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// What to watch, and how.
 #[derive(Debug)]
 #[expect(
@@ -101,6 +104,8 @@ pub struct Session {
     view_next: Instant,
     table: WatchTable,
     pending: HashMap<MountKey, Pending>,
+    /// Targets that were found gone, and when first, without an umount that did it.
+    vanished: HashMap<MountKey, Instant>,
     sample_next: Instant,
     own_losses: Losses,
     told_losses: Losses,
@@ -134,6 +139,7 @@ impl Session {
             view_next: now,
             table: WatchTable::default(),
             pending: HashMap::new(),
+            vanished: HashMap::new(),
             sample_next: now,
             own_losses: Losses::default(),
             told_losses: Losses::default(),
@@ -478,10 +484,14 @@ impl Session {
                 !now.is_some_and(|now| now.id == key.id && now.unique == key.unique && now.namespace != 0)
             })
             .collect();
-        if gone.is_empty() {
-            return Ok(());
-        }
+        self.vanished.retain(|mount, _| gone.contains(mount));
         for mount in gone {
+            let since = *self.vanished.entry(mount).or_insert_with(Instant::now);
+            // The mount goes before the umount returns, and before its record is here.
+            if !self.analyzer.was_removed(mount) && since.elapsed() < GRACE {
+                continue;
+            }
+            self.vanished.remove(&mount);
             self.pending.remove(&mount);
             self.view_stale = true;
             self.push(Record::Gone(Gone {

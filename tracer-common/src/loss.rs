@@ -41,8 +41,6 @@ losses! {
     OpenRingFull => "open: event ring full",
     /// The opened file could not be read.
     OpenFault => "open: file not readable",
-    /// A watched address turned out to be another mount.
-    OpenStaleMount => "open: watched mount was replaced",
     /// A change of mount namespace.
     NamespaceRingFull => "mount namespace: event ring full",
     /// A change of the mount tree.

@@ -127,6 +127,8 @@ pub struct Expectation<'a> {
     pub holders: Vec<Expected>,
     /// Everybody who uses a private copy.
     pub bystanders: Vec<Expected>,
+    /// What had been lost before; nothing more is to be.
+    pub lost_events: u64,
 }
 
 /// Everything that is wrong, so that one run shows all of it.
@@ -171,6 +173,7 @@ impl<'a> Expectation<'a> {
             outcome: "released",
             holders,
             bystanders: Vec::new(),
+            lost_events: 0,
         }
     }
 
@@ -198,7 +201,7 @@ impl<'a> Expectation<'a> {
         );
         let total: u64 = incident.callers.iter().map(|caller| caller.attempts).sum();
         problem.equal("attempts of all callers", &total, &self.attempts);
-        problem.equal("lost_events", &incident.lost_events, &0);
+        problem.equal("lost_events", &incident.lost_events, &self.lost_events);
         problem.check(incident.ended.is_some(), || "it has no end".to_owned());
         target(problem, self.scratch, &incident.target);
         books(problem, self.scratch, &self.holders, &incident.references);

@@ -59,6 +59,8 @@ struct Shared {
     parent: TempDir,
     /// Incidents that there are to be.
     incidents: usize,
+    /// What it had lost when it told the last of them.
+    lost_events: u64,
 }
 
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
@@ -72,6 +74,7 @@ fn shared<T>(run: impl FnOnce(&mut Shared) -> Result<T>) -> Result<T> {
             watch,
             parent,
             incidents: 0,
+            lost_events: 0,
         });
     }
     run(guard.as_mut().context("it has just been started")?)
@@ -87,7 +90,13 @@ fn told(expectation: &Expectation<'_>) -> Result<()> {
         shared.incidents += 1;
         let path = expectation.scratch.path();
         let incident = shared.watch.wait_for_incident(path, PATIENCE)?;
-        expectation.check(&incident)
+        // One test fails for a loss, not all that follow.
+        let lost_events = std::mem::replace(&mut shared.lost_events, incident.lost_events);
+        Expectation {
+            lost_events,
+            ..expectation.clone()
+        }
+        .check(&incident)
     })
 }
 

@@ -24,7 +24,7 @@ use crate::{
     incident::{Analyzer, Output},
     kernel::Mount,
     model::{Process, Target, Text},
-    probe::{Choice, Losses, Probes, Refused, load},
+    probe::{Choice, Losses, Probes, Refused, load, skipped_runs},
     stream::{
         Closed, DecodeError, Entered, Gone, MountKey, Opened, Raw, RawUmount, Record, Sample, Start, Umount,
         decode,
@@ -270,6 +270,9 @@ impl Session {
         for (what, count) in &self.own_losses.0 {
             losses.add(what.clone(), *count);
         }
+        for (what, count) in skipped_runs(self.probes.reader.ebpf()) {
+            losses.add(what, count);
+        }
         losses.add("watch table: full", self.table.full);
         losses.add("history: too many open files", self.analyzer.history().forgotten);
         if losses != self.told_losses {
@@ -372,6 +375,7 @@ impl Session {
             ret: raw.ret,
             flags: raw.flags,
             caller,
+            passed: raw.path.as_deref().map(Text::from),
             mount: key,
             target,
             shown,

@@ -7,7 +7,7 @@ mod tracefs;
 
 pub use self::{
     load::{Probes, Refused, WatchedMaps, load, reader_only},
-    loss::{LossReader, Losses},
+    loss::{LossReader, Losses, skipped_runs},
     tier::{Choice, Purpose, Tier},
     tracefs::Tracefs,
 };

@@ -86,6 +86,9 @@ pub struct Umount {
     pub flags: u32,
     /// Who called.
     pub caller: Process,
+    /// The path as it was passed, where the tier sees it.
+    #[serde(default)]
+    pub passed: Option<Text>,
     /// The mount; `None` where the path could not be resolved.
     pub mount: Option<MountKey>,
     /// What is known of the target; its path at least.

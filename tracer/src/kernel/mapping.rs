@@ -1,5 +1,7 @@
 //! Mapped files: the maple tree of mappings (Linux 6.1 on), or their list (before).
 
+use std::collections::HashSet;
+
 use tracer_common::ABSENT;
 
 use super::{
@@ -81,6 +83,7 @@ impl Kernel<'_> {
                 None => complete = false,
             }
         }
+        let mut seen = HashSet::new();
         // A tree of height 10 has more mappings than memory.
         for _ in 0..10 {
             if level.is_empty() {
@@ -89,9 +92,10 @@ impl Kernel<'_> {
             let addresses: Vec<u64> = level.iter().map(|(node, ..)| node & !NODE_MASK).collect();
             let batch = self.memory.read_batch(&addresses, 0, NODE);
             level = self.visit(&level, &batch, &mut found, &mut complete);
-            if found.len() + level.len() > MAPPINGS_MAX * 16 {
-                return (found, false);
-            }
+            // No node is in a tree twice: a ring of nodes is none.
+            let before = level.len();
+            level.retain(|(node, ..)| seen.insert(node & !NODE_MASK));
+            complete &= level.len() == before;
         }
         (found, complete && level.is_empty())
     }

@@ -13,6 +13,8 @@ mod propagation;
 mod reader;
 mod snapshot;
 mod task;
+#[cfg(test)]
+mod testing;
 mod walk;
 
 pub use self::{

@@ -58,6 +58,9 @@ impl Kernel<'_> {
             }
         }
         leaders.push(leader);
+        // A ring that does not lead back goes round until the cap.
+        let mut seen = HashSet::with_capacity(leaders.len().min(1 << 16));
+        leaders.retain(|leader| seen.insert(*leader));
         let (threads, threads_complete) = self.threads(&leaders);
         Tasks {
             all: self.read_tasks(&threads),
@@ -81,7 +84,7 @@ impl Kernel<'_> {
             .filter(|head| **head != 0)
             .map(|head| (*head, *head))
             .collect();
-        let mut steps = 0;
+        let mut seen = HashSet::new();
         while !at.is_empty() {
             let addresses: Vec<u64> = at.iter().map(|(node, _)| *node).collect();
             let next = self.memory.words(&addresses, 0);
@@ -89,7 +92,8 @@ impl Kernel<'_> {
             for ((_, head), next) in at.iter().zip(next) {
                 match next {
                     Some(next) if next == *head => {}
-                    Some(next) if is_kernel_address(next) => {
+                    // No thread is in a ring twice: it has changed under the walk, and does not lead back.
+                    Some(next) if is_kernel_address(next) && seen.insert(next) => {
                         all.push(next.wrapping_sub(link));
                         following.push((next, *head));
                     }
@@ -97,13 +101,7 @@ impl Kernel<'_> {
                 }
             }
             at = following;
-            steps += 1;
-            if steps > TASKS_MAX || all.len() > TASKS_MAX {
-                return (all, false);
-            }
         }
-        let mut seen = HashSet::with_capacity(all.len());
-        all.retain(|task| seen.insert(*task));
         (all, complete)
     }
 

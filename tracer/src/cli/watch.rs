@@ -207,7 +207,11 @@ fn report(output: Vec<Output>, results: &mut Results) -> Result<()> {
 
 fn announce(session: &Session, watching: &Watching, common: &Common) {
     for refused in &watching.refused {
-        eprintln!("tier {} is not to be had here: {:#}", refused.tier, refused.error);
+        eprintln!(
+            "tier {} is not to be had here: {}",
+            refused.tier,
+            refused.reason()
+        );
     }
     for missing in &watching.missing {
         eprintln!("hook missing: {missing}");

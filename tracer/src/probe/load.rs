@@ -73,6 +73,18 @@ pub struct Refused {
     pub error: anyhow::Error,
 }
 
+impl Refused {
+    /// The reason without what the verifier says of the program, which fills screens (`-vv` logs it).
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let reason = format!("{:#}", self.error);
+        reason
+            .split_once(". Verifier output:")
+            .map_or(reason.as_str(), |(before, _)| before)
+            .to_owned()
+    }
+}
+
 fn object(layout: &KernelLayout, config: Config) -> Result<Ebpf> {
     EbpfLoader::new()
         .override_global("LAYOUT", &layout.table, true)
@@ -101,12 +113,15 @@ pub fn load(
     for tier in tiers {
         match load_tier(*tier, btf, layout, history) {
             Ok(probes) => return Ok((probes, refused)),
-            Err(error) => refused.push(Refused { tier: *tier, error }),
+            Err(error) => {
+                log::debug!("tier {tier}: {error:#}");
+                refused.push(Refused { tier: *tier, error });
+            }
         }
     }
     let reasons: Vec<String> = refused
         .iter()
-        .map(|refused| format!("{}: {:#}", refused.tier, refused.error))
+        .map(|refused| format!("{}: {}", refused.tier, refused.reason()))
         .collect();
     bail!(
         "no probe tier loads on this kernel; `ebusy doctor` says what each needs:\n  {}",

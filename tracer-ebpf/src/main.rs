@@ -1,6 +1,14 @@
 //! The kernel programs of ebusy: the list of hooks and maps. What each hook does is in the module of its family.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::inline_always,
+    reason = "calls between BPF functions cost a verifier state each, and pass five arguments at the most"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros of the hooks hand their context over by value"
+)]
 
 mod kernel;
 mod mount;

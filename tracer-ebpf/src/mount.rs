@@ -9,7 +9,7 @@ use crate::{EVENTS, lose, task::header};
 const NUMBER: usize = 8;
 const RESULT: usize = 16;
 
-/// Return of mount, move_mount, mount_setattr or pivot_root.
+/// Return of `mount`, `move_mount`, `mount_setattr` or `pivot_root`.
 #[inline(always)]
 pub(crate) fn exit(ctx: &TracePointContext) {
     // SAFETY: the record of a return is 24 bytes long.

@@ -22,7 +22,7 @@ fn own_tgid() -> u32 {
     unsafe { core::ptr::read_volatile(&raw const CONFIG.own_tgid) }
 }
 
-/// Return of open, openat, openat2, creat, open_by_handle_at: the result is a descriptor of the running thread.
+/// Return of `open`, `openat`, `openat2`, `creat`, `open_by_handle_at`: the result is a descriptor of the running thread.
 #[inline(always)]
 pub(crate) fn exit(ctx: &TracePointContext) {
     // SAFETY: the record of a return is 24 bytes long.

@@ -85,16 +85,14 @@ pub(crate) fn chase(ctx: &RawTracePointContext) -> u32 {
             (&raw mut (*arena).address)
                 .cast::<u64>()
                 .add(slot)
-                .write_volatile(node)
+                .write_volatile(node);
         };
         count += 1;
-        match read::<u64>(node + offset, 0) {
-            Some(next) => node = next,
-            None => {
-                status = READ_FAULT;
-                break;
-            }
-        }
+        let Some(next) = read::<u64>(node + offset, 0) else {
+            status = READ_FAULT;
+            break;
+        };
+        node = next;
     }
     set_first_status(arena, status);
     count

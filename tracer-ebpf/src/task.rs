@@ -64,7 +64,7 @@ pub(crate) unsafe fn ancestors(out: *mut Ancestor) -> u32 {
                 tgid,
                 reserved: 0,
                 comm,
-            })
+            });
         };
         count += 1;
         task = leader;

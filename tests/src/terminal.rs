@@ -34,6 +34,12 @@ pub fn run(command: &mut Command) -> Result<(ExitStatus, Vec<u8>)> {
     Ok((status, printed))
 }
 
+/// Whether there are pseudo-terminals here.
+#[must_use]
+pub fn is_available() -> bool {
+    open().is_ok()
+}
+
 fn open() -> io::Result<(OwnedFd, OwnedFd)> {
     let (mut ours, mut theirs) = (-1, -1);
     // SAFETY: both point to integers; no name, settings or size are asked for.

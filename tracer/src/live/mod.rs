@@ -3,6 +3,7 @@
 mod host;
 mod identities;
 mod mounts;
+mod options;
 mod sampler;
 mod session;
 mod stuck;
@@ -13,8 +14,9 @@ pub use self::{
     host::{Host, boot_nanos, enter_host_namespace},
     identities::Identities,
     mounts::{Mounted, MountsView, NamespaceMounts},
+    options::{Options, Sink, Watching},
     sampler::sample,
-    session::{Options, Session, Sink, Watching},
+    session::Session,
     stuck::{Stuck, stuck},
     target::{describe, mount_key},
 };

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io::Write,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -14,17 +13,18 @@ use super::{
     host::{Host, boot_nanos},
     identities::Identities,
     mounts::MountsView,
+    options::{Options, Watching},
     sampler::sample,
-    stuck::{Stuck, stuck},
+    stuck::stuck,
     target::{absolute, at_path, describe, mount_key, unknown},
     watched::WatchTable,
 };
 use crate::{
-    identity::{Containers, WatchPatterns},
+    identity::Containers,
     incident::{Analyzer, Output},
     kernel::Mount,
     model::{Process, Target, Text},
-    probe::{Choice, Losses, Probes, Refused, load, skipped_runs},
+    probe::{Losses, Probes, load, skipped_runs},
     stream::{
         Closed, DecodeError, Entered, Gone, MountKey, Opened, Raw, RawUmount, Record, Sample, Start, Umount,
         decode,
@@ -40,49 +40,8 @@ const CHEAP: Duration = Duration::from_millis(10);
 /// How long the record of an umount may take to arrive after its mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// What to watch, and how.
-#[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent switches of the command line"
-)]
-pub struct Options {
-    /// The tier.
-    pub probe: Choice,
-    /// Whether opens are recorded.
-    pub history: bool,
-    /// Targets to watch and show.
-    pub patterns: WatchPatterns,
-    /// Show every refusal on the host.
-    pub all: bool,
-    /// Record command lines.
-    pub cmdline: bool,
-    /// A command runs under us: what is refused to it is shown, what it mounts is watched.
-    pub command: bool,
-    /// Also write the record stream there, a JSON object a line.
-    pub capture: Option<Box<dyn Sink>>,
-}
-
-/// Where a capture goes.
-pub trait Sink: Write + std::fmt::Debug {}
-impl<T: Write + std::fmt::Debug> Sink for T {}
-
-/// What is being watched: told at the start.
-#[derive(Debug)]
-pub struct Watching {
-    /// Better tiers that did not load.
-    pub refused: Vec<Refused>,
-    /// Hooks that are missing.
-    pub missing: Vec<String>,
-    /// Targets found.
-    pub targets: usize,
-    /// Mounts watched: targets and their slots.
-    pub mounts: usize,
-    /// Mounts that are stuck already.
-    pub stuck: Vec<Stuck>,
-    /// What is wrong with the self-test, if it failed.
-    pub self_test: Option<String>,
-}
+/// A look at the mounts is not trusted for longer than this.
+const VIEW_AGE: Duration = Duration::from_secs(5);
 
 /// A target whose last refused attempt wants a snapshot.
 #[derive(Debug)]
@@ -102,6 +61,7 @@ pub struct Session {
     view: MountsView,
     view_stale: bool,
     view_next: Instant,
+    view_read: Instant,
     table: WatchTable,
     pending: HashMap<MountKey, Pending>,
     /// Targets that were found gone, and when first, without an umount that did it.
@@ -137,6 +97,7 @@ impl Session {
             view,
             view_stale: false,
             view_next: now,
+            view_read: now,
             table: WatchTable::default(),
             pending: HashMap::new(),
             vanished: HashMap::new(),
@@ -244,6 +205,8 @@ impl Session {
 
     /// Lets time pass.
     pub fn tick(&mut self) -> Result<Vec<Output>> {
+        // Where a kernel has no hook for new mounts (7.2 inlined it), and for what no hook sees.
+        self.view_stale |= self.view_read.elapsed() > VIEW_AGE;
         let mut output = self.drain()?;
         self.check_gone()?;
         self.tell_losses()?;
@@ -510,6 +473,7 @@ impl Session {
         let began = Instant::now();
         self.view = MountsView::read(self.host.kernel(&self.probes.reader), self.host.task());
         self.view_stale = false;
+        self.view_read = began;
         self.update_table();
         let took = began.elapsed();
         self.view_next = Instant::now() + (took * 10).clamp(Duration::from_millis(5), Duration::from_secs(5));

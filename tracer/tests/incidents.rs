@@ -340,3 +340,38 @@ fn a_target_that_could_not_be_resolved_is_known_by_its_path() {
         (2, Some(Outcome::Released))
     );
 }
+
+#[test]
+fn attempts_that_could_and_could_not_be_resolved_are_one_incident() {
+    let unresolved = |at, ret| {
+        Record::Umount(Box::new(Umount {
+            mount: None,
+            ..umount(at, ret, 10)
+        }))
+    };
+    let gone = || {
+        Record::Gone(Gone {
+            mount: MOUNT,
+            time: S,
+        })
+    };
+    let after = [
+        refused(0, 10),
+        unresolved(50 * MS, EBUSY),
+        unresolved(100 * MS, 0),
+        gone(),
+    ];
+    let before = [
+        unresolved(0, EBUSY),
+        refused(50 * MS, 10),
+        unresolved(100 * MS, 0),
+        gone(),
+    ];
+    for records in [after, before] {
+        let incident = only(run(records));
+        assert_eq!(
+            (incident.attempts, incident.outcome),
+            (2, Some(Outcome::Released))
+        );
+    }
+}

@@ -179,11 +179,29 @@ impl Analyzer {
         Vec::new()
     }
 
-    fn refused(&mut self, umount: Umount) {
-        let key = match umount.mount {
-            Some(mount) => TargetKey::Mount(mount),
-            None => TargetKey::Path(umount.caller.mount_namespace, umount.target.path.clone()),
+    /// The incident that a refusal belongs to. Where one attempt could be resolved and another could not (the mount was
+    /// gone when it was looked for), path and namespace say that it is the same.
+    fn key_of(&mut self, umount: &Umount) -> TargetKey {
+        let path = TargetKey::Path(umount.caller.mount_namespace, umount.target.path.clone());
+        let Some(mount) = umount.mount else {
+            let same = self.open.iter().find(|(_, open)| {
+                open.removed.is_none()
+                    && open.target.path == umount.target.path
+                    && open.caller.mount_namespace == umount.caller.mount_namespace
+            });
+            return same.map_or(path, |(key, _)| key.clone());
         };
+        let key = TargetKey::Mount(mount);
+        if !self.open.contains_key(&key)
+            && let Some(open) = self.open.remove(&path)
+        {
+            self.open.insert(key.clone(), open);
+        }
+        key
+    }
+
+    fn refused(&mut self, umount: Umount) {
+        let key = self.key_of(&umount);
         let clock = self.start.clock;
         let next_id = &mut self.next_id;
         let incidents = &mut self.totals.incidents;

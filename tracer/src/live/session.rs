@@ -187,10 +187,15 @@ impl Session {
     /// Takes all that is in the rings, looks where a refusal asks for it, and returns what the analysis says.
     pub fn drain(&mut self) -> Result<Vec<Output>> {
         let mut succeeded = false;
-        for raw in take(&mut self.probes.refusals, usize::MAX, &mut self.own_losses) {
-            succeeded |= self.raw(raw)?;
-        }
-        for raw in take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses) {
+        // Events first: then all refusals before the last of them are there as well, and the order of both is known.
+        let mut records = take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses);
+        records.append(&mut take(
+            &mut self.probes.refusals,
+            usize::MAX,
+            &mut self.own_losses,
+        ));
+        records.sort_by_key(Raw::time);
+        for raw in records {
             succeeded |= self.raw(raw)?;
         }
         self.sample_pending()?;
@@ -290,7 +295,7 @@ impl Session {
                 };
                 self.push(Record::Entered(entered))?;
             }
-            Raw::MountChanged => self.view_stale = true,
+            Raw::MountChanged { .. } => self.view_stale = true,
         }
         Ok(false)
     }

@@ -60,7 +60,21 @@ pub enum Raw {
         by: Process,
     },
     /// A mount tree may have changed.
-    MountChanged,
+    MountChanged {
+        /// Boot clock, ns.
+        time: u64,
+    },
+}
+
+impl Raw {
+    /// When it happened, boot clock, ns.
+    #[must_use]
+    pub fn time(&self) -> u64 {
+        match self {
+            Self::Umount(umount) => umount.returned,
+            Self::File { time, .. } | Self::Namespace { time, .. } | Self::MountChanged { time } => *time,
+        }
+    }
 }
 
 /// An umount as the kernel sent it.
@@ -152,7 +166,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         }
         RecordKind::Mount => {
             let _: MountRecord = read(bytes, "mount")?;
-            Ok(Raw::MountChanged)
+            Ok(Raw::MountChanged { time: header.time })
         }
     }
 }

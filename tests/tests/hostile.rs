@@ -50,32 +50,29 @@ fn main() -> ExitCode {
     ])
 }
 
-/// A directory for mounts with any name, and a watch on them.
-struct Stage {
-    parent: TempDir,
-    watch: Watch,
-}
+/// A directory for mounts with any name.
+struct Stage(TempDir);
 
 impl Stage {
     fn new() -> Result<Self> {
-        let parent = tempfile::Builder::new().prefix("ebusy-hostile-").tempdir()?;
-        let watch = Watch::targets(&[parent.path().join("*/*")])?;
-        Ok(Self { parent, watch })
+        Ok(Self(tempfile::Builder::new().prefix("ebusy-hostile-").tempdir()?))
     }
 
     fn scratch(&self, name: &OsStr, file_system: FileSystem) -> Result<Scratch> {
-        Scratch::within(self.parent.path(), name, file_system)
+        Scratch::within(self.0.path(), name, file_system)
     }
 
     /// Holds a file, is refused once, lets go; ebusy says what the holder claims.
-    fn explains(self, scratch: &Scratch, name: &str, path: PathBuf) -> Result<Verdict> {
+    fn explains(&self, scratch: &Scratch, name: &str, path: PathBuf) -> Result<Verdict> {
+        // The name of the mount may have characters that a glob gives a meaning.
+        let watch = Watch::targets(&[self.0.path().join("*/*")])?;
         let holding = Holding::start(name, Namespace::Slave, &[path])?;
         ensure!(!scratch.umount()?, "the umount was not refused");
         let expectation = Expectation::released(scratch, vec![Expected::on_copy(&holding)]);
         let (code, answers) = who(scratch.path())?;
         holding.release()?;
         ensure!(scratch.umount()?, "still busy after the release");
-        let (incidents, _) = self.watch.finish()?;
+        let (incidents, _) = watch.finish()?;
         expectation.check_only(&incidents)?;
         expectation.check_who(code, &answers).context("who")?;
         Ok(Verdict::Passed)

@@ -55,6 +55,12 @@ impl Mount {
         }
     }
 
+    /// Whether it is still the same mount, and still mounted somewhere.
+    #[must_use]
+    pub fn is_still(&self, other: &Self) -> bool {
+        self.is_same(other) && self.namespace != 0
+    }
+
     /// Whether it is still the same mount, by all that tells.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

@@ -427,7 +427,7 @@ impl Session {
             let began = Instant::now();
             let kernel = self.host.kernel(&self.probes.reader);
             // It may have been unmounted meanwhile.
-            let Some(target) = kernel.mount(target.address).filter(|now| now.is_same(&target)) else {
+            let Some(target) = kernel.mount(target.address).filter(|now| now.is_still(&target)) else {
                 continue;
             };
             let snapshot = sample(&self.host, &self.probes.reader, &self.identities, &target);
@@ -435,6 +435,14 @@ impl Session {
             log::debug!("snapshot of mount {} took {took:?}", mount.id);
             if took > CHEAP {
                 self.sample_next = Instant::now() + took * 4;
+            }
+            // Names read while it was taken down are no names.
+            let kernel = self.host.kernel(&self.probes.reader);
+            if !kernel
+                .mount(target.address)
+                .is_some_and(|now| now.is_still(&target))
+            {
+                continue;
             }
             self.push(Record::Snapshot(Box::new(Sample {
                 mount,

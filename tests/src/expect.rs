@@ -119,8 +119,8 @@ pub struct Expectation<'a> {
     pub caller: u32,
     /// Refused attempts.
     pub attempts: u64,
-    /// Runs of them.
-    pub bursts: u64,
+    /// Runs of them, unless it depends on how fast the machine is.
+    pub bursts: Option<u64>,
     /// How it ended.
     pub outcome: &'a str,
     /// Everybody who blocks.
@@ -169,7 +169,7 @@ impl<'a> Expectation<'a> {
             scratch,
             caller: std::process::id(),
             attempts: 1,
-            bursts: 1,
+            bursts: Some(1),
             outcome: "released",
             holders,
             bystanders: Vec::new(),
@@ -193,7 +193,9 @@ impl<'a> Expectation<'a> {
         problem.equal("operation", &incident.operation, &"umount2");
         problem.equal("outcome", &incident.outcome.as_deref(), &Some(self.outcome));
         problem.equal("attempts", &incident.attempts, &self.attempts);
-        problem.equal("bursts", &incident.bursts, &self.bursts);
+        if let Some(bursts) = self.bursts {
+            problem.equal("bursts", &incident.bursts, &bursts);
+        }
         problem.equal("caller.pid", &incident.caller.pid, &self.caller);
         problem.check(
             incident.callers.iter().any(|caller| caller.pid == self.caller),

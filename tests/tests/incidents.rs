@@ -85,7 +85,7 @@ fn two_bursts() -> Result<Verdict> {
     refused(&scratch, 3)?;
     let expectation = Expectation {
         attempts: 8,
-        bursts: 2,
+        bursts: Some(2),
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(8)])
     };
     release(&scratch, [holding])?;
@@ -138,6 +138,7 @@ fn holder_leaves_between_attempts() -> Result<Verdict> {
     let holders = vec![Expected::on_target(&stays).for_attempts(5), former];
     let expectation = Expectation {
         attempts: 5,
+        bursts: None,
         ..Expectation::released(&scratch, holders)
     };
     release(&scratch, [stays])?;
@@ -157,6 +158,7 @@ fn holder_changes_between_attempts() -> Result<Verdict> {
     refused(&scratch, 1)?;
     let expectation = Expectation {
         attempts: 3,
+        bursts: None,
         ..Expectation::released(&scratch, vec![Expected::on_copy(&second), former])
     };
     release(&scratch, [second])?;

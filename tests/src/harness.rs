@@ -40,7 +40,7 @@ where
 /// Lets a while pass, in which ebusy learns of new mounts and namespaces.
 pub fn settle() {
     let emulated = std::env::var_os("EBUSY_VM").is_some();
-    thread::sleep(Duration::from_millis(if emulated { 500 } else { 300 }));
+    thread::sleep(Duration::from_millis(if emulated { 1000 } else { 300 }));
 }
 
 /// Runs tests one after the other, in a mount namespace of their own where every mount is shared.

@@ -11,7 +11,7 @@ use crate::{
     btf::{Btf, Resolved},
     identity::WatchPatterns,
     kernel::{KernelLayout, Reader},
-    live::{Host, MountsView, Options, Session, enter_host_namespace},
+    live::{Host, MountsView, Options, Session, enter_host_namespace, own_namespace},
     probe::{Choice, Tier, Tracefs, load, reader_only},
     render::escape,
 };
@@ -409,7 +409,8 @@ fn own_mounts(host: &Host, reader: &Reader) -> Result<usize> {
     let mut difference = String::new();
     for _ in 0..5 {
         let view = MountsView::read(host.kernel(reader), host.task());
-        let own = view.namespaces.first().context("no mount namespace was found")?;
+        let own = own_namespace().and_then(|number| view.namespace(number));
+        let own = own.context("our own mount namespace was not found")?;
         let read: HashSet<u32> = own.mounts.iter().map(|mounted| mounted.mount.id).collect();
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
         let listed: HashSet<u32> = mountinfo

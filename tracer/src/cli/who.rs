@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::Read as _,
     os::unix::ffi::{OsStrExt, OsStringExt as _},
+    path::{Component, PathBuf},
     sync::Arc,
 };
 
@@ -15,7 +16,8 @@ use crate::{
     incident::{History, of_snapshot},
     kernel::{Mount, Reader},
     live::{
-        Host, Identities, Mounted, MountsView, NamespaceMounts, describe, enter_host_namespace, sample, stuck,
+        Host, Identities, Mounted, MountsView, NamespaceMounts, describe, enter_host_namespace,
+        own_namespace, sample, stuck,
     },
     model::{Container, Target, Who as Report},
     probe::{Tier, reader_only},
@@ -35,7 +37,11 @@ pub(super) struct Who {
 /// What was asked about.
 enum Question {
     Path(Vec<u8>),
-    Name(String),
+    /// A container or a pod; else the path that it is from here.
+    Name {
+        name: String,
+        path: Vec<u8>,
+    },
     Stuck,
 }
 
@@ -43,7 +49,7 @@ impl Who {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         let question = self.question()?;
         need_root()?;
-        let own_namespace = namespace_number("self");
+        let own_namespace = own_namespace();
         let mut results = Results::new(common)?;
         enter_host_namespace()?;
         let mut host = Host::new()?;
@@ -57,7 +63,10 @@ impl Who {
         };
         let targets = match &question {
             Question::Path(path) => look.by_path(path, own_namespace),
-            Question::Name(name) => look.by_name(name)?,
+            Question::Name { name, path } => match look.by_name(name)? {
+                found if found.is_empty() => look.by_path(path, own_namespace),
+                found => found,
+            },
             Question::Stuck => {
                 let kernel = host.kernel(&reader);
                 stuck(kernel, &look.containers, &look.view)
@@ -106,25 +115,31 @@ impl Who {
             }
             Some(what) => what,
         };
-        if !what.starts_with(b"/") && !what.starts_with(b".") {
-            return Ok(Question::Name(String::from_utf8_lossy(what).into_owned()));
+        let path = absolute(what)?;
+        if what.starts_with(b"/") || what.starts_with(b".") {
+            return Ok(Question::Path(path));
         }
-        // The directory is the one that ebusy was started in; no link is followed, nothing is looked up.
-        let base = if what.starts_with(b"/") {
-            std::path::PathBuf::new()
-        } else {
-            std::env::current_dir()?
-        };
-        let mut path = std::path::PathBuf::from("/");
-        for part in base.join(OsStr::from_bytes(what)).components() {
-            match part {
-                std::path::Component::ParentDir => drop(path.pop()),
-                std::path::Component::Normal(name) => path.push(name),
-                _ => {}
-            }
-        }
-        Ok(Question::Path(path.into_os_string().into_vec()))
+        let name = String::from_utf8_lossy(what).into_owned();
+        Ok(Question::Name { name, path })
     }
+}
+
+/// From the directory that ebusy was started in; no link is followed, nothing is looked up.
+fn absolute(what: &[u8]) -> Result<Vec<u8>> {
+    let base = if what.starts_with(b"/") {
+        PathBuf::new()
+    } else {
+        std::env::current_dir()?
+    };
+    let mut path = PathBuf::from("/");
+    for part in base.join(OsStr::from_bytes(what)).components() {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            Component::Normal(name) => path.push(name),
+            _ => {}
+        }
+    }
+    Ok(path.into_os_string().into_vec())
 }
 
 /// A look at all mounts.
@@ -254,11 +269,13 @@ fn nothing(question: &Question, common: &Common) -> Result<u8> {
             }
             bail!("{shown} is not a mountpoint in any mount namespace; see: findmnt -o TARGET")
         }
-        Question::Name(name) if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+        Question::Name { name, .. }
+            if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+        {
             eprintln!("container {name} has no mounts: there is nothing to unmount");
             Ok(exit::OK)
         }
-        Question::Name(name) => bail!(
+        Question::Name { name, .. } => bail!(
             "no container, pod or mount named {}; give a path, a container id or its unique prefix, or NAMESPACE/POD",
             escape(name.as_bytes())
         ),
@@ -284,16 +301,6 @@ fn path_in_log(log: &[u8]) -> Option<Vec<u8>> {
         let path = &log[start..end];
         path.starts_with(b"/").then(|| path.to_vec())
     })
-}
-
-/// The number of the mount namespace of a process.
-fn namespace_number(pid: &str) -> Option<u32> {
-    let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
-    link.to_str()?
-        .strip_prefix("mnt:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
 }
 
 #[cfg(test)]

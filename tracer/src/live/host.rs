@@ -97,6 +97,17 @@ pub fn boot_nanos() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// The number of our own mount namespace.
+#[must_use]
+pub fn own_namespace() -> Option<u32> {
+    let link = std::fs::read_link("/proc/self/ns/mnt").ok()?;
+    link.to_str()?
+        .strip_prefix("mnt:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
 /// Moves into the mount namespace of pid 1, so that ebusy is no copy of its own (it is often started in a debug pod),
 /// and to its root, so that its working directory holds nothing. Before any thread starts. Where a hardened host hides
 /// pid 1 even from root, ebusy stays where it is: idle copies of mounts block nothing.

@@ -11,7 +11,7 @@ mod target;
 mod watched;
 
 pub use self::{
-    host::{Host, boot_nanos, enter_host_namespace},
+    host::{Host, boot_nanos, enter_host_namespace, own_namespace},
     identities::Identities,
     mounts::{Mounted, MountsView, NamespaceMounts},
     options::{Options, Sink, Watching},

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    host::{Host, boot_nanos},
+    host::{Host, boot_nanos, own_namespace},
     identities::Identities,
     mounts::MountsView,
     options::{Options, Watching},
@@ -372,11 +372,7 @@ impl Session {
                     number
                         .and_then(|number| self.view.namespace(number))
                         .and_then(|namespace| {
-                            let own = self
-                                .view
-                                .namespaces
-                                .first()
-                                .is_some_and(|first| first.number == namespace.number);
+                            let own = own_namespace() == Some(namespace.number);
                             Some((namespace, at_path(namespace, path, own)?))
                         })
                 }
@@ -489,7 +485,7 @@ impl Session {
         self.view_read = began;
         self.update_table();
         let took = began.elapsed();
-        self.view_next = Instant::now() + (took * 10).clamp(Duration::from_millis(5), Duration::from_secs(5));
+        self.view_next = Instant::now() + (took * 4).clamp(Duration::from_millis(5), Duration::from_secs(5));
         log::debug!(
             "looked at {} mount namespaces in {took:?}",
             self.view.namespaces.len()

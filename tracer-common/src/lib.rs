@@ -17,9 +17,6 @@ pub use self::{
     },
 };
 
-/// Changes with every change to the shared types.
-pub const ABI_VERSION: u32 = 1;
-
 /// Switches that are fixed when the programs are loaded; constants to the verifier.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -177,14 +177,6 @@ impl<'a> Paths<'a> {
         }
         Some(join(&components))
     }
-
-    /// Mountpoint of a mount, from the top of its namespace.
-    pub fn mountpoint(&mut self, mount: &Mount) -> Option<Vec<u8>> {
-        self.mounts
-            .entry(mount.address)
-            .or_insert_with(|| Some(mount.clone()));
-        self.seen_from(mount.address, mount.root, None)
-    }
 }
 
 /// Joins components that go from the last to the first.

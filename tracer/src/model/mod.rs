@@ -196,7 +196,7 @@ pub struct Holder {
     pub counted: bool,
     /// How the holder's mount receives mounts: `shared`, `slave`, `shared+slave` or `private`.
     pub propagation: Option<String>,
-    /// When it was opened, or first seen to hold.
+    /// When it was opened, if that was seen.
     pub opened: Option<Timestamp>,
     /// Who opened it, if that was seen.
     pub opened_by: Option<Process>,

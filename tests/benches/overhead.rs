@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use ebusy_tests::capture::Capture;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use serde_json::Value;
 
@@ -203,17 +204,14 @@ fn measure(directory: &Path, target: &Path, processes: usize, files: usize) -> R
     drop(watch);
     drop(held);
     let (mut snapshot, mut walk) = (Vec::new(), Vec::new());
-    for line in BufReader::new(File::open(&capture)?).lines() {
-        let record: Value = serde_json::from_str(&line?)?;
-        if record["record"] == "snapshot" {
-            let nanos = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-            let (start, end) = (
-                nanos(&record["snapshot"]["started"]),
-                nanos(&record["snapshot"]["finished"]),
-            );
-            snapshot.push((end - nanos(&record["attempt"])) / 1e6);
-            walk.push((end - start) / 1e6);
-        }
+    for record in Capture::read(&capture)?.of("snapshot") {
+        let nanos = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        let (start, end) = (
+            nanos(&record["snapshot"]["started"]),
+            nanos(&record["snapshot"]["finished"]),
+        );
+        snapshot.push((end - nanos(&record["attempt"])) / 1e6);
+        walk.push((end - start) / 1e6);
     }
     ensure!(!snapshot.is_empty(), "no snapshot was captured");
     let (snapshot, fuser) = (median(snapshot), median(fuser) * 1e3);

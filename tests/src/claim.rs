@@ -11,8 +11,11 @@ pub struct Ready {
     pub pid: u32,
     /// Its command name.
     pub comm: String,
-    /// The number of its mount namespace.
+    /// The number of the namespace that the mount is in.
     pub mount_namespace: u32,
+    /// The number of the namespace that the holder is in, if it is another.
+    #[serde(default)]
+    pub moved_to: Option<u32>,
     /// The id of the mount that its first path is on, as its namespace has it.
     pub mount_id: u32,
     /// One for each entry that ebusy is to report.
@@ -38,8 +41,14 @@ pub struct Claim {
     pub deleted: bool,
     /// Access of the descriptor.
     pub access: Option<String>,
+    /// What is said to hold it, where the holder program knows.
+    #[serde(default)]
+    pub held_by: Option<String>,
     /// It was opened between these two times, in nanoseconds since the epoch.
     pub opened: Option<(u64, u64)>,
+    /// The process that opened it, if that is not its owner.
+    #[serde(default)]
+    pub opened_by: Option<u32>,
 }
 
 /// A process, one of its threads, or one of its descriptors.
@@ -70,7 +79,9 @@ impl Claim {
             }],
             deleted: false,
             access: None,
+            held_by: None,
             opened: None,
+            opened_by: None,
         }
     }
 
@@ -81,6 +92,28 @@ impl Claim {
         claim.owners[0].fd = Some(fd);
         claim.access = Some(access.to_owned());
         claim
+    }
+
+    /// An open file description of another process.
+    #[must_use]
+    pub fn fd_of(pid: u32, fd: u32, access: &str) -> Self {
+        let mut claim = Self::fd(fd, access);
+        claim.owners[0].pid = pid;
+        claim
+    }
+
+    /// What is said to hold it.
+    #[must_use]
+    pub fn held_by(mut self, name: impl Into<String>) -> Self {
+        self.held_by = Some(name.into());
+        self
+    }
+
+    /// No process has it.
+    #[must_use]
+    pub fn without_process(mut self) -> Self {
+        self.owners.clear();
+        self
     }
 
     /// It is an open regular file: overlayfs keeps a backing file for it.

@@ -16,7 +16,11 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use crate::{holder::PATIENCE, image};
+use crate::{
+    engines::{detach_below, find},
+    holder::PATIENCE,
+    image,
+};
 
 /// The containerd namespace of the tests; also the name of their cgroups.
 pub const NAMESPACE: &str = "ebusy-test";
@@ -39,6 +43,7 @@ pub struct Containerd {
     daemon: Child,
     containers: Vec<Container>,
     directory: TempDir,
+    namespace: &'static str,
 }
 
 /// A container that was started.
@@ -82,15 +87,6 @@ fn missing_packages() -> Vec<&'static str> {
     packages
 }
 
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // runc is in a folder for root, which is not in everybody's path.
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
-}
-
 fn install(packages: &[&str]) -> Result<()> {
     let apt = find("apt-get").context("and no apt-get")?;
     let run = |arguments: &[&str]| {
@@ -110,6 +106,21 @@ fn install(packages: &[&str]) -> Result<()> {
 impl Containerd {
     /// Starts it, with the image imported. Call this in a mount namespace of the test's own.
     pub fn start() -> Result<Self> {
+        Self::with(
+            "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n",
+            "",
+            NAMESPACE,
+        )
+    }
+
+    /// The same with the plugin that the kubelet talks to, which keeps its containers in this namespace.
+    pub fn with_cri(namespace: &'static str) -> Result<Self> {
+        let plugin = "[plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_apparmor = true\n\
+            restrict_oom_score_adj = true\nsandbox_image = ";
+        Self::with("", &format!("{plugin}{:?}\n", image::NAME), namespace)
+    }
+
+    fn with(head: &str, plugins: &str, namespace: &'static str) -> Result<Self> {
         // Shims are nobody's children; they become ours instead of the machine's first process's.
         set_child_subreaper(Pid::from_raw(std::process::id() as i32))?;
         fs::create_dir_all(RUN)?;
@@ -119,8 +130,8 @@ impl Containerd {
         let directory = tempfile::Builder::new().prefix("ebusy-ctd-").tempdir()?;
         let path = |name: &str| directory.path().join(name).display().to_string();
         let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            "version = 2\nroot = {:?}\nstate = {:?}\n{head}\
+             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n{plugins}",
             path("root"),
             path("state"),
             path("c.sock"),
@@ -139,6 +150,7 @@ impl Containerd {
             daemon,
             containers: Vec::new(),
             directory,
+            namespace,
         };
         containerd.wait_until_it_answers()?;
         let images = containerd.directory.path().join("image");
@@ -170,6 +182,12 @@ impl Containerd {
         format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
     }
 
+    /// Its folder.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> String {
@@ -184,7 +202,7 @@ impl Containerd {
                 "--address",
                 &self.directory.path().join("c.sock").display().to_string(),
             ])
-            .args(["--namespace", NAMESPACE])
+            .args(["--namespace", self.namespace])
             .args(arguments)
             .output()
             .context("ctr")
@@ -260,6 +278,7 @@ impl Drop for Containerd {
         }
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+        detach_below(self.directory.path());
         let _ = unmount(RUN, UnmountFlags::DETACH);
         remove_cgroups();
     }

@@ -86,8 +86,13 @@ pub struct Running {
 impl Running {
     /// Starts it.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::reading(command, Stdio::null())
+    }
+
+    /// Starts it with something to read.
+    pub fn reading(command: &mut Command, input: impl Into<Stdio>) -> Result<Self> {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -156,6 +161,11 @@ impl Running {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.child.id() as i32).context("a process id is positive")?;
         Ok(kill_process(pid, signal)?)
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Waits for its end.
@@ -232,7 +242,7 @@ impl Watch {
         let directory = tempfile::Builder::new().prefix("ebusy-out-").tempdir()?;
         let mut command = command("watch")?;
         command
-            .args(["--format", "json", "-o"])
+            .args(["--no-capture", "--format", "json", "-o"])
             .arg(directory.path().join("incidents.jsonl"));
         let mut running = Running::start(command.args(arguments))?;
         running.wait_for("watching")?;
@@ -243,6 +253,21 @@ impl Watch {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.pid()
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.running.log()
+    }
+
+    /// Looks at a mount that it has taken so far; it is to be started with `-vv`. That is how a test knows, on however
+    /// loaded a machine, that an attempt was looked at.
+    #[must_use]
+    pub fn looks_at(&self, mount_id: u32) -> usize {
+        let taken = format!("snapshot of mount {mount_id} took");
+        let log = self.running.log();
+        log.lines().filter(|line| line.contains(&taken)).count()
     }
 
     /// The incidents that it has written so far.

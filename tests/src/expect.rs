@@ -8,7 +8,7 @@ use crate::{
     claim::{Claim, Owner},
     holder::{Claimed, Holding},
     report::{Books, Holder, Incident, Who, nanoseconds},
-    scratch::{FileSystem, Scratch},
+    scratch::Scratch,
 };
 
 /// How far a time that the kernel's clock gave may be off one of ours, in nanoseconds: it is converted.
@@ -100,7 +100,7 @@ impl Expected {
     }
 
     fn refs(&self, scratch: &Scratch) -> u64 {
-        let overlay = scratch.file_system() == FileSystem::Overlay;
+        let overlay = scratch.file_system().is_overlay();
         self.claimed
             .ready
             .claims
@@ -129,6 +129,8 @@ pub struct Expectation<'a> {
     pub bystanders: Vec<Expected>,
     /// What had been lost before; nothing more is to be.
     pub lost_events: u64,
+    /// Whether an umount goes to other places: the propagation of what the target is mounted on.
+    pub propagation: &'a str,
 }
 
 /// Everything that is wrong, so that one run shows all of it.
@@ -174,6 +176,7 @@ impl<'a> Expectation<'a> {
             holders,
             bystanders: Vec::new(),
             lost_events: 0,
+            propagation: "shared",
         }
     }
 
@@ -205,7 +208,7 @@ impl<'a> Expectation<'a> {
         problem.equal("attempts of all callers", &total, &self.attempts);
         problem.equal("lost_events", &incident.lost_events, &self.lost_events);
         problem.check(incident.ended.is_some(), || "it has no end".to_owned());
-        target(problem, self.scratch, &incident.target);
+        self.target(problem, &incident.target);
         books(problem, self.scratch, &self.holders, &incident.references);
         let compared = Compared {
             scratch: self.scratch,
@@ -236,7 +239,7 @@ impl<'a> Expectation<'a> {
         let problem = &mut problems;
         problem.equal("exit status", &code, &i32::from(!self.holders.is_empty()));
         problem.equal("schema", &who.schema, &"ebusy.who/1");
-        target(problem, self.scratch, &who.target);
+        self.target(problem, &who.target);
         books(problem, self.scratch, &self.holders, &who.references);
         for (list, expected, found) in [
             ("holders", &self.holders, &who.holders),
@@ -261,34 +264,35 @@ impl<'a> Expectation<'a> {
         problem.check(who.candidates.is_empty(), || "there are candidates".to_owned());
         problems.into_result(who)
     }
-}
 
-fn target(problem: &mut Problems, scratch: &Scratch, found: &crate::report::Target) {
-    let path = found.path_bytes().unwrap_or_default();
-    problem.check(path == scratch.path().as_os_str().as_bytes(), || {
-        format!(
-            "target.path: {}, expected {}",
-            found.path,
-            scratch.path().display()
-        )
-    });
-    problem.equal("target.mount_id", &found.mount_id, &Some(scratch.mount_id()));
-    problem.equal(
-        "target.fs_type",
-        &found.fs_type.as_deref(),
-        &Some(scratch.file_system().name()),
-    );
-    problem.equal("target.source", &found.source.as_deref(), &Some("ebusy-scratch"));
-    problem.equal(
-        "target.mount_namespace",
-        &found.mount_namespace,
-        &Some(scratch.mount_namespace()),
-    );
-    problem.equal(
-        "target.propagation",
-        &found.propagation.as_deref(),
-        &Some("shared"),
-    );
+    fn target(&self, problem: &mut Problems, found: &crate::report::Target) {
+        let scratch = self.scratch;
+        let path = found.path_bytes().unwrap_or_default();
+        problem.check(path == scratch.path().as_os_str().as_bytes(), || {
+            format!(
+                "target.path: {}, expected {}",
+                found.path,
+                scratch.path().display()
+            )
+        });
+        problem.equal("target.mount_id", &found.mount_id, &Some(scratch.mount_id()));
+        problem.equal(
+            "target.fs_type",
+            &found.fs_type.as_deref(),
+            &Some(scratch.file_system().type_name()),
+        );
+        problem.equal("target.source", &found.source.as_deref(), &Some(scratch.source()));
+        problem.equal(
+            "target.mount_namespace",
+            &found.mount_namespace,
+            &Some(scratch.mount_namespace()),
+        );
+        problem.equal(
+            "target.propagation",
+            &found.propagation.as_deref(),
+            &Some(self.propagation),
+        );
+    }
 }
 
 fn books(problem: &mut Problems, scratch: &Scratch, holders: &[Expected], found: &Books) {
@@ -329,7 +333,10 @@ impl Compared<'_> {
         let mut left: Vec<&Holder> = self.found.iter().collect();
         for expected in expected {
             for claim in &expected.claimed.ready.claims {
-                match left.iter().position(|found| is_of(found, claim)) {
+                // One descriptor can stand for several references, which differ by what holds them.
+                let exact = |found: &&Holder| is_of(found, claim) && found.held_by == claim.held_by;
+                let index = left.iter().position(exact);
+                match index.or_else(|| left.iter().position(|found| is_of(found, claim))) {
                     Some(index) => self.entry(problem, expected, claim, left.remove(index)),
                     None => problem.0.push(format!("{}: none for {claim:?}", self.list)),
                 }
@@ -345,10 +352,13 @@ impl Compared<'_> {
     fn entry(&self, problem: &mut Problems, expected: &Expected, claim: &Claim, found: &Holder) {
         let ready = &expected.claimed.ready;
         let label = |field: &str| format!("{}: {} of pid {}: {field}", self.list, claim.kind, ready.pid);
-        let overlay = self.scratch.file_system() == FileSystem::Overlay;
+        let overlay = self.scratch.file_system().is_overlay();
         problem.equal(&label("also"), &found.also, &claim.also);
         problem.equal(&label("refs"), &found.refs, &claim.refs_on(overlay));
         problem.equal(&label("access"), &found.access, &claim.access);
+        if claim.held_by.is_some() {
+            problem.equal(&label("held_by"), &found.held_by, &claim.held_by);
+        }
         problem.equal(&label("deleted"), &found.deleted, &claim.deleted);
         problem.equal(&label("through"), &found.through.as_str(), &expected.through);
         problem.equal(&label("counted"), &found.counted, &expected.counted);
@@ -416,7 +426,9 @@ impl Compared<'_> {
             problem.equal(
                 &label("opened_by"),
                 &opener,
-                &claim.owners.first().map(|owner| owner.pid),
+                &claim
+                    .opened_by
+                    .or_else(|| claim.owners.first().map(|owner| owner.pid)),
             );
         }
     }
@@ -432,7 +444,8 @@ fn is_of(found: &Holder, claim: &Claim) -> bool {
             .owners
             .iter()
             .any(|owner| owner.pid == process.pid && owner.fd == found.fd),
-        None => claim.owners.is_empty(),
+        // Of a child mount those who use it are told.
+        None => claim.owners.is_empty() || claim.kind == "child_mount",
     }
 }
 
@@ -443,12 +456,19 @@ fn owners(
     ready: &crate::claim::Ready,
     found: &Holder,
 ) {
-    let Some(process) = &found.process else { return };
+    let Some(process) = &found.process else {
+        let users = found.shared_with.iter().map(|user| (user.pid, user.fd));
+        let claimed = claim.owners.iter().map(|owner| (owner.pid, owner.fd));
+        problem.check(users.eq(claimed), || {
+            format!("{}: {:?}", label("shared_with"), found.shared_with)
+        });
+        return;
+    };
     problem.equal(&label("comm"), &process.comm, &ready.comm);
     problem.equal(
         &label("process.mount_namespace"),
         &process.mount_namespace,
-        &Some(ready.mount_namespace),
+        &Some(ready.moved_to.unwrap_or(ready.mount_namespace)),
     );
     problem.check(process.start_time.is_some(), || {
         format!("{} is null", label("start_time"))

@@ -5,7 +5,7 @@ use std::{process::ExitCode, thread, time::Duration};
 use anyhow::Result;
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial};
 
-use crate::namespace;
+use crate::{holder::Skip, namespace};
 
 /// How a test that did not fail ended.
 #[derive(Debug)]
@@ -25,7 +25,13 @@ where
     Trial::test(name.clone(), move || {
         let verdict = if rustix::process::geteuid().is_root() {
             // The alternate form has the chain of causes on one line.
-            run().map_err(|error| Failed::from(format!("{error:#}")))?
+            match run() {
+                Ok(verdict) => verdict,
+                Err(error) => match error.downcast::<Skip>() {
+                    Ok(skip) => Verdict::Skipped(skip.skip),
+                    Err(error) => return Err(Failed::from(format!("{error:#}"))),
+                },
+            }
         } else {
             Verdict::Skipped("not root".to_owned())
         };
@@ -39,16 +45,27 @@ where
 
 /// Lets a while pass, in which ebusy learns of new mounts and namespaces.
 pub fn settle() {
-    let emulated = std::env::var_os("EBUSY_VM").is_some();
-    thread::sleep(Duration::from_millis(if emulated { 1000 } else { 300 }));
+    thread::sleep(Duration::from_millis(if in_machine() { 1000 } else { 300 }));
+}
+
+/// Whether this is a virtual machine, which may be emulated.
+#[must_use]
+pub fn in_machine() -> bool {
+    std::env::var_os("EBUSY_VM").is_some()
 }
 
 /// Runs tests one after the other, in a mount namespace of their own where every mount is shared.
 #[must_use]
 pub fn main(tests: Vec<Trial>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
     // They load the machine and look at all of it: two at a time would only disturb each other.
-    arguments.test_threads = Some(1);
+    main_with(tests, 1)
+}
+
+/// The same for tests that wait most of the time and keep to mounts of their own: so many at once.
+#[must_use]
+pub fn main_with(tests: Vec<Trial>, threads: usize) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(threads);
     // In a virtual machine the output goes through a terminal to a program that reads it.
     arguments.color.get_or_insert(ColorSetting::Never);
     if !arguments.list

@@ -1,6 +1,6 @@
 //! The side of a holder program: its arguments, its ready line, and its wait for the end.
 //!
-//! `hold-KIND [--mntns same|shared|slave|private] PATH...`: it enters the namespace, takes its references on the
+//! `hold-KIND [--mntns same|shared|slave|nested|user|private] PATH...`: it enters the namespace, takes its references on the
 //! paths, prints one [`Ready`] line, and holds until its standard input ends. With `--wait` instead of paths it says
 //! `{"waiting":true}` once it is in the namespace, and reads the paths from its standard input: a line of JSON, with arrays of bytes.
 
@@ -29,6 +29,7 @@ pub struct Setup {
     pub began: u64,
     comm: String,
     mount_namespace: u32,
+    moved_to: Option<u32>,
     mount_id: u32,
 }
 
@@ -66,6 +67,7 @@ impl Setup {
         Ok(Self {
             comm: command_name()?,
             mount_namespace: namespace::current()?,
+            moved_to: None,
             mount_id: mount_id(first)?,
             began: now(),
             paths,
@@ -78,6 +80,31 @@ impl Setup {
         &self.paths[0]
     }
 
+    /// Goes into a mount namespace of its own, away from the mount.
+    pub fn move_to(&mut self, namespace: Namespace) -> Result<()> {
+        namespace.enter()?;
+        self.has_moved()
+    }
+
+    /// Says anew where the first path leads, after mounts were changed.
+    pub fn look_again(&mut self) -> Result<()> {
+        self.mount_namespace = namespace::current()?;
+        self.mount_id = mount_id(self.path())?;
+        Ok(())
+    }
+
+    /// Says where the process is when it holds, if not where its mount is.
+    pub fn has_moved(&mut self) -> Result<()> {
+        self.moved_to = Some(namespace::current()?);
+        Ok(())
+    }
+
+    /// Says that this cannot be held here, and why: the test is skipped.
+    pub fn skip(&self, reason: &str) -> Result<()> {
+        println!("{}", serde_json::json!({ "skip": reason }));
+        wait_for_end()
+    }
+
     /// Says what is held, and returns when it is to be released.
     pub fn hold(&self, claims: Vec<Claim>) -> Result<()> {
         let ready = Ready {
@@ -85,6 +112,7 @@ impl Setup {
             pid: std::process::id(),
             comm: self.comm.clone(),
             mount_namespace: self.mount_namespace,
+            moved_to: self.moved_to,
             mount_id: self.mount_id,
             claims,
         };

@@ -157,6 +157,14 @@ pub struct Claimed {
     pub ready: Ready,
 }
 
+/// A holder program cannot take its reference here.
+#[derive(Debug, serde::Deserialize, thiserror::Error)]
+#[error("{skip}")]
+pub struct Skip {
+    /// Why.
+    pub skip: String,
+}
+
 impl Waiting {
     /// Starts a holder program that enters its namespace and waits there.
     pub fn start(name: &str, namespace: Namespace) -> Result<Self> {
@@ -201,6 +209,9 @@ impl Holding {
 
     fn of(helper: Helper, paths: &[PathBuf]) -> Result<Self> {
         let line = helper.line()?;
+        if let Ok(skip) = serde_json::from_str::<Skip>(&line) {
+            return Err(skip.into());
+        }
         let ready = serde_json::from_str(&line).with_context(|| format!("ready line: {line}"))?;
         Ok(Self {
             helper,

@@ -8,18 +8,33 @@
 //! `EBUSY_BIN` names the ebusy binary, `EBUSY_HOLDERS` the directory of the holder programs (both default to the
 //! directory that cargo builds into), `EBUSY_PROBE` forces a probe tier.
 
+pub mod audit;
+pub mod capture;
 pub mod claim;
 pub mod containerd;
+pub mod cri;
 pub mod ebusy;
+pub mod engines;
 pub mod expect;
+pub mod ext2;
+pub mod fanotify;
+pub mod fuse;
+pub mod guard;
 pub mod harness;
 pub mod hold;
 pub mod holder;
 pub mod image;
+pub mod many;
 pub mod namespace;
+pub mod observer;
 pub mod process;
+pub mod recording;
 pub mod report;
 pub mod scratch;
+pub mod soak;
+pub mod socket;
 pub mod steps;
+pub mod swap;
 pub mod terminal;
+pub mod uring;
 pub mod zoo;

@@ -14,6 +14,8 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
+use crate::process::ForkedChild;
+
 /// The namespace that a program takes its reference in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespace {
@@ -23,6 +25,10 @@ pub enum Namespace {
     Shared,
     /// A new one, whose mounts are slaves of those it was copied from (`HostToContainer`).
     Slave,
+    /// A new one, whose mounts are slaves of those of a slave namespace, which another process is in.
+    Nested,
+    /// A new one that belongs to a new user namespace: the kernel makes its mounts slaves.
+    User,
     /// A new one that receives and sends no mounts.
     Private,
 }
@@ -35,6 +41,8 @@ impl Namespace {
             Self::Same => "same",
             Self::Shared => "shared",
             Self::Slave => "slave",
+            Self::Nested => "nested",
+            Self::User => "user",
             Self::Private => "private",
         }
     }
@@ -44,6 +52,14 @@ impl Namespace {
         let propagation = match self {
             Self::Same => return Ok(()),
             Self::Shared => None,
+            Self::User => return enter_user_namespace(),
+            Self::Nested => {
+                Self::Slave.enter()?;
+                set_propagation(MountPropagationFlags::SHARED)?;
+                // It is a slave of a slave as long as somebody is in the namespace between.
+                std::mem::forget(ForkedChild::pause()?);
+                Some(MountPropagationFlags::DOWNSTREAM)
+            }
             Self::Slave => Some(MountPropagationFlags::DOWNSTREAM),
             Self::Private => Some(MountPropagationFlags::PRIVATE),
         };
@@ -60,11 +76,21 @@ impl FromStr for Namespace {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        [Self::Same, Self::Shared, Self::Slave, Self::Private]
+        use Namespace::{Nested, Private, Same, Shared, Slave, User};
+        [Same, Shared, Slave, Nested, User, Private]
             .into_iter()
             .find(|namespace| namespace.name() == text)
             .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("no such propagation: {text}")))
     }
+}
+
+/// Root stays root, by a mapping of its own.
+fn enter_user_namespace() -> std::io::Result<()> {
+    // SAFETY: no file descriptor table is unshared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+    fs::write("/proc/self/uid_map", "0 0 1")?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/gid_map", "0 0 1")
 }
 
 /// Enters a new mount namespace where every mount is shared, with no peer outside of it.

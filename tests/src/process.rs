@@ -1,39 +1,105 @@
 //! What holder programs are made of besides descriptors: forked children, threads, mappings.
 
-use std::{fs::File, io, os::fd::AsFd, ptr, sync::mpsc, thread};
+use std::{
+    fs::{self, File},
+    io::{self, PipeReader, PipeWriter, Read as _, Write as _},
+    os::fd::AsFd,
+    path::Path,
+    ptr,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use rustix::{
     mm::{MapFlags, ProtFlags, mmap, munmap},
     param::page_size,
 };
 
-/// A child made by fork(2) alone, which does nothing; it goes with this value, and with the parent.
+/// How often a child is looked at, every ten milliseconds.
+const BLOCKED_TRIES: u32 = 3000;
+
+/// A process made by fork(2) or clone(2) alone; it goes with this value, and with its parent.
 #[derive(Debug)]
 pub struct ForkedChild(libc::pid_t);
 
 impl ForkedChild {
-    /// Forks; call this while the process has one thread.
+    /// Forks a child that does nothing; call this while the process has one thread.
     pub fn pause() -> io::Result<Self> {
-        // SAFETY: the process has one thread, so the child may call anything.
-        match unsafe { libc::fork() } {
+        Self::spawn(0, || Ok(()))
+    }
+
+    /// Makes a child that shares with its parent what the flags of clone(2) say, but no memory; it runs `body` and
+    /// then waits for its end. Call this while the process has one thread.
+    pub fn spawn(flags: libc::c_int, body: impl FnOnce() -> anyhow::Result<()>) -> io::Result<Self> {
+        let flags = libc::c_long::from(flags | libc::SIGCHLD);
+        // SAFETY: without a stack and with memory of its own the child goes on as after fork(2); the process has one
+        // thread, so the child may call anything.
+        match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
-                // SAFETY: these take no pointers; the child does nothing else.
-                unsafe {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    loop {
-                        libc::pause();
-                    }
+                end_with_parent();
+                if let Err(error) = body() {
+                    eprintln!("child: {error:#}");
+                    // SAFETY: it takes no pointers; nothing of the parent is to be run here.
+                    unsafe { libc::_exit(1) }
+                }
+                loop {
+                    // SAFETY: it takes no pointers.
+                    unsafe { libc::pause() };
                 }
             }
-            pid => Ok(Self(pid)),
+            pid => Ok(Self(pid as libc::pid_t)),
         }
+    }
+
+    /// A descendant whose parent dies before it; the process is to be a subreaper.
+    #[must_use]
+    pub fn orphan(pid: u32) -> Self {
+        Self(pid as libc::pid_t)
+    }
+
+    /// Forks a child that does something, and waits until it sleeps in that system call; call this while the process
+    /// has one thread.
+    pub fn blocked_in(call: libc::c_long, run: impl FnOnce()) -> io::Result<Self> {
+        // SAFETY: the process has one thread, so the child may call anything.
+        let child = match unsafe { libc::fork() } {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {
+                // SAFETY: these take no pointers.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                run();
+                // SAFETY: the same.
+                unsafe { libc::_exit(1) }
+            }
+            pid => Self(pid),
+        };
+        for _ in 0..BLOCKED_TRIES {
+            let status = fs::read_to_string(format!("/proc/{}/syscall", child.pid()))?;
+            if status.starts_with(&format!("{call} ")) {
+                return Ok(child);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Err(io::Error::other("the child does not block"))
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0 as u32
+    }
+
+    /// Waits until it has stopped.
+    pub fn wait_until_stopped(&self) -> io::Result<()> {
+        let mut status = 0;
+        // SAFETY: `status` is there for the whole call.
+        if unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) } == self.0
+            && libc::WIFSTOPPED(status)
+        {
+            return Ok(());
+        }
+        Err(io::Error::other("the child did not stop"))
     }
 }
 
@@ -44,6 +110,57 @@ impl Drop for ForkedChild {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, ptr::null_mut(), 0);
         }
+    }
+}
+
+/// A child that sleeps in the lookup of a path.
+pub fn stuck_in_stat(path: &Path) -> io::Result<ForkedChild> {
+    ForkedChild::blocked_in(libc::SYS_statx, || {
+        let _ = rustix::fs::statx(
+            rustix::fs::CWD,
+            path,
+            rustix::fs::AtFlags::empty(),
+            rustix::fs::StatxFlags::BASIC_STATS,
+        );
+    })
+}
+
+/// Has the process killed when its parent, or who adopted it, ends.
+pub fn end_with_parent() {
+    // SAFETY: it takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+/// Makes the process adopt its orphaned descendants.
+pub fn adopt_orphans() {
+    // SAFETY: it takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+/// Numbers that a child tells its parent.
+#[derive(Debug)]
+pub struct Numbers {
+    reader: PipeReader,
+    writer: PipeWriter,
+}
+
+impl Numbers {
+    /// A pipe for them.
+    pub fn new() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        Ok(Self { reader, writer })
+    }
+
+    /// The child's side.
+    pub fn tell(&self, number: u32) -> io::Result<()> {
+        (&self.writer).write_all(&number.to_ne_bytes())
+    }
+
+    /// The parent's side.
+    pub fn hear(&self) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        (&self.reader).read_exact(&mut bytes)?;
+        Ok(u32::from_ne_bytes(bytes))
     }
 }
 

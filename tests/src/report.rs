@@ -12,6 +12,7 @@ use serde::Deserialize;
 pub struct Incident {
     pub schema: String,
     pub operation: String,
+    pub reason: Option<String>,
     pub started: String,
     pub ended: Option<String>,
     pub outcome: Option<String>,
@@ -28,6 +29,7 @@ pub struct Incident {
     pub probe: String,
     pub lost_events: u64,
     pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// Who would block an umount now.
@@ -41,6 +43,20 @@ pub struct Who {
     pub candidates: Vec<Holder>,
     pub bystanders: Vec<Holder>,
     pub probe: String,
+    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
+}
+
+/// Something to do about it.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Fix {
+    pub text: String,
+    pub action: String,
+    pub command: Option<String>,
+    pub interrupts: Option<String>,
+    pub then: Option<String>,
+    pub check: Option<String>,
 }
 
 /// Somebody who tried.
@@ -90,6 +106,8 @@ pub struct Holder {
     pub process: Option<Process>,
     pub fd: Option<u32>,
     pub access: Option<String>,
+    pub held_by: Option<String>,
+    pub reason: Option<String>,
     pub shared_with: Vec<Sharer>,
     pub path: String,
     pub path_base64: Option<String>,
@@ -101,8 +119,20 @@ pub struct Holder {
     pub counted: bool,
     pub opened: Option<String>,
     pub opened_by: Option<Process>,
+    pub entered: Option<Entered>,
     pub attempts_blocked: u64,
     pub evidence: Vec<String>,
+}
+
+/// A way in.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Entered {
+    pub time: Option<String>,
+    pub operation: String,
+    pub namespace: u32,
+    pub from: Option<u32>,
+    pub container: Option<Container>,
 }
 
 /// Somebody who shares a reference.
@@ -125,6 +155,18 @@ pub struct Process {
     pub uid: Option<u32>,
     pub start_time: Option<String>,
     pub mount_namespace: Option<u32>,
+    pub requester: Option<Requester>,
+    pub unit: Option<String>,
+    pub container: Option<Container>,
+}
+
+/// Who asked for what a caller did.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Requester {
+    pub pid: u32,
+    pub comm: String,
+    pub unit: Option<String>,
     pub container: Option<Container>,
 }
 
@@ -138,6 +180,30 @@ pub struct Container {
     pub namespace: Option<String>,
     pub pod: Option<String>,
     pub pod_namespace: Option<String>,
+    pub image: Option<String>,
+    pub owner: Option<Owner>,
+    pub privileged: Option<bool>,
+    pub host_pid: Option<bool>,
+    pub host_paths: Vec<String>,
+    pub host_mounts: Vec<HostMount>,
+}
+
+/// What created a pod.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Owner {
+    pub kind: String,
+    pub name: String,
+    pub source: String,
+}
+
+/// A path of the host in a container.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct HostMount {
+    pub path: String,
+    pub destination: Option<String>,
+    pub propagation: Option<String>,
 }
 
 impl Target {

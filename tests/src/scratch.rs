@@ -1,20 +1,21 @@
-//! A mount to be unmounted: a tmpfs or an overlay, under a directory whose own mount is shared.
+//! A mount to be unmounted: a tmpfs, an overlay, an ext2 or a FUSE, under a directory whose own mount is shared.
 
 use std::{
     ffi::{CString, OsStr},
-    fs,
+    fs::{self, File},
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use rustix::{
+    fs::CWD,
     io::Errno,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, move_mount, unmount},
 };
 use tempfile::TempDir;
 
-use crate::namespace;
+use crate::{ext2, fuse, guard, holder::Skip, namespace};
 
 /// Pages of a file that is mapped at several places.
 const FILE_SIZE: usize = 5 * 4096;
@@ -26,16 +27,42 @@ pub enum FileSystem {
     Tmpfs,
     /// An overlay whose layers are on one tmpfs.
     Overlay,
+    /// An overlay whose lower layer is on one tmpfs, the upper one on another.
+    OverlayOfTwo,
+    /// An ext2 in a file of a tmpfs, by a loop device: for what needs blocks.
+    Ext2,
+    /// A FUSE whose server does not answer everything ([`fuse`]).
+    Fuse,
 }
 
 impl FileSystem {
-    /// Its type, as the kernel names it.
+    /// Its name in the names of tests.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Tmpfs => "tmpfs",
             Self::Overlay => "overlay",
+            Self::OverlayOfTwo => "overlay_of_two",
+            Self::Ext2 => "ext2",
+            Self::Fuse => "fuse",
         }
+    }
+
+    /// Its type, as the kernel names it.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Overlay | Self::OverlayOfTwo => "overlay",
+            Self::Ext2 => "ext2",
+            Self::Fuse => "fuse",
+        }
+    }
+
+    /// Whether it is an overlay, of which an open regular file has a backing file.
+    #[must_use]
+    pub fn is_overlay(self) -> bool {
+        matches!(self, Self::Overlay | Self::OverlayOfTwo)
     }
 }
 
@@ -45,6 +72,7 @@ pub struct Scratch {
     directory: TempDir,
     target: PathBuf,
     file_system: FileSystem,
+    source: String,
     mount_id: u32,
     mount_namespace: u32,
 }
@@ -66,6 +94,7 @@ impl Scratch {
             target: directory.path().join(name),
             directory,
             file_system,
+            source: "ebusy-scratch".to_owned(),
             mount_id: 0,
             mount_namespace: namespace::current()?,
         };
@@ -77,34 +106,31 @@ impl Scratch {
                     .context("mount a tmpfs")?;
                 populate(target)?;
             }
-            FileSystem::Overlay => {
-                let layers = scratch.layers();
-                fs::create_dir(&layers)?;
-                mount("ebusy-layers", &layers, "tmpfs", MountFlags::empty(), None)
-                    .context("mount a tmpfs")?;
-                let [lower, upper, work] = ["lower", "upper", "work"].map(|name| layers.join(name));
-                for layer in [&lower, &upper, &work] {
-                    fs::create_dir(layer)?;
+            FileSystem::Overlay | FileSystem::OverlayOfTwo => {
+                let [lower, upper] = scratch.layers();
+                let two = file_system == FileSystem::OverlayOfTwo;
+                mount_layers(&lower)?;
+                if two {
+                    mount_layers(&upper)?;
                 }
-                populate(&lower)?;
-                let options =
-                    [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)].map(|(name, path)| {
-                        let mut option = format!("{name}=").into_bytes();
-                        option.extend_from_slice(path.as_os_str().as_bytes());
-                        option
-                    });
-                let options = CString::new(options.join(&b','))?;
-                mount(
-                    "ebusy-scratch",
-                    target,
-                    "overlay",
-                    MountFlags::empty(),
-                    Some(options.as_c_str()),
-                )
-                .context("mount an overlay")?;
+                let upper = if two { upper } else { lower.clone() };
+                mount_overlay(target, &lower, &upper)?;
+            }
+            FileSystem::Ext2 => {
+                let [layer, _] = scratch.layers();
+                mount_layers(&layer)?;
+                scratch.source = mount_ext2(target, &layer.join("image"))?;
+                populate(target)?;
+            }
+            FileSystem::Fuse => {
+                let root = fuse::Connection::new()?.serve_in_thread();
+                move_mount(&root, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                    .context("mount a FUSE")?;
             }
         }
-        fs::write(target.join("upper"), vec![b'u'; FILE_SIZE])?;
+        if file_system != FileSystem::Fuse {
+            fs::write(target.join("upper"), vec![b'u'; FILE_SIZE])?;
+        }
         scratch.mount_id = namespace::mount_id(&scratch.target)?;
         Ok(scratch)
     }
@@ -137,6 +163,12 @@ impl Scratch {
         self.file_system
     }
 
+    /// What was mounted.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Its mount id.
     #[must_use]
     pub fn mount_id(&self) -> u32 {
@@ -149,10 +181,24 @@ impl Scratch {
         self.mount_namespace
     }
 
+    /// Makes a directory on it, with the files that a scratch has.
+    pub fn furnish(&self, directory: &str) -> Result<()> {
+        let path = self.join(directory);
+        fs::create_dir(&path)?;
+        populate(&path)?;
+        Ok(fs::write(path.join("upper"), vec![b'u'; FILE_SIZE])?)
+    }
+
     /// Copies a program onto it.
     pub fn install(&self, program: &Path) -> Result<PathBuf> {
+        self.install_in("", program)
+    }
+
+    /// Copies a program into a directory of it.
+    pub fn install_in(&self, directory: &str, program: &Path) -> Result<PathBuf> {
         let copy = self
             .target
+            .join(directory)
             .join(program.file_name().context("a program has a name")?);
         fs::copy(program, &copy).with_context(|| program.display().to_string())?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
@@ -173,18 +219,65 @@ impl Scratch {
         }
     }
 
-    fn layers(&self) -> PathBuf {
-        self.directory.path().join("layers")
+    fn layers(&self) -> [PathBuf; 2] {
+        ["layers", "upper-layers"].map(|name| self.directory.path().join(name))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Whatever is mounted there still, also after a failure.
-        for path in [&self.target, &self.layers()] {
+        let [lower, upper] = self.layers();
+        for path in [&self.target, &lower, &upper] {
             while unmount(path, UnmountFlags::DETACH).is_ok() {}
         }
     }
+}
+
+/// A tmpfs for what is below a scratch.
+fn mount_layers(at: &Path) -> Result<()> {
+    fs::create_dir(at)?;
+    mount("ebusy-layers", at, "tmpfs", MountFlags::empty(), None).context("mount a tmpfs")
+}
+
+fn mount_overlay(target: &Path, lower: &Path, upper: &Path) -> Result<()> {
+    let layers = [
+        ("lowerdir", lower.join("lower")),
+        ("upperdir", upper.join("upper")),
+        ("workdir", upper.join("work")),
+    ];
+    for (_, layer) in &layers {
+        fs::create_dir(layer)?;
+    }
+    populate(&layers[0].1)?;
+    let options = layers.map(|(name, path)| {
+        let mut option = format!("{name}=").into_bytes();
+        option.extend_from_slice(path.as_os_str().as_bytes());
+        option
+    });
+    let options = CString::new(options.join(&b','))?;
+    mount(
+        "ebusy-scratch",
+        target,
+        "overlay",
+        MountFlags::empty(),
+        Some(options.as_c_str()),
+    )
+    .context("mount an overlay")
+}
+
+/// The image has its loop device until the file system is unmounted.
+fn mount_ext2(target: &Path, image: &Path) -> Result<String> {
+    let known = fs::read_to_string("/proc/filesystems")?;
+    if !known.lines().any(|line| line.trim() == "ext2") || !Path::new("/dev/loop-control").exists() {
+        let skip = "this kernel has no ext2, or no loop devices".to_owned();
+        return Err(Skip { skip }.into());
+    }
+    fs::write(image, ext2::image())?;
+    let image = File::options().read(true).write(true).open(image)?;
+    let (_device, name) = guard::loop_device(&image)?;
+    mount(name.as_str(), target, "ext2", MountFlags::empty(), None).context("mount an ext2")?;
+    Ok(name)
 }
 
 fn populate(root: &Path) -> Result<()> {

@@ -210,7 +210,7 @@ fn refused_to_a_descendant() -> Result<Verdict> {
     let [holding, other_holding] = holdings;
     let (holding, other_holding) = (holding?, other_holding?);
     // The shell's child is the caller; what we are refused ourselves meanwhile is not shown.
-    let script = "\"$1\" \"$2\" 2 50; sleep 0.2; :";
+    let script = "\"$1\" \"$2\" 2 50; sleep 1; :";
     let umounter = program("umounter")?;
     let attempts = thread::spawn(move || {
         for _ in 0..20 {

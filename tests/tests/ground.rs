@@ -14,7 +14,7 @@ use ebusy_tests::{
 fn main() -> ExitCode {
     let mut tests = Vec::new();
     for row in ROWS {
-        for file_system in [FileSystem::Tmpfs, FileSystem::Overlay] {
+        for file_system in row.file_systems.iter().copied() {
             for namespace in [
                 Namespace::Same,
                 Namespace::Shared,
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 fn check(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Verdict> {
     let blocks = match namespace {
         Namespace::Same => true,
-        Namespace::Shared | Namespace::Slave => row.copy_blocks,
+        Namespace::Shared | Namespace::Slave | Namespace::Nested | Namespace::User => row.copy_blocks,
         Namespace::Private => false,
     };
     // In a peer namespace a new mount on the copy appears on the target as well.
@@ -45,7 +45,7 @@ fn check(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Ver
         "umount2 {}",
         if unmounted { "succeeded" } else { "was refused" }
     );
-    holding.release()?;
+    row.release(holding)?;
     if !unmounted {
         ensure!(scratch.umount()?, "still busy after the release");
     }

@@ -14,16 +14,21 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
+    audit::Audit,
     ebusy::{self, Watch, who},
     expect::{Expectation, Expected, Problems},
     harness::{self, Verdict},
-    holder::{Helper, Holding, program},
+    holder::{Helper, Holding, PATIENCE, program},
     namespace::Namespace,
-    report::Incident,
+    report::{Holder, Incident},
     scratch::{FileSystem, Scratch},
+    steps::hold_fd,
     terminal,
 };
-use rustix::mount::{MountFlags, mount};
+use rustix::{
+    io::Errno,
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -47,6 +52,11 @@ fn main() -> ExitCode {
         harness::test("who_on_holders_that_come_and_go", who_on_holders_that_come_and_go),
         harness::test("overmounted_target", overmounted_target),
         harness::test("caller_is_gone", caller_is_gone),
+        harness::test("one_of_100_000_descriptors", one_of_100_000_descriptors),
+        harness::test(
+            "file_system_that_does_not_answer",
+            file_system_that_does_not_answer,
+        ),
     ])
 }
 
@@ -359,6 +369,117 @@ fn caller_is_gone() -> Result<Verdict> {
             .callers
             .iter()
             .all(|caller| caller.comm == "umounter"),
+        "{incidents:#?}"
+    );
+    Ok(Verdict::Passed)
+}
+
+fn one_of_100_000_descriptors() -> Result<Verdict> {
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new("target"), FileSystem::Tmpfs)?;
+    let path = scratch.join("file");
+    stage.explains(&scratch, "hold-fd-crowd", path)
+}
+
+/// A FUSE whose server is stopped: whoever walks onto it does not come back.
+struct Deaf {
+    directory: TempDir,
+    holding: Option<Holding>,
+}
+
+impl Deaf {
+    fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("ebusy-deaf-").tempdir()?;
+        let mut deaf = Self {
+            directory,
+            holding: None,
+        };
+        let path = deaf.path().to_owned();
+        deaf.holding = Some(Holding::start("hold-deaf-fuse", Namespace::Same, &[path])?);
+        Ok(deaf)
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Who holds it, and by what: the server, and who is stuck.
+    fn held(&self) -> Result<Vec<(u32, String)>> {
+        let holding = self.holding.as_ref().context("it is mounted")?;
+        let claims = holding.claimed.ready.claims.iter();
+        Ok(claims
+            .map(|claim| (claim.owners[0].pid, claim.kind.clone()))
+            .collect())
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        // The server first: nobody comes onto the mount before.
+        drop(self.holding.take());
+        while unmount(self.path(), UnmountFlags::DETACH).is_ok() {}
+    }
+}
+
+/// The same of what ebusy found.
+fn found(holders: &[Holder]) -> Vec<(u32, String)> {
+    let mut found: Vec<_> = holders
+        .iter()
+        .filter_map(|holder| Some((holder.process.as_ref()?.pid, holder.kind.clone())))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Every verb that looks at mounts says what there is to say of this one, and of another.
+fn file_system_that_does_not_answer() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Overlay)?;
+    let deaf = Deaf::new()?;
+    let mut held = deaf.held()?;
+    held.sort();
+    let watch = Watch::targets(&[scratch.path(), deaf.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    ensure!(!scratch.umount()?, "the umount was not refused");
+    let refused = unmount(deaf.path(), UnmountFlags::empty());
+    ensure!(refused == Err(Errno::BUSY), "{refused:?}");
+
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]);
+    let (code, answers) = who(scratch.path())?;
+    expectation.check_who(code, &answers).context("who")?;
+    let (code, answers) = who(deaf.path())?;
+    ensure!(
+        code == 1 && answers.len() == 1 && found(&answers[0].holders) == held,
+        "{code}: {answers:#?}"
+    );
+    let (code, audit) = Audit::run(&[scratch.path(), deaf.path()])?;
+    ensure!(code == 1, "{code}: {audit:#?}");
+    for verb in ["who", "doctor"] {
+        let finished = ebusy::run(&mut ebusy::command(verb)?)?;
+        ensure!(
+            finished.status.code().is_some_and(|code| code <= 1),
+            "{verb}: {finished:?}"
+        );
+    }
+
+    harness::settle();
+    holding.release()?;
+    ensure!(scratch.umount()?, "still busy after the release");
+    let incident = watch.wait_for_incident(scratch.path(), PATIENCE)?;
+    expectation.check(&incident)?;
+    let deaf_path = deaf.path().to_owned();
+    // It ends with its server.
+    drop(deaf);
+    let (incidents, _) = watch.finish()?;
+    let of_deaf = |incident: &&Incident| {
+        let path = incident.target.path_bytes();
+        path.is_ok_and(|path| path == deaf_path.as_os_str().as_bytes())
+    };
+    let incident = incidents
+        .iter()
+        .find(of_deaf)
+        .context("no incident of the FUSE")?;
+    ensure!(
+        incidents.len() == 2 && found(&incident.holders) == held,
         "{incidents:#?}"
     );
     Ok(Verdict::Passed)

@@ -1,6 +1,12 @@
 //! What makes one incident of many attempts: bursts, callers, holders that change, copies.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
@@ -23,6 +29,7 @@ fn main() -> ExitCode {
         harness::test("fifty_attempts", fifty_attempts),
         harness::test("two_bursts", two_bursts),
         harness::test("several_callers", several_callers),
+        harness::test("umount_on_behalf_of_a_script", umount_on_behalf_of_a_script),
         harness::test("holder_leaves_between_attempts", holder_leaves_between_attempts),
         harness::test("holder_changes_between_attempts", holder_changes_between_attempts),
         harness::test("many_holders_of_one_target", many_holders_of_one_target),
@@ -121,6 +128,36 @@ fn several_callers() -> Result<Verdict> {
     problems.equal("callers", &found, &callers);
     problems.equal("caller.comm", &incidents[0].caller.comm, &"umounter");
     problems.into_result(&incidents)?;
+    Ok(Verdict::Passed)
+}
+
+/// A script that has a shell run umount(8): the caller is `umount`, and the script asked for it, whether it goes on
+/// after that or ends.
+fn umount_on_behalf_of_a_script() -> Result<Verdict> {
+    let directory = tempfile::tempdir()?;
+    let driver = directory.path().join("volume-driver");
+    for then in ["sleep 1", "exit 0"] {
+        let scratch = Scratch::new(FileSystem::Tmpfs)?;
+        let script = format!("#!/bin/sh\nsh -c 'umount \"$1\"; exit $?' sh \"$1\"\n{then}\n");
+        fs::write(&driver, script)?;
+        fs::set_permissions(&driver, Permissions::from_mode(0o700))?;
+        let watch = Watch::targets(&[scratch.path()])?;
+        let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+        let helper = Helper::start(&driver, &[scratch.path().as_os_str().to_owned()])?;
+        let pid = helper.pid();
+        helper.finish()?;
+        release(&scratch, [holding])?;
+        let (incidents, _) = watch.finish()?;
+        ensure!(incidents.len() == 1, "{incidents:#?}");
+        let caller = &incidents[0].caller;
+        let requester = caller.requester.as_ref();
+        let found = requester.map(|found| (found.pid, found.comm.as_str()));
+        let mut problems = Problems::default();
+        problems.equal("attempts", &incidents[0].attempts, &1);
+        problems.equal("caller", &caller.comm.as_str(), &"umount");
+        problems.equal("requester", &found, &Some((pid, "volume-driver")));
+        problems.into_result(&incidents)?;
+    }
     Ok(Verdict::Passed)
 }
 

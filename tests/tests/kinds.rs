@@ -1,12 +1,12 @@
 //! Every kind of reference, on tmpfs and on overlayfs, through the target, a propagated copy and a private copy:
 //! ebusy names it exactly, and accuses nobody else.
 //!
-//! One `ebusy watch` serves all of them, as it does on a host; the last test sees that it told nothing else.
+//! One `ebusy watch` serves all of them, as it does on a host; in the end it has told nothing else.
 
 use std::{
     ffi::OsStr,
     process::ExitCode,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, RwLock},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,41 +16,63 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, PATIENCE},
     namespace::Namespace,
+    report::Who,
     scratch::{FileSystem, Scratch},
     zoo::{ROWS, Row},
 };
 use tempfile::TempDir;
 
+/// Tests at a time: most of it is waiting. Where the refused mount is found by its path, it has to be found in time.
+fn threads() -> usize {
+    match std::env::var("EBUSY_PROBE").as_deref() {
+        Ok("fentry" | "kprobe") => 4,
+        _ => 3,
+    }
+}
+
 fn main() -> ExitCode {
     let mut tests = Vec::new();
     for row in ROWS {
-        for file_system in [FileSystem::Tmpfs, FileSystem::Overlay] {
-            let name = |through: &str| format!("{}::{}::{through}", row.name, file_system.name());
-            tests.push(harness::test(name("target"), move || {
+        for file_system in row.file_systems.iter().copied() {
+            let mut test = |through: &str, run: fn(&Row, FileSystem) -> Result<Verdict>| {
+                let name = format!("{}::{}::{through}", row.name, file_system.name());
+                tests.push(harness::test(name, move || {
+                    // Those that run alone wait for the others, and they for those.
+                    let (_together, _alone);
+                    if row.alone {
+                        _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+                    } else {
+                        _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+                    }
+                    run(row, file_system)
+                }));
+            };
+            test("target", |row, file_system| {
                 blocks(row, file_system, Namespace::Same)
-            }));
-            tests.push(harness::test(name("propagated_copy"), move || {
+            });
+            test("propagated_copy", |row, file_system| {
                 if row.copy_blocks {
                     blocks(row, file_system, Namespace::Slave)
                 } else {
                     does_not_block(row, file_system, Namespace::Slave)
                 }
-            }));
-            tests.push(harness::test(name("private_copy"), move || {
+            });
+            test("private_copy", |row, file_system| {
                 does_not_block(row, file_system, Namespace::Private)
-            }));
+            });
             if row.bystander {
-                tests.push(harness::test(name("bystander"), move || {
-                    stands_by(row, file_system)
-                }));
+                test("bystander", stands_by);
             }
         }
     }
-    tests.push(harness::test("nothing_else", nothing_else));
-    let status = harness::main(tests);
-    // It is a static, which nobody drops.
-    drop(SHARED.lock().unwrap_or_else(PoisonError::into_inner).take());
-    status
+    let status = harness::main_with(tests, threads());
+    match nothing_else() {
+        Ok(()) => status,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The watch, and the directory below which everything is mounted.
@@ -59,9 +81,12 @@ struct Shared {
     parent: TempDir,
     /// Incidents that there are to be.
     incidents: usize,
-    /// What it had lost when it told the last of them.
+    /// The most that it had lost when it told one of them: little.
     lost_events: u64,
 }
+
+/// Held for writing by a test that runs alone.
+static ALONE: RwLock<()> = RwLock::new(());
 
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
 
@@ -80,29 +105,48 @@ fn shared<T>(run: impl FnOnce(&mut Shared) -> Result<T>) -> Result<T> {
     run(guard.as_mut().context("it has just been started")?)
 }
 
-fn scratch(file_system: FileSystem) -> Result<Scratch> {
-    shared(|shared| Scratch::within(shared.parent.path(), OsStr::new("target"), file_system))
+/// A mount, and what was known to be lost before anything was opened on it.
+fn scratch(file_system: FileSystem) -> Result<(Scratch, u64)> {
+    shared(|shared| {
+        let scratch = Scratch::within(shared.parent.path(), OsStr::new("target"), file_system)?;
+        Ok((scratch, shared.lost_events))
+    })
 }
 
 /// There is exactly the incident that is expected.
-fn told(expectation: &Expectation<'_>) -> Result<()> {
+fn told(expectation: &Expectation<'_>, lost_before: u64) -> Result<()> {
     shared(|shared| {
         shared.incidents += 1;
         let path = expectation.scratch.path();
         let incident = shared.watch.wait_for_incident(path, PATIENCE)?;
-        // One test fails for a loss, not all that follow.
-        let lost_events = std::mem::replace(&mut shared.lost_events, incident.lost_events);
-        Expectation {
-            lost_events,
+        // From Linux 5.12 on the kernel skips a run of a program that is preempted on the same CPU (KERNEL.md 8): that
+        // is counted, and may have cost the history of an opening, but nothing of what a snapshot finds.
+        // Others run beside this one: what matters is whether something was lost while it ran.
+        shared.lost_events = shared.lost_events.max(incident.lost_events);
+        let mut expectation = Expectation {
+            lost_events: incident.lost_events,
             ..expectation.clone()
+        };
+        if incident.lost_events > lost_before {
+            for holder in &mut expectation.holders {
+                holder.history = false;
+            }
         }
-        .check(&incident)
+        expectation.check(&incident)
     })
+}
+
+/// What `who` says. In a machine it is asked of the target only: it takes a second there.
+fn asked(scratch: &Scratch, namespace: Namespace) -> Result<Option<(i32, Vec<Who>)>> {
+    if harness::in_machine() && namespace != Namespace::Same {
+        return Ok(None);
+    }
+    who(scratch.path()).map(Some)
 }
 
 /// One holder, one refused attempt, and one that succeeds.
 fn blocks(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Verdict> {
-    let scratch = scratch(file_system)?;
+    let (scratch, lost) = scratch(file_system)?;
     let holding = row.hold(&scratch, namespace)?;
     ensure!(!scratch.umount()?, "the umount was not refused");
 
@@ -111,17 +155,23 @@ fn blocks(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Ve
         _ => Expected::on_copy(&holding),
     };
     let expectation = Expectation::released(&scratch, vec![expected]);
-    let (code, answers) = who(scratch.path())?;
-    holding.release()?;
+    let answer = asked(&scratch, namespace)?;
+    if answer.is_none() {
+        // Else that took long enough for the watch to look.
+        harness::settle();
+    }
+    row.release(holding)?;
     ensure!(scratch.umount()?, "still busy after the release");
-    told(&expectation)?;
-    expectation.check_who(code, &answers).context("who")?;
+    told(&expectation, lost)?;
+    if let Some((code, answers)) = answer {
+        expectation.check_who(code, &answers).context("who")?;
+    }
     Ok(Verdict::Passed)
 }
 
 /// A user of a copy that does not block: there is nothing to tell.
 fn does_not_block(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Verdict> {
-    let scratch = scratch(file_system)?;
+    let (scratch, _) = scratch(file_system)?;
     let holding = row.hold(&scratch, namespace)?;
 
     let bystanders = if row.bystander {
@@ -133,16 +183,18 @@ fn does_not_block(row: &Row, file_system: FileSystem, namespace: Namespace) -> R
         bystanders,
         ..Expectation::released(&scratch, Vec::new())
     };
-    let (code, answers) = who(scratch.path())?;
+    let answer = asked(&scratch, namespace)?;
     ensure!(scratch.umount()?, "the umount was refused");
-    holding.release()?;
-    expectation.check_who(code, &answers).context("who")?;
+    row.release(holding)?;
+    if let Some((code, answers)) = answer {
+        expectation.check_who(code, &answers).context("who")?;
+    }
     Ok(Verdict::Passed)
 }
 
 /// A user of a private copy beside one that blocks: the first is no holder, and the umount succeeds in spite of it.
 fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
-    let scratch = scratch(file_system)?;
+    let (scratch, lost) = scratch(file_system)?;
     let bystander = row.hold(&scratch, Namespace::Private)?;
     let holder = Holding::start("hold-fd", Namespace::Same, &[scratch.join("second")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
@@ -154,15 +206,15 @@ fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     };
     holder.release()?;
     ensure!(scratch.umount()?, "refused because of a private copy");
-    bystander.release()?;
-    told(&expectation)?;
+    row.release(bystander)?;
+    told(&expectation, lost)?;
     Ok(Verdict::Passed)
 }
 
 /// Nothing was told but what was to be.
-fn nothing_else() -> Result<Verdict> {
+fn nothing_else() -> Result<()> {
     let Some(shared) = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-        return Ok(Verdict::Passed);
+        return Ok(());
     };
     let (incidents, log) = shared.watch.finish()?;
     println!("\n{log}");
@@ -172,5 +224,7 @@ fn nothing_else() -> Result<Verdict> {
         "{} expected: {paths:#?}",
         shared.incidents
     );
-    Ok(Verdict::Passed)
+    let lost = shared.lost_events;
+    ensure!(lost <= shared.incidents as u64 / 4, "{lost} lost");
+    Ok(())
 }

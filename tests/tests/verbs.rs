@@ -38,6 +38,7 @@ const INCIDENT: &[&str] = &[
     "probe",
     "lost_events",
     "advice",
+    "fixes",
 ];
 const WHO: &[&str] = &[
     "schema",
@@ -48,6 +49,8 @@ const WHO: &[&str] = &[
     "candidates",
     "bystanders",
     "probe",
+    "advice",
+    "fixes",
 ];
 const TARGET: &[&str] = &[
     "path",

@@ -12,10 +12,19 @@ pub use self::{
     loss::{LOSS_COUNTERS, Loss},
     reader::{ARENA_BYTES, ARENA_SLOTS, Arena, CHASE_MAX, MAX_READ, READ_FAULT, READ_OK},
     record::{
-        ANCESTORS, Ancestor, COMM_LEN, COMPARED_MAX, Compared, Header, MountRecord, NamespaceRecord,
-        OpenRecord, PATH_MAX, PathRef, RecordKind, UmountRecord, Watched, namespace_operation, path_status,
+        ANCESTORS, Ancestor, COMM_LEN, COMPARED_MAX, ClosedKey, Compared, FS_NAME, Header, LedgerEntry,
+        MountRecord, NamespaceRecord, OPERATION_TEXTS, OpenRecord, OperationRecord, PATH_MAX, PathRef,
+        RecordKind, UmountRecord, Watched, namespace_operation, path_status,
     },
 };
+
+/// Why a superblock is in the table of watched ones.
+pub mod watched_superblock {
+    /// User space put it there: a mount of it is watched.
+    pub const BY_PATTERN: u8 = 1;
+    /// The kernel side put it there, because it was just mounted for the first time: user space says what becomes of it.
+    pub const NEW: u8 = 2;
+}
 
 /// Switches that are fixed when the programs are loaded; constants to the verifier.
 #[repr(C)]
@@ -27,7 +36,7 @@ pub struct Config {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Config, Layout, Watched};
+    use super::{ClosedKey, Config, Layout, LedgerEntry, Watched};
 
     // SAFETY: `repr(C)`, only integers, no padding: any bytes are a value.
     unsafe impl aya::Pod for Layout {}
@@ -35,4 +44,8 @@ mod pod {
     unsafe impl aya::Pod for Config {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Watched {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LedgerEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ClosedKey {}
 }

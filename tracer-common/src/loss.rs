@@ -31,6 +31,10 @@ losses! {
     UmountRingFull => "umount: event ring full",
     /// An umount whose entry was not seen.
     UmountEntryMissing => "umount: entry not seen",
+    /// An umount whose return was not seen.
+    UmountReturnMissing => "umount: return not seen",
+    /// A count of the busy check that was not seen.
+    CountReturnMissing => "umount: count not seen",
     /// The table of umounts under way is full.
     UmountTableFull => "umount: table of calls under way full",
     /// The path that was passed could not be read.
@@ -41,10 +45,18 @@ losses! {
     OpenRingFull => "open: event ring full",
     /// The opened file could not be read.
     OpenFault => "open: file not readable",
+    /// An open that the ledger had no room for.
+    LedgerFull => "open: ledger full",
     /// A change of mount namespace.
     NamespaceRingFull => "mount namespace: event ring full",
     /// A change of the mount tree.
     MountRingFull => "mount: event ring full",
+    /// A system call that returned EBUSY.
+    OperationRingFull => "refused call: event ring full",
+    /// The arguments of such a call were not found.
+    OperationArguments => "refused call: arguments not found",
+    /// The table of superblocks had no room for one that was just mounted.
+    SuperblockTableFull => "mount: table of superblocks full",
 }
 
 /// Number of counters.

@@ -26,6 +26,8 @@ pub enum RecordKind {
     Namespace = 4,
     /// [`MountRecord`].
     Mount = 5,
+    /// [`OperationRecord`].
+    Operation = 6,
 }
 
 impl TryFrom<u32> for RecordKind {
@@ -38,6 +40,7 @@ impl TryFrom<u32> for RecordKind {
             3 => Self::Close,
             4 => Self::Namespace,
             5 => Self::Mount,
+            6 => Self::Operation,
             other => return Err(other),
         })
     }
@@ -69,7 +72,7 @@ pub struct Header {
 
 /// A `struct path`.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PathRef {
     /// Address of the `struct mount` (not of its `vfsmount`).
     pub mount: u64,
@@ -109,6 +112,8 @@ pub struct UmountRecord {
     pub header: Header,
     /// Boot clock at entry, ns.
     pub entered: u64,
+    /// Boot clock when the count that refused it was read, ns; 0 where the tier does not see it.
+    pub checked: u64,
     /// What it returned: 0, or a negative errno.
     pub ret: i64,
     /// `MNT_*`, `UMOUNT_*`.
@@ -163,6 +168,56 @@ pub struct OpenRecord {
     pub fd: i32,
     /// `O_*`.
     pub flags: u32,
+    /// `FMODE_*`.
+    pub mode: u32,
+    /// Type and permissions of its inode; 0 where they are not known.
+    pub inode_mode: u32,
+    /// Hash and length of its name; 0 where they are not known.
+    pub name: u64,
+}
+
+/// An open file of a watched mount in the ledger; its key is the address of the `struct file`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct LedgerEntry {
+    /// Boot clock, ns; 0 while the entry is being written, and where user space found the file by looking.
+    pub opened: u64,
+    /// Boot clock, ns; 0 while it is open.
+    pub closed: u64,
+    /// Where.
+    pub path: PathRef,
+    /// Start of the process that opened it, boot clock, ns.
+    pub start: u64,
+    /// Hash and length of its name; 0 where they are not known.
+    pub name: u64,
+    /// `mnt_id`, to tell that the address is still that mount.
+    pub mount_id: u32,
+    /// Process that opened it.
+    pub tgid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// Number of its mount namespace.
+    pub mnt_ns: u32,
+    /// `O_*`.
+    pub flags: u32,
+    /// `FMODE_*`.
+    pub mode: u32,
+    /// Type and permissions of its inode; 0 where they are not known.
+    pub inode_mode: u32,
+    /// Command name of the thread.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// Key of a file that was closed: its address comes again.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ClosedKey {
+    /// Address of the `struct file`.
+    pub file: u64,
+    /// When it was opened.
+    pub opened: u64,
 }
 
 /// Which call changed the mount namespace.
@@ -197,6 +252,45 @@ pub struct MountRecord {
     pub syscall: u32,
     /// Padding.
     pub reserved: u32,
+}
+
+/// Texts of an [`OperationRecord`].
+pub const OPERATION_TEXTS: usize = 3;
+/// Length of the name of a file system type, with its NUL, as far as a record has room.
+pub const FS_NAME: usize = 32;
+
+/// A system call other than umount2 that returned EBUSY.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct OperationRecord {
+    /// Time is that of the return.
+    pub header: Header,
+    /// Number of the system call on x86-64; `u32::MAX` for the open of a block device, of which only the kernel's own
+    /// function was seen.
+    pub syscall: u32,
+    /// Device number, of the open of a block device.
+    pub device: u32,
+    /// Arguments as they were passed, as far as they are needed.
+    pub arguments: [u64; 5],
+    /// The caller's working directory.
+    pub cwd: PathRef,
+    /// The caller's root directory.
+    pub root: PathRef,
+    /// What the first and the second path begin at; of fsconfig upper and work directory of an overlay (Linux 6.5 on);
+    /// of the open of a block device its file.
+    pub bases: [PathRef; 2],
+    /// Root dentry of what fsconfig was to reconfigure.
+    pub reconfigured: u64,
+    /// File system type.
+    pub fs_name: [u8; FS_NAME],
+    /// Bytes of each text in use, without the NUL; 0 for one that is not there.
+    pub text_lens: [u32; OPERATION_TEXTS],
+    /// Ancestors in use.
+    pub ancestor_count: u32,
+    /// Nearest first.
+    pub ancestors: [Ancestor; ANCESTORS],
+    /// Paths, or of mount: target, source, options.
+    pub texts: [[u8; PATH_MAX]; OPERATION_TEXTS],
 }
 
 /// Value of the map of watched mounts; its key is the address of the `struct mount`.

@@ -6,11 +6,17 @@ use tracer_common::{ABSENT, PathRef};
 /// The offset of a field; a constant to the verifier.
 macro_rules! offset {
     ($field:ident) => {
-        // SAFETY: a static is valid; volatile, because the loader changes it behind the compiler's back.
-        unsafe { core::ptr::read_volatile(&raw const $crate::LAYOUT.$field) }
+        $crate::kernel::loaded(&$crate::LAYOUT.$field)
     };
 }
 pub(crate) use offset;
+
+/// What the loader made of a static.
+#[inline(always)]
+pub(crate) fn loaded(value: &u32) -> u32 {
+    // SAFETY: a reference is valid; volatile, because the loader changes it behind the compiler's back.
+    unsafe { core::ptr::read_volatile(value) }
+}
 
 /// Reads a `T` at `base + offset`; `None` for a field that is absent and for memory that is not readable.
 #[inline(always)]
@@ -32,7 +38,7 @@ pub(crate) fn current() -> u64 {
 /// A `struct path`, with the mount instead of its `vfsmount`.
 #[inline(always)]
 pub(crate) fn path(base: u64, offset: u32) -> Option<PathRef> {
-    if offset == ABSENT {
+    if base == 0 || offset == ABSENT {
         return None;
     }
     let base = base + u64::from(offset);
@@ -42,6 +48,25 @@ pub(crate) fn path(base: u64, offset: u32) -> Option<PathRef> {
         mount: mount_of(vfsmount),
         dentry,
     })
+}
+
+/// Reads a `struct path` to where it is wanted; zero where it is not readable. Not by way of an option with a default:
+/// of that the compiler spills registers that one branch has not written, and before Linux 6.3 the verifier refuses to
+/// read those back.
+///
+/// # Safety
+/// `out` is valid for writes.
+#[inline(always)]
+pub(crate) unsafe fn write_path(out: *mut PathRef, base: u64, offset: u32) {
+    // SAFETY: as the caller promised.
+    unsafe {
+        (*out).mount = 0;
+        (*out).dentry = 0;
+        if let Some(path) = path(base, offset) {
+            (*out).mount = path.mount;
+            (*out).dentry = path.dentry;
+        }
+    }
 }
 
 /// `struct mount` of its `vfsmount`.

@@ -11,9 +11,11 @@
 )]
 
 mod kernel;
+mod ledger;
 mod mount;
 mod namespace;
 mod open;
+mod operation;
 mod reader;
 mod task;
 mod umount;
@@ -21,11 +23,15 @@ mod umount;
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{fentry, fexit, map, tracepoint},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
-    programs::{FEntryContext, FExitContext, RawTracePointContext, TracePointContext},
+    macros::{fentry, fexit, kprobe, kretprobe, map, tracepoint},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    programs::{
+        FEntryContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext, TracePointContext,
+    },
 };
-use tracer_common::{Arena, Config, LOSS_COUNTERS, Layout, Loss, Watched, namespace_operation};
+use tracer_common::{
+    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, Watched, namespace_operation,
+};
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the arena without system calls (Linux 5.5 on).
 const MMAPABLE: u32 = 1 << 10;
@@ -58,6 +64,20 @@ static WATCHED: HashMap<u64, Watched> = HashMap::with_max_entries(16_384, 0);
 /// Superblocks of watched mounts: for mounts that are newer than user space's last look.
 #[map]
 static WATCHED_SUPERBLOCKS: HashMap<u64, u8> = HashMap::with_max_entries(8192, 0);
+
+/// Mounts that were made since user space last looked, with their `mnt_id`: whether they are to be watched is known
+/// only when they have a path. Copies for a new namespace and those that overlayfs keeps for itself are left out.
+#[map]
+static NEW_MOUNTS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// The ledger: files that are open on watched mounts, by the address of their `struct file`. Where opens cannot be told
+/// by their `struct file` (tracepoint tier) it stays empty.
+#[map]
+static LEDGER: HashMap<u64, LedgerEntry> = HashMap::with_max_entries(65_536, 0);
+
+/// Files of the ledger that were closed lately.
+#[map]
+static CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries(4096, 0);
 
 /// Umounts between their entry and their return, by thread.
 #[map]
@@ -95,36 +115,113 @@ macro_rules! tracepoints {
 tracepoints! {
     sys_enter_umount => umount::enter;
     sys_exit_umount => umount::exit;
-    sys_exit_open => open::exit;
-    sys_exit_openat => open::exit;
-    sys_exit_openat2 => open::exit;
+    sys_exit_open => |ctx| { open::exit(ctx); operation::exit(ctx, &operation::PATH); };
+    sys_exit_openat => |ctx| { open::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
+    sys_exit_openat2 => |ctx| { open::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
     sys_exit_creat => open::exit;
     sys_exit_open_by_handle_at => open::exit;
+    sys_exit_open_tree => open::exit;
     sys_exit_setns => |ctx| namespace::exit(ctx, namespace_operation::SETNS);
     sys_exit_unshare => |ctx| namespace::exit(ctx, namespace_operation::UNSHARE);
     sys_exit_clone => |ctx| namespace::exit_clone(ctx);
     sys_exit_clone3 => |ctx| namespace::exit_clone(ctx);
-    sys_exit_mount => mount::exit;
+    sys_exit_mount => |ctx| { mount::exit(ctx); operation::exit(ctx, &operation::MOUNT); };
     sys_exit_move_mount => mount::exit;
-    sys_exit_mount_setattr => mount::exit;
+    sys_exit_mount_setattr => |ctx| { mount::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
     sys_exit_pivot_root => mount::exit;
+    sys_exit_fsconfig => |ctx| operation::exit(ctx, &operation::FSCONFIG);
+    sys_exit_rmdir => |ctx| operation::exit(ctx, &operation::PATH);
+    sys_exit_unlink => |ctx| operation::exit(ctx, &operation::PATH);
+    sys_exit_unlinkat => |ctx| operation::exit(ctx, &operation::PATH_AT);
+    sys_exit_rename => |ctx| operation::exit(ctx, &operation::TWO_PATHS);
+    sys_exit_renameat => |ctx| operation::exit(ctx, &operation::TWO_PATHS_AT);
+    sys_exit_renameat2 => |ctx| operation::exit(ctx, &operation::TWO_PATHS_AT);
+}
+
+/// The kernel's functions for the system calls that `operation` is about: with tracing programs at their return, the
+/// other system calls cost nothing. By the number that each has on x86-64.
+macro_rules! system_calls {
+    ($($function:literal $number:literal: $traced:ident $kprobe:ident => $shape:ident;)+) => {
+        $(
+            #[fexit(function = $function)]
+            fn $traced(ctx: FExitContext) -> u32 {
+                let (registers, ret): (*const u8, i64) = (ctx.arg(0), ctx.arg(1));
+                operation::returned(registers as u64, ret, &operation::$shape);
+                0
+            }
+
+            #[kretprobe]
+            fn $kprobe(ctx: RetProbeContext) -> u32 {
+                operation::returned_somewhere(ctx.ret(), $number, &operation::$shape);
+                0
+            }
+        )+
+    };
+}
+
+system_calls! {
+    "__x64_sys_mount" 165: mount_exit kprobe_mount_exit => MOUNT;
+    "__x64_sys_mount_setattr" 442: mount_setattr_exit kprobe_mount_setattr_exit => PATH_AT;
+    "__x64_sys_fsconfig" 431: fsconfig_exit kprobe_fsconfig_exit => FSCONFIG;
+    "__x64_sys_rmdir" 84: rmdir_exit kprobe_rmdir_exit => PATH;
+    "__x64_sys_unlink" 87: unlink_exit kprobe_unlink_exit => PATH;
+    "__x64_sys_unlinkat" 263: unlinkat_exit kprobe_unlinkat_exit => PATH_AT;
+    "__x64_sys_rename" 82: rename_exit kprobe_rename_exit => TWO_PATHS;
+    "__x64_sys_renameat" 264: renameat_exit kprobe_renameat_exit => TWO_PATHS_AT;
+    "__x64_sys_renameat2" 316: renameat2_exit kprobe_renameat2_exit => TWO_PATHS_AT;
+}
+
+#[fexit(function = "blkdev_open")]
+fn blkdev_open_exit(ctx: FExitContext) -> u32 {
+    let (inode, file, ret): (*const u8, *const u8, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    operation::device_opened(inode as u64, file as u64, ret);
+    0
 }
 
 #[fentry(function = "path_umount")]
 fn path_umount_entry(ctx: FEntryContext) -> u32 {
-    umount::path_umount_entry(&ctx);
+    let (path, flags): (*const u8, i32) = (ctx.arg(0), ctx.arg(1));
+    umount::path_umount_entry(path as u64, flags as u32);
+    0
+}
+
+#[kprobe]
+fn kprobe_path_umount_entry(ctx: ProbeContext) -> u32 {
+    if let (Some(path), Some(flags)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        umount::path_umount_entry(path, flags as u32);
+    }
     0
 }
 
 #[fexit(function = "path_umount")]
 fn path_umount_exit(ctx: FExitContext) -> u32 {
-    umount::path_umount_exit(&ctx);
+    umount::finish_once(i64::from(ctx.arg::<i32>(2)));
+    0
+}
+
+/// The same once more. A kernel that preempts skips a program while another task, preempted in the middle of it, waits
+/// on the same CPU; of two, the other one runs. The one that comes second finds nothing to do.
+#[fexit(function = "path_umount")]
+fn path_umount_exit_again(ctx: FExitContext) -> u32 {
+    umount::finish_once(i64::from(ctx.arg::<i32>(2)));
+    0
+}
+
+#[kretprobe]
+fn kprobe_path_umount_exit(ctx: RetProbeContext) -> u32 {
+    umount::finish(i64::from(ctx.ret::<i32>()));
     0
 }
 
 #[fentry(function = "propagate_mount_busy")]
-fn busy_check_entry(ctx: FEntryContext) -> u32 {
-    umount::busy_check_entry(&ctx);
+fn busy_check_entry(_ctx: FEntryContext) -> u32 {
+    umount::busy_check_entry();
+    0
+}
+
+#[kprobe]
+fn kprobe_busy_check_entry(_ctx: ProbeContext) -> u32 {
+    umount::busy_check_entry();
     0
 }
 
@@ -134,47 +231,160 @@ fn busy_check_exit(_ctx: FExitContext) -> u32 {
     0
 }
 
-#[fexit(function = "mnt_get_count")]
-fn count_exit(ctx: FExitContext) -> u32 {
-    umount::count_exit(&ctx);
+#[kretprobe]
+fn kprobe_busy_check_exit(_ctx: RetProbeContext) -> u32 {
+    umount::busy_check_exit();
     0
 }
 
-/// Three parameters up to Linux 6.11 (KERNEL.md 1.1).
+#[fexit(function = "mnt_get_count")]
+fn count_exit(ctx: FExitContext) -> u32 {
+    let mount: *const u8 = ctx.arg(0);
+    umount::count_exit(mount as u64, ctx.arg(1));
+    0
+}
+
+#[kprobe]
+fn kprobe_count_entry(ctx: ProbeContext) -> u32 {
+    if let Some(mount) = ctx.arg(0) {
+        umount::count_entry(mount);
+    }
+    0
+}
+
+#[kretprobe]
+fn kprobe_count_exit(ctx: RetProbeContext) -> u32 {
+    umount::count_return(ctx.ret());
+    0
+}
+
+/// Three parameters up to Linux 6.11 (KERNEL.md 1.1). The result comes after them, and a register that points to the
+/// parameters must not be computed: so there is a program for each number.
 #[fexit(function = "do_dentry_open")]
 fn do_dentry_open_exit_3(ctx: FExitContext) -> u32 {
-    open::do_dentry_open_exit(&ctx, ctx.arg(3));
+    let (file, ret): (*const u8, i32) = (ctx.arg(0), ctx.arg(3));
+    if ret == 0 {
+        open::opened(file as u64);
+    }
     0
 }
 
 /// Two parameters later.
 #[fexit(function = "do_dentry_open")]
 fn do_dentry_open_exit_2(ctx: FExitContext) -> u32 {
-    open::do_dentry_open_exit(&ctx, ctx.arg(2));
+    let (file, ret): (*const u8, i32) = (ctx.arg(0), ctx.arg(2));
+    if ret == 0 {
+        open::opened(file as u64);
+    }
+    0
+}
+
+#[kprobe]
+fn kprobe_do_dentry_open_entry(ctx: ProbeContext) -> u32 {
+    if let Some(file) = ctx.arg(0) {
+        open::open_begins(file);
+    }
+    0
+}
+
+#[kprobe]
+fn kprobe_readahead_set_up(ctx: ProbeContext) -> u32 {
+    if let (Some(readahead), Some(mapping)) = (ctx.arg(0), ctx.arg(1)) {
+        open::readahead_set_up(readahead, mapping);
+    }
     0
 }
 
 #[fentry(function = "__fput")]
 fn fput_entry(ctx: FEntryContext) -> u32 {
-    open::fput_entry(&ctx);
+    let file: *const u8 = ctx.arg(0);
+    open::closed(file as u64);
     0
 }
 
+#[kprobe]
+fn kprobe_fput_entry(ctx: ProbeContext) -> u32 {
+    if let Some(file) = ctx.arg(0) {
+        open::closed(file);
+    }
+    0
+}
+
+/// Four parameters on every kernel from 5.10 to 7.2; the result comes after them.
 #[fexit(function = "copy_mnt_ns")]
 fn copy_mnt_ns_exit(ctx: FExitContext) -> u32 {
-    namespace::copy_mnt_ns_exit(&ctx);
+    let namespace: *const u8 = ctx.arg(4);
+    namespace::copied(namespace as u64);
+    0
+}
+
+#[kretprobe]
+fn kprobe_copy_mnt_ns_exit(ctx: RetProbeContext) -> u32 {
+    namespace::copied(ctx.ret());
     0
 }
 
 #[fentry(function = "switch_task_namespaces")]
 fn switch_namespaces_entry(ctx: FEntryContext) -> u32 {
-    namespace::switch_entry(&ctx);
+    let (task, nsproxy): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+    namespace::switched(task as u64, nsproxy as u64);
+    0
+}
+
+#[kprobe]
+fn kprobe_switch_namespaces_entry(ctx: ProbeContext) -> u32 {
+    if let (Some(task), Some(nsproxy)) = (ctx.arg(0), ctx.arg(1)) {
+        namespace::switched(task, nsproxy);
+    }
+    0
+}
+
+#[fentry(function = "attach_recursive_mnt")]
+fn attach_mount_entry(ctx: FEntryContext) -> u32 {
+    let mount: *const u8 = ctx.arg(0);
+    mount::attaching(mount as u64);
+    0
+}
+
+#[kprobe]
+fn kprobe_attach_mount_entry(ctx: ProbeContext) -> u32 {
+    if let Some(mount) = ctx.arg(0) {
+        mount::attaching(mount);
+    }
+    0
+}
+
+#[fentry(function = "cleanup_mnt")]
+fn free_mount_entry(ctx: FEntryContext) -> u32 {
+    let mount: *const u8 = ctx.arg(0);
+    mount::freed(mount as u64);
+    0
+}
+
+#[kprobe]
+fn kprobe_free_mount_entry(ctx: ProbeContext) -> u32 {
+    if let Some(mount) = ctx.arg(0) {
+        mount::freed(mount);
+    }
     0
 }
 
 #[fexit(function = "attach_recursive_mnt")]
 fn attach_mount_exit(_ctx: FExitContext) -> u32 {
     mount::attached();
+    0
+}
+
+#[kretprobe]
+fn kprobe_attach_mount_exit(_ctx: RetProbeContext) -> u32 {
+    mount::attached();
+    0
+}
+
+// A kretprobe does not know the arguments: new mounts are watched from their making at the fentry tier alone.
+#[fexit(function = "clone_mnt")]
+fn clone_mount_exit(ctx: FExitContext) -> u32 {
+    mount::cloned(&ctx);
     0
 }
 

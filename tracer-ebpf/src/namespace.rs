@@ -1,19 +1,17 @@
 //! Threads that come into another mount namespace.
 
-use aya_ebpf::programs::{FEntryContext, FExitContext, TracePointContext};
+use aya_ebpf::programs::TracePointContext;
 use tracer_common::{Loss, NamespaceRecord, RecordKind, namespace_operation};
 
 use crate::{
     EVENTS,
     kernel::{current, mount_namespace, offset, read},
     lose,
-    task::header,
+    task::write_header,
 };
 
 /// Offset of the result in `syscalls:sys_exit_*`.
 const RESULT: usize = 16;
-/// `CLONE_NEWNS`.
-const NEW_MOUNT_NAMESPACE: u64 = 0x2_0000;
 
 /// Return of setns or unshare: the namespace may have changed.
 #[inline(always)]
@@ -41,35 +39,28 @@ pub(crate) fn exit_clone(ctx: &TracePointContext) {
     }
 }
 
-/// `copy_mnt_ns(flags, ...)` returned a namespace: with `CLONE_NEWNS` a new one. The running thread is the one
-/// that called clone or unshare.
+/// `copy_mnt_ns` returned a namespace: with `CLONE_NEWNS` a new one, else that of the running thread, which called
+/// clone or unshare.
 #[inline(always)]
-pub(crate) fn copy_mnt_ns_exit(ctx: &FExitContext) {
-    let flags: u64 = ctx.arg(0);
-    if flags & NEW_MOUNT_NAMESPACE == 0 {
-        return;
-    }
-    // Four parameters on every kernel from 5.10 to 7.2; the result comes after them.
-    let namespace: *const u8 = ctx.arg(4);
+pub(crate) fn copied(namespace: u64) {
     // An error is a pointer whose number field is not readable.
-    if let Some(inum) = read::<u32>(namespace as u64, offset!(mnt_ns_inum)) {
+    let inum = read::<u32>(namespace, offset!(mnt_ns_inum)).unwrap_or(0);
+    if inum != 0 && inum != mount_namespace(current()) {
         emit(namespace_operation::UNSHARE, inum);
     }
 }
 
 /// `switch_task_namespaces(task, nsproxy)`; without an nsproxy the task exits.
 #[inline(always)]
-pub(crate) fn switch_entry(ctx: &FEntryContext) {
-    let task: *const u8 = ctx.arg(0);
-    let nsproxy: *const u8 = ctx.arg(1);
-    if nsproxy.is_null() {
+pub(crate) fn switched(task: u64, nsproxy: u64) {
+    if nsproxy == 0 {
         return;
     }
-    let Some(namespace) = read::<u64>(nsproxy as u64, offset!(nsproxy_mnt_ns)) else {
+    let Some(namespace) = read::<u64>(nsproxy, offset!(nsproxy_mnt_ns)) else {
         return;
     };
     let inum = read::<u32>(namespace, offset!(mnt_ns_inum)).unwrap_or(0);
-    if inum != 0 && inum != mount_namespace(task as u64) {
+    if inum != 0 && inum != mount_namespace(task) {
         emit(namespace_operation::SETNS, inum);
     }
 }
@@ -80,12 +71,17 @@ fn emit(operation: u32, inum: u32) {
         return lose(Loss::NamespaceRingFull);
     };
     let parent: u64 = read(current(), offset!(task_real_parent)).unwrap_or(0);
-    let mut header = header(RecordKind::Namespace, size_of::<NamespaceRecord>());
-    header.mnt_ns = inum;
-    entry.write(NamespaceRecord {
-        header,
-        operation,
-        parent: read(parent, offset!(task_tgid)).unwrap_or(0),
-    });
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reservation is of this type, and every field is written.
+    unsafe {
+        write_header(
+            &raw mut (*record).header,
+            RecordKind::Namespace,
+            size_of::<NamespaceRecord>(),
+        );
+        (*record).header.mnt_ns = inum;
+        (*record).operation = operation;
+        (*record).parent = read(parent, offset!(task_tgid)).unwrap_or(0);
+    }
     entry.submit(0);
 }

@@ -1,7 +1,8 @@
 //! Who is running.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_boot_ns,
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_probe_read_kernel},
 };
 use tracer_common::{ANCESTORS, Ancestor, COMM_LEN, Header, RecordKind};
 
@@ -21,22 +22,28 @@ pub(crate) fn ids() -> (u32, u32) {
     ((both >> 32) as u32, both as u32)
 }
 
-/// The header of a record of the running thread.
+/// Fills in the header of a record of the running thread, where it is: a header that is handed over on the stack makes
+/// the compiler spill registers that one branch has not written, and the verifier refuses to read those back before
+/// Linux 6.3.
+///
+/// # Safety
+/// `out` is valid for writes.
 #[inline(always)]
-pub(crate) fn header(kind: RecordKind, len: usize) -> Header {
+pub(crate) unsafe fn write_header(out: *mut Header, kind: RecordKind, len: usize) {
     let task = current();
     let (tgid, tid) = ids();
     let leader: u64 = read(task, offset!(task_group_leader)).unwrap_or(task);
-    Header {
-        kind: kind as u32,
-        len: len as u32,
-        time: now(),
-        tgid,
-        tid,
-        start: read(leader, offset!(task_start_boottime)).unwrap_or(0),
-        uid: bpf_get_current_uid_gid() as u32,
-        mnt_ns: mount_namespace(task),
-        comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
+    // SAFETY: as the caller promised; the helper clears the name where it fails.
+    unsafe {
+        (*out).kind = kind as u32;
+        (*out).len = len as u32;
+        (*out).time = now();
+        (*out).tgid = tgid;
+        (*out).tid = tid;
+        (*out).start = read(leader, offset!(task_start_boottime)).unwrap_or(0);
+        (*out).uid = bpf_get_current_uid_gid() as u32;
+        (*out).mnt_ns = mount_namespace(task);
+        bpf_get_current_comm((&raw mut (*out).comm).cast(), COMM_LEN as u32);
     }
 }
 
@@ -57,14 +64,16 @@ pub(crate) unsafe fn ancestors(out: *mut Ancestor) -> u32 {
             break;
         }
         let leader: u64 = read(parent, offset!(task_group_leader)).unwrap_or(parent);
-        let comm = read(leader, offset!(task_comm)).unwrap_or([0; COMM_LEN]);
-        // SAFETY: `slot` is below ANCESTORS.
+        // SAFETY: `slot` is below ANCESTORS; the helper checks the source, and clears the name where it fails.
         unsafe {
-            out.add(slot).write(Ancestor {
-                tgid,
-                reserved: 0,
-                comm,
-            });
+            let ancestor = out.add(slot);
+            (*ancestor).tgid = tgid;
+            (*ancestor).reserved = 0;
+            bpf_probe_read_kernel(
+                (&raw mut (*ancestor).comm).cast(),
+                COMM_LEN as u32,
+                (leader + u64::from(offset!(task_comm))) as *const _,
+            );
         };
         count += 1;
         task = leader;

@@ -1,9 +1,7 @@
-//! umount2: the call, its result, and at the fentry tier what the kernel compared.
+//! umount2: the call, its result, and at the fentry and kprobe tiers what the kernel compared.
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user_str,
-    maps::ring_buf::RingBufEntry,
-    programs::{FEntryContext, FExitContext, TracePointContext},
+    helpers::generated::bpf_probe_read_user_str, maps::ring_buf::RingBufEntry, programs::TracePointContext,
 };
 use tracer_common::{
     ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, PathRef, RecordKind, UmountRecord,
@@ -12,9 +10,9 @@ use tracer_common::{
 
 use crate::{
     EVENTS, REFUSALS, UNDER_WAY,
-    kernel::{current, offset, path, read},
+    kernel::{current, offset, read, write_path},
     lose,
-    task::{ancestors, header, ids, now},
+    task::{ancestors, ids, now, write_header},
 };
 
 /// Offsets in the records of `syscalls:sys_enter_*` and `sys_exit_*`, which are part of the kernel's interface:
@@ -28,6 +26,8 @@ const EBUSY: i64 = -16;
 #[repr(C)]
 pub(crate) struct Call {
     entered: u64,
+    /// When the last count was read.
+    checked: u64,
     path: u64,
     target: PathRef,
     flags: u32,
@@ -36,10 +36,13 @@ pub(crate) struct Call {
     busy_check_ran: u32,
     compared_count: u32,
     compared: [Compared; COMPARED_MAX],
+    /// The mount that `mnt_get_count` is at work on, where its return does not tell (kprobe).
+    counting: u64,
 }
 
 const NO_CALL: Call = Call {
     entered: 0,
+    checked: 0,
     path: 0,
     target: PathRef { mount: 0, dentry: 0 },
     flags: 0,
@@ -51,14 +54,20 @@ const NO_CALL: Call = Call {
         count: 0,
         reserved: 0,
     }; COMPARED_MAX],
+    counting: 0,
 };
 
 /// The blank call is copied from here: it is larger than a BPF stack.
 static BLANK: Call = NO_CALL;
 
+/// `path` is text in user memory, `target` a `struct path`: each tier has one of them, and 0 for the other.
 #[inline(always)]
-fn begin(entered: u64, path: u64, target: PathRef, flags: u32) {
+fn begin(entered: u64, path: u64, target: u64, flags: u32) {
     let (_, tid) = ids();
+    if UNDER_WAY.get_ptr(tid).is_some() {
+        // A kretprobe that had no instance left, or a run that the kernel skipped.
+        lose(Loss::UmountReturnMissing);
+    }
     if UNDER_WAY.insert(tid, &BLANK, 0).is_err() {
         lose(Loss::UmountTableFull);
         return;
@@ -68,7 +77,7 @@ fn begin(entered: u64, path: u64, target: PathRef, flags: u32) {
         unsafe {
             (*call).entered = entered;
             (*call).path = path;
-            (*call).target = target;
+            write_path(&raw mut (*call).target, target, 0);
             (*call).flags = flags;
         }
     }
@@ -79,12 +88,7 @@ fn begin(entered: u64, path: u64, target: PathRef, flags: u32) {
 pub(crate) fn enter(ctx: &TracePointContext) {
     // SAFETY: the record of a system call with two arguments is 32 bytes long.
     let (name, flags) = unsafe { (ctx.read_at::<u64>(ARGUMENTS), ctx.read_at::<u64>(ARGUMENTS + 8)) };
-    begin(
-        now(),
-        name.unwrap_or(0),
-        PathRef::default(),
-        flags.unwrap_or(0) as u32,
-    );
+    begin(now(), name.unwrap_or(0), 0, flags.unwrap_or(0) as u32);
 }
 
 /// `sys_exit_umount`.
@@ -97,27 +101,13 @@ pub(crate) fn exit(ctx: &TracePointContext) {
 
 /// `path_umount(path, flags)`.
 #[inline(always)]
-pub(crate) fn path_umount_entry(ctx: &FEntryContext) {
-    let path_argument: *const u8 = ctx.arg(0);
-    let flags: i32 = ctx.arg(1);
-    begin(
-        now(),
-        0,
-        path(path_argument as u64, 0).unwrap_or_default(),
-        flags as u32,
-    );
-}
-
-/// The return of `path_umount`.
-#[inline(always)]
-pub(crate) fn path_umount_exit(ctx: &FExitContext) {
-    let ret: i32 = ctx.arg(2);
-    finish(i64::from(ret));
+pub(crate) fn path_umount_entry(path: u64, flags: u32) {
+    begin(now(), 0, path, flags);
 }
 
 /// `propagate_mount_busy(mount, expected)`.
 #[inline(always)]
-pub(crate) fn busy_check_entry(_ctx: &FEntryContext) {
+pub(crate) fn busy_check_entry() {
     let (_, tid) = ids();
     if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
         // SAFETY: as in `begin`.
@@ -134,20 +124,81 @@ pub(crate) fn busy_check_exit() {
     let (_, tid) = ids();
     if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
         // SAFETY: as in `begin`.
-        unsafe { (*call).in_busy_check = 0 };
+        unsafe {
+            (*call).in_busy_check = 0;
+            if (*call).counting != 0 {
+                count_missing(call);
+            }
+        }
+    }
+}
+
+/// `mnt_get_count(mount)`, where only its entry has the mount.
+#[inline(always)]
+pub(crate) fn count_entry(mount: u64) {
+    let (_, tid) = ids();
+    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
+        return;
+    };
+    // SAFETY: as in `begin`.
+    unsafe {
+        if (*call).in_busy_check == 0 {
+            return;
+        }
+        if (*call).counting != 0 {
+            count_missing(call);
+        }
+        (*call).counting = mount;
+    }
+}
+
+/// The return of a `mnt_get_count` whose entry was seen.
+#[inline(always)]
+pub(crate) fn count_return(count: i32) {
+    let (_, tid) = ids();
+    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
+        return;
+    };
+    // SAFETY: as in `begin`.
+    unsafe {
+        let mount = (*call).counting;
+        (*call).counting = 0;
+        if mount != 0 {
+            compared(call, mount, count);
+        }
     }
 }
 
 /// The return of `mnt_get_count(mount)`.
 #[inline(always)]
-pub(crate) fn count_exit(ctx: &FExitContext) {
+pub(crate) fn count_exit(mount: u64, count: i32) {
     let (_, tid) = ids();
     let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
         return;
     };
-    let mount: *const u8 = ctx.arg(0);
-    let count: i32 = ctx.arg(1);
-    // SAFETY: as in `begin`; the index is below COMPARED_MAX.
+    // SAFETY: as in `begin`.
+    unsafe { compared(call, mount, count) };
+}
+
+/// A return of `mnt_get_count` was not seen: what is known of this busy check is not to be trusted.
+///
+/// # Safety
+/// `call` is valid, and that of this thread.
+#[inline(always)]
+unsafe fn count_missing(call: *mut Call) {
+    lose(Loss::CountReturnMissing);
+    // SAFETY: as the caller promised.
+    unsafe {
+        (*call).counting = 0;
+        (*call).busy_check_ran = 0;
+    }
+}
+
+/// # Safety
+/// `call` is valid, and that of this thread.
+#[inline(always)]
+unsafe fn compared(call: *mut Call, mount: u64, count: i32) {
+    // SAFETY: as the caller promised; the index is below COMPARED_MAX.
     unsafe {
         if (*call).in_busy_check == 0 {
             return;
@@ -163,20 +214,35 @@ pub(crate) fn count_exit(ctx: &FExitContext) {
             .cast::<Compared>()
             .add(index & (COMPARED_MAX - 1));
         slot.write(Compared {
-            mount: mount as u64,
+            mount,
             count,
             reserved: 0,
         });
         (*call).compared_count = seen + 1;
+        (*call).checked = now();
     }
 }
 
+/// The umount of this thread returned.
 #[inline(always)]
-fn finish(ret: i64) {
+pub(crate) fn finish(ret: i64) {
+    if !finished(ret) {
+        lose(Loss::UmountEntryMissing);
+    }
+}
+
+/// The same for one of two programs that see the return: an entry that is missing was counted where it was missed.
+#[inline(always)]
+pub(crate) fn finish_once(ret: i64) {
+    finished(ret);
+}
+
+/// Whether the umount of this thread was under way.
+#[inline(always)]
+fn finished(ret: i64) -> bool {
     let (_, tid) = ids();
     let Some(call) = UNDER_WAY.get_ptr(tid) else {
-        lose(Loss::UmountEntryMissing);
-        return;
+        return false;
     };
     let (ring, full) = if ret == EBUSY {
         (&REFUSALS, Loss::RefusalRingFull)
@@ -190,6 +256,7 @@ fn finish(ret: i64) {
         lose(full);
     }
     let _ = UNDER_WAY.remove(tid);
+    true
 }
 
 #[inline(always)]
@@ -197,15 +264,19 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &Call, ret: i64) {
     let record = entry.as_mut_ptr();
     let task = current();
     let fs: u64 = read(task, offset!(task_fs)).unwrap_or(0);
-    let (cwd, root) = (path(fs, offset!(fs_pwd)), path(fs, offset!(fs_root)));
     // SAFETY: the reservation is of this type; every field is written, so that nothing of the ring leaks.
     unsafe {
-        (*record).header = header(RecordKind::Umount, size_of::<UmountRecord>());
+        write_header(
+            &raw mut (*record).header,
+            RecordKind::Umount,
+            size_of::<UmountRecord>(),
+        );
         (*record).entered = call.entered;
+        (*record).checked = call.checked;
         (*record).ret = ret;
         (*record).flags = call.flags;
-        (*record).cwd = cwd.unwrap_or_default();
-        (*record).root = root.unwrap_or_default();
+        write_path(&raw mut (*record).cwd, fs, offset!(fs_pwd));
+        write_path(&raw mut (*record).root, fs, offset!(fs_root));
         (*record).target = call.target;
         (*record).busy_check_ran = call.busy_check_ran;
         (*record).compared_count = call.compared_count;

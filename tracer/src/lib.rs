@@ -1,12 +1,20 @@
 //! ebusy: names every reference that made an umount fail with "device or resource busy".
 
+pub mod audit;
 pub mod btf;
+pub mod by_proc;
+pub mod capture;
 pub mod cli;
+pub mod export;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod incident;
 pub mod kernel;
 pub mod live;
+pub mod logs;
 pub mod model;
 pub mod probe;
 pub mod render;
+pub mod report;
 pub mod stream;

@@ -7,8 +7,8 @@ use tracer::{
     incident::{Analyzer, Output},
     kernel::{MountState, Reference, Snapshot},
     model::{Holder, Incident, Kind, Outcome, Process, Target, Text, Through},
-    probe::Tier,
-    stream::{Closed, Gone, MountKey, Opened, Record, Sample, Start, Umount},
+    probe::{Losses, Tier},
+    stream::{Closed, Gone, Lost, MountKey, Opened, Record, Sample, Start, Umount},
 };
 
 const MS: u64 = 1_000_000;
@@ -26,6 +26,8 @@ fn analyzer() -> Analyzer {
         kernel: String::new(),
         tier: Tier::Tracepoint,
         clock: BootClock { offset_nanos: 0 },
+        history: true,
+        run: None,
     })
 }
 
@@ -46,6 +48,7 @@ fn target() -> Target {
 fn umount(at: u64, ret: i64, pid: u32) -> Umount {
     Umount {
         entered: at,
+        checked: None,
         returned: at + MS / 10,
         ret,
         flags: 0,
@@ -59,6 +62,7 @@ fn umount(at: u64, ret: i64, pid: u32) -> Umount {
         mount: Some(MOUNT),
         target: target(),
         shown: true,
+        remount: false,
         busy_check: None,
         compared: None,
     }
@@ -82,6 +86,8 @@ fn reference(object: u64, pid: u32) -> Reference {
         access: None,
         shared_with: Vec::new(),
         path: Text::from("/f"),
+        held_by: None,
+        reason: None,
         path_base64: None,
         deleted: false,
         seen_as: None,
@@ -93,6 +99,7 @@ fn reference(object: u64, pid: u32) -> Reference {
         propagation: None,
         opened: None,
         opened_by: None,
+        entered: None,
         attempts_blocked: 0,
         evidence: vec!["snapshot".to_owned()],
     };
@@ -100,6 +107,7 @@ fn reference(object: u64, pid: u32) -> Reference {
         mount: MOUNT.address,
         object,
         start: 1,
+        writes: false,
         holder,
     }
 }
@@ -121,6 +129,7 @@ fn sample(at: u64, count: i32, references: Vec<Reference>) -> Record {
         target,
         slots: Vec::new(),
         references,
+        candidates: Vec::new(),
         children_counted: true,
         gaps: Vec::new(),
     };
@@ -128,6 +137,7 @@ fn sample(at: u64, count: i32, references: Vec<Reference>) -> Record {
         mount: MOUNT,
         attempt,
         snapshot,
+        ledger: Vec::new(),
     }))
 }
 
@@ -228,6 +238,7 @@ fn a_holder_is_named_with_the_attempts_that_it_was_there_for() {
             ..Process::default()
         },
         fd: Some(3),
+        ..Opened::default()
     }));
     // The first holder is there for two attempts; the second comes between the first and the second.
     let incident = only(run([
@@ -281,6 +292,7 @@ fn a_file_opened_after_the_attempt_is_none_of_its_holders() {
             ..Process::default()
         },
         fd: Some(3),
+        ..Opened::default()
     }));
     let incident = only(run([
         refused(0, 10),
@@ -320,6 +332,36 @@ fn a_snapshot_that_came_too_late_leaves_the_books_of_the_attempt_before() {
         (incident.references.counted, incident.references.unexplained),
         (None, None)
     );
+}
+
+#[test]
+fn a_late_snapshot_takes_nobody_from_the_books() {
+    let mut beside = reference(0xf2, 22);
+    beside.mount = 0xff01;
+    beside.holder.through = Through::PrivateCopy;
+    let both = [reference(0xf1, 21), beside];
+    // Who is found again stays; one beside that has gone since, or that only the late one finds, was beside as well.
+    for (first, late) in [
+        (&both[..], &both[..]),
+        (&both[..], &both[..1]),
+        (&both[..1], &both[1..]),
+    ] {
+        let incident = only(run([
+            refused(0, 10),
+            sample(0, 2, first.to_vec()),
+            refused(50 * MS, 10),
+            sample(50 * MS, 1, late.to_vec()),
+            Record::End { time: S },
+        ]));
+        assert_eq!(incident.references.unexplained, Some(0));
+        let holders: Vec<(u32, bool)> = named(&incident).iter().map(|found| (found.0, found.1)).collect();
+        assert_eq!(holders, [(21, true)]);
+        let bystanders = incident.bystanders.iter();
+        let pids: Vec<u32> = bystanders
+            .filter_map(|found| Some(found.process.as_ref()?.pid))
+            .collect();
+        assert_eq!(pids, [22]);
+    }
 }
 
 #[test]
@@ -374,4 +416,114 @@ fn attempts_that_could_and_could_not_be_resolved_are_one_incident() {
             (2, Some(Outcome::Released))
         );
     }
+}
+
+/// An attempt whose check was seen: the count is with the two references of the umount itself.
+fn checked(at: u64, count: i32) -> Record {
+    Record::Umount(Box::new(Umount {
+        checked: Some(at + MS / 20),
+        busy_check: Some(true),
+        compared: Some((MOUNT.address, count)),
+        ..umount(at, EBUSY, 10)
+    }))
+}
+
+fn opened(at: u64, file: u64, pid: u32) -> Record {
+    Record::Opened(Box::new(Opened {
+        time: at,
+        file,
+        mount: MOUNT.address,
+        by: Process {
+            pid,
+            ..Process::default()
+        },
+        ..Opened::default()
+    }))
+}
+
+fn closed(at: u64, file: u64) -> Record {
+    Record::Closed(Closed { time: at, file })
+}
+
+/// Process, whether it is in the books, attempts.
+fn named(incident: &Incident) -> Vec<(u32, bool, u64)> {
+    let holders = incident.holders.iter();
+    holders
+        .map(|holder| {
+            let pid = holder.process.as_ref().map_or(0, |process| process.pid);
+            (pid, holder.counted, holder.attempts_blocked)
+        })
+        .collect()
+}
+
+#[test]
+fn a_holder_of_a_moment_is_known_by_the_history() {
+    let incident = only(run([
+        opened(5 * MS, 0xf1, 21),
+        checked(6 * MS, 3),
+        closed(7 * MS, 0xf1),
+        Record::End { time: S },
+    ]));
+    assert_eq!(named(&incident), [(21, true, 1)]);
+    let books = &incident.references;
+    assert_eq!((books.counted, books.explained), (Some(1), 1));
+}
+
+#[test]
+fn a_close_that_is_told_late_clears_its_file() {
+    let incident = only(run([
+        opened(MS, 0xf1, 21),
+        checked(6 * MS, 3),
+        // It was over before the check.
+        closed(2 * MS, 0xf1),
+        Record::End { time: S },
+    ]));
+    assert_eq!(named(&incident), []);
+    assert_eq!(incident.references.unexplained, Some(1));
+}
+
+#[test]
+fn after_a_loss_the_history_accuses_nobody() {
+    let mut losses = Losses::default();
+    losses.add("open: event ring full", 1);
+    let lost = |time| {
+        Record::Lost(Lost {
+            time,
+            losses: losses.clone(),
+        })
+    };
+    let incident = only(run([
+        Record::Tick { time: 0 },
+        opened(MS, 0xf1, 21),
+        checked(6 * MS, 3),
+        lost(8 * MS),
+        Record::End { time: S },
+    ]));
+    assert_eq!(named(&incident), [], "its close may be what was lost");
+    let incident = only(run([
+        Record::Tick { time: 0 },
+        opened(MS, 0xf1, 21),
+        checked(6 * MS, 3),
+        closed(7 * MS, 0xf1),
+        Record::Tick { time: 10 * MS },
+        lost(11 * MS),
+        Record::End { time: S },
+    ]));
+    assert_eq!(named(&incident), [(21, true, 1)], "it was over before");
+}
+
+#[test]
+fn the_last_attempt_is_settled_by_the_history_where_nobody_looked() {
+    let incident = only(run([
+        opened(MS, 0xf1, 21),
+        checked(6 * MS, 3),
+        sample(6 * MS, 2, vec![reference(0xf1, 21)]),
+        opened(20 * MS, 0xf2, 22),
+        checked(21 * MS, 4),
+        closed(22 * MS, 0xf2),
+        Record::End { time: S },
+    ]));
+    assert_eq!(named(&incident), [(21, true, 2), (22, true, 1)]);
+    let books = &incident.references;
+    assert_eq!((books.counted, books.explained), (Some(2), 2));
 }

@@ -4,12 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::{
-    fs::{self, File},
-    io::BufReader,
+    fs,
     path::{Path, PathBuf},
 };
 
-use tracer::{incident::Output, model::Incident, stream::replay};
+use tracer::{
+    capture::Reader,
+    incident::{Analyzer, Output, Timeline},
+    model::Incident,
+    stream::{Record, replay},
+};
 
 fn captures() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures");
@@ -24,8 +28,8 @@ fn captures() -> Vec<PathBuf> {
 }
 
 fn closed(capture: &Path) -> Vec<Incident> {
-    let (output, result) = replay(BufReader::new(File::open(capture).unwrap()));
-    result.unwrap_or_else(|error| panic!("{}: {error}", capture.display()));
+    let (output, errors) = replay(Reader::open(capture).unwrap());
+    assert!(errors.is_empty(), "{}: {errors:?}", capture.display());
     output
         .into_iter()
         .filter_map(|output| match output {
@@ -73,9 +77,56 @@ fn the_books_of_every_capture_balance() {
 fn a_cut_capture_gives_everything_before_the_cut() {
     for capture in captures() {
         let bytes = fs::read(&capture).unwrap();
-        let (_, result) = replay(&bytes[..bytes.len() - 10]);
-        assert!(result.is_err(), "{}", capture.display());
-        let (output, _) = replay(&bytes[..bytes.len() / 2]);
+        let cut = tempfile::NamedTempFile::new().unwrap();
+        fs::write(cut.path(), &bytes[..bytes.len() - 10]).unwrap();
+        let (_, errors) = replay(Reader::open(cut.path()).unwrap());
+        assert_eq!(errors.len(), 1, "{}", capture.display());
+        fs::write(cut.path(), &bytes[..bytes.len() / 2]).unwrap();
+        let (output, _) = replay(Reader::open(cut.path()).unwrap());
         assert!(output.len() <= closed(&capture).len() * 2);
+    }
+}
+
+/// The incidents of a capture with their times.
+fn timelines(capture: &Path) -> Vec<(Incident, Timeline)> {
+    let text = fs::read_to_string(capture).unwrap();
+    let mut records = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let Some(Record::Start(start)) = records.next() else {
+        panic!("{}", capture.display())
+    };
+    let mut analyzer = Analyzer::new(start).with_timelines();
+    let mut found = Vec::new();
+    for record in records {
+        for output in analyzer.push(record) {
+            if let Output::Closed(incident) = output {
+                let timeline = analyzer.take_timeline(incident.id).unwrap();
+                assert_eq!(analyzer.take_timeline(incident.id), None);
+                found.push((*incident, timeline));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_times_of_an_incident_agree_with_its_report() {
+    for capture in captures() {
+        for (incident, timeline) in timelines(&capture) {
+            assert_eq!(timeline.attempts.len() as u64, incident.attempts);
+            assert_eq!(timeline.attempts[0].entered, incident.started);
+            assert_eq!(timeline.holders.len(), incident.holders.len());
+            assert_eq!(timeline.bystanders.len(), incident.bystanders.len());
+            for (holder, span) in incident.holders.iter().zip(&timeline.holders) {
+                assert!(span.since <= span.until);
+                assert_eq!(holder.opened.is_some(), span.begun);
+                assert_eq!(holder.opened.unwrap_or(span.since), span.since);
+                let covered = timeline
+                    .attempts
+                    .iter()
+                    .filter(|attempt| (span.since..=span.until).contains(&attempt.returned))
+                    .count();
+                assert_eq!(covered as u64, holder.attempts_blocked);
+            }
+        }
     }
 }

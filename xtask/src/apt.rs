@@ -173,6 +173,42 @@ impl Private {
             .collect())
     }
 
+    /// Downloads a package with all that it depends on and the machine has not, and unpacks it into a directory. The
+    /// machine itself stays as it is.
+    pub(crate) fn unpack_with_dependencies(&self, package: &str, into: &Path) -> Result<()> {
+        say(&format!("fetching {package} and what it depends on"));
+        let _ = fs::remove_dir_all(&self.scratch);
+        let archives = self.scratch.join("archives");
+        fs::create_dir_all(archives.join("partial"))
+            .with_context(|| format!("creating {}", archives.display()))?;
+        command::run(
+            self.apt("apt-get")
+                .args(["-o", "Dir::State::status=/var/lib/dpkg/status", "-o"])
+                .arg(format!("Dir::Cache::archives={}", archives.display()))
+                .args(["-o", "Debug::NoLocking=true"])
+                .args([
+                    "install",
+                    "--download-only",
+                    "--yes",
+                    "--quiet",
+                    "--no-install-recommends",
+                ])
+                .arg(package),
+        )?;
+        self.extract(&archives, into)
+    }
+
+    fn extract(&self, archives: &Path, into: &Path) -> Result<()> {
+        fs::create_dir_all(into).with_context(|| format!("creating {}", into.display()))?;
+        for entry in fs::read_dir(archives)? {
+            let package = entry?.path();
+            if package.extension().is_some_and(|extension| extension == "deb") {
+                command::run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(into))?;
+            }
+        }
+        fs::remove_dir_all(&self.scratch).with_context(|| format!("removing {}", self.scratch.display()))
+    }
+
     /// Downloads these packages and unpacks them into a directory.
     pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         say(&format!("fetching {}", packages.join(" ")));
@@ -181,18 +217,12 @@ impl Private {
                 .with_context(|| format!("removing {}", self.scratch.display()))?;
         }
         fs::create_dir_all(&self.scratch).with_context(|| format!("creating {}", self.scratch.display()))?;
-        fs::create_dir_all(into).with_context(|| format!("creating {}", into.display()))?;
         command::run(
             self.apt("apt-get")
                 .args(["download", "--quiet"])
                 .args(packages)
                 .current_dir(&self.scratch),
         )?;
-        for entry in fs::read_dir(&self.scratch)? {
-            let package = entry?.path();
-            command::run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(into))?;
-        }
-        fs::remove_dir_all(&self.scratch).with_context(|| format!("removing {}", self.scratch.display()))?;
-        Ok(())
+        self.extract(&self.scratch, into)
     }
 }

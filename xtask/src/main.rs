@@ -11,7 +11,9 @@ mod command;
 mod lint;
 mod run;
 mod setup;
+mod soak;
 mod sources;
+mod table;
 mod tally;
 mod test;
 mod toolchain;
@@ -48,6 +50,12 @@ enum Verb {
     },
     /// Run all tests: units, real mounts on this host, other kernels in virtual machines
     Test(test::TestArgs),
+    /// Record under load and faults (as root), and print whether all that happened was recorded or counted as lost
+    Soak {
+        /// For how long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Run a static program under another kernel
     Vm(vm::VmArgs),
     /// Check format, lints and licences
@@ -72,8 +80,8 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
             let toolchain = setup::toolchain(*force)?;
             say(&format!("the kernel programs are compiled by {toolchain}"));
             if *vm {
-                setup::emulator()?;
-                say(&format!("virtual machines run by {}", vm::QEMU));
+                let emulator = vm::Emulator::find(&workspace)?;
+                say(&format!("virtual machines run by {emulator}"));
             }
             Ok(0)
         }
@@ -84,6 +92,7 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
         }
         Verb::Run { args } => run::run(&workspace, args),
         Verb::Test(args) => test::main(&workspace, args),
+        Verb::Soak { minutes } => soak::main(&workspace, *minutes),
         Verb::Vm(args) => vm::main(&workspace, args),
         Verb::Lint => lint::main(&workspace),
     }

@@ -12,7 +12,6 @@ use anyhow::{Context as _, Result};
 use crate::{
     apt, command, say,
     toolchain::{self, Toolchain},
-    vm,
 };
 
 /// The linker's version. Each version knows a few versions of LLVM only.
@@ -24,13 +23,11 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 /// Debian's packages of a recent compiler (kept for its browsers), with `core` for the BPF target.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
-const EMULATOR_PACKAGES: [&str; 2] = ["qemu-system-x86", "xz-utils"];
-
 /// What cannot be done here by itself, with the commands that do it.
 #[derive(Debug)]
 pub(crate) struct ByHand {
-    why: String,
-    commands: Vec<String>,
+    pub(crate) why: String,
+    pub(crate) commands: Vec<String>,
 }
 
 impl fmt::Display for ByHand {
@@ -286,24 +283,6 @@ fn by_hand(why: String, compiler: Compiler, llvm: u32) -> ByHand {
         install_args(llvm).join(" ")
     ));
     ByHand { why, commands }
-}
-
-/// Finds QEMU, or installs it.
-pub(crate) fn emulator() -> Result<()> {
-    let missing = [vm::QEMU, "xz"].into_iter().find(|program| !in_path(program));
-    let Some(missing) = missing else { return Ok(()) };
-    if apt::can_install() {
-        return apt::install(&EMULATOR_PACKAGES);
-    }
-    let install = format!(
-        "sudo apt-get install --no-install-recommends {}",
-        EMULATOR_PACKAGES.join(" ")
-    );
-    Err(ByHand {
-        why: format!("virtual machines need {missing}, which is not installed"),
-        commands: vec![install],
-    }
-    .into())
 }
 
 /// Whether a program of this name is in the search path.

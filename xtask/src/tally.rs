@@ -5,6 +5,18 @@ use std::collections::BTreeMap;
 /// A test that cannot run on a machine says so in a line that has this, its name, `: ` and the reason, and returns.
 pub(crate) const SKIPPED: &str = "skipped: ";
 
+/// A line of a measurement: this, what was measured, by what, and the result, with `: ` between.
+pub(crate) const MEASURED: &str = "measured: ";
+
+/// How a test ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    Passed,
+    Failed,
+    /// The reason.
+    Skipped(String),
+}
+
 /// The sum of what ran.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Tally {
@@ -12,8 +24,14 @@ pub(crate) struct Tally {
     pub(crate) passed: usize,
     /// Names of what failed.
     pub(crate) failed: Vec<String>,
+    /// Names of what failed at first, and not when it ran once more; tests are among the passed.
+    pub(crate) unsteady: Vec<String>,
     /// Names and reasons.
     pub(crate) skipped: Vec<(String, String)>,
+    /// Every test that has a name: suite, name, end.
+    pub(crate) tests: Vec<(String, String, End)>,
+    /// What was measured, by what, and the result.
+    pub(crate) measured: Vec<(String, String, String)>,
 }
 
 impl Tally {
@@ -22,11 +40,38 @@ impl Tally {
         self.skipped.push((name.into(), reason.into()));
     }
 
+    /// Suite and name of the tests among `failed`: fewer than those where a run broke down.
+    pub(crate) fn failed_tests(&self) -> Vec<(String, String)> {
+        let tests = self
+            .tests
+            .iter()
+            .map(|(suite, name, _)| (suite.clone(), name.clone()));
+        tests
+            .filter(|(suite, name)| self.failed.contains(&format!("{suite}: {name}")))
+            .collect()
+    }
+
+    /// One that had failed passed when it ran alone.
+    pub(crate) fn passed_alone(&mut self, suite: &str, name: &str) {
+        let full = format!("{suite}: {name}");
+        self.failed.retain(|failed| *failed != full);
+        for (of, test, end) in &mut self.tests {
+            if of == suite && test == name {
+                *end = End::Passed;
+            }
+        }
+        self.passed += 1;
+        self.unsteady.push(full);
+    }
+
     /// Adds another sum.
     pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed.extend(other.failed);
+        self.unsteady.extend(other.unsteady);
         self.skipped.extend(other.skipped);
+        self.tests.extend(other.tests);
+        self.measured.extend(other.measured);
     }
 
     /// The last line of a run.
@@ -48,6 +93,7 @@ pub(crate) struct Reader {
     started: usize,
     finished: usize,
     names: Vec<String>,
+    seen: Vec<String>,
     skips: BTreeMap<String, String>,
     in_failures: bool,
 }
@@ -61,6 +107,7 @@ impl Reader {
             started: 0,
             finished: 0,
             names: Vec::new(),
+            seen: Vec::new(),
             skips: BTreeMap::new(),
             in_failures: false,
         }
@@ -75,6 +122,7 @@ impl Reader {
             .and_then(|rest| rest.split_once(" ... "))
         {
             Some((name, rest)) => {
+                self.seen.push(name.trim_end().to_owned());
                 if let Some(reason) = rest.strip_prefix("ignored") {
                     let reason = reason.trim_start_matches([',', ' ']);
                     let reason = if reason.is_empty() { "ignored" } else { reason };
@@ -86,7 +134,12 @@ impl Reader {
             }
             None => line,
         };
-        if let Some(skip) = said.strip_prefix(SKIPPED) {
+        if let Some(measured) = said.strip_prefix(MEASURED) {
+            if let [what, by, result] = measured.splitn(3, ": ").collect::<Vec<_>>()[..] {
+                let row = (what.to_owned(), by.to_owned(), result.to_owned());
+                self.tally.measured.push(row);
+            }
+        } else if let Some(skip) = said.strip_prefix(SKIPPED) {
             let (name, reason) = skip.split_once(": ").unwrap_or((skip, "no reason given"));
             self.skips.insert(name.to_owned(), reason.to_owned());
         } else if is_start(said) {
@@ -118,6 +171,14 @@ impl Reader {
         };
         self.names
             .resize(number("failed"), "a test without a name".to_owned());
+        for name in self.seen.drain(..) {
+            let end = match self.skips.get(&name) {
+                _ if self.names.contains(&name) => End::Failed,
+                Some(reason) => End::Skipped(reason.clone()),
+                None => End::Passed,
+            };
+            self.tally.tests.push((self.suite.clone(), name, end));
+        }
         for name in self.names.drain(..) {
             self.tally.failed.push(format!("{}: {name}", self.suite));
         }
@@ -142,6 +203,10 @@ impl Reader {
             self.tally.skip(format!("{}: {name}", self.suite), reason);
         }
         let suite = &self.suite;
+        // Nobody knows how those ended that the harness did not get to sum up.
+        for name in self.seen {
+            self.tally.tests.push((suite.clone(), name, End::Failed));
+        }
         match end {
             // One that ended without its result (a signal, an abort) has failed, whatever the others say.
             Err(reason) if self.started > self.finished => {
@@ -238,6 +303,43 @@ mod tests {
         );
         assert_eq!(tally.passed, 2);
         assert_eq!(tally.failed, ["host: b"]);
+        let ends: Vec<_> = tally
+            .tests
+            .iter()
+            .map(|(_, name, end)| (name.as_str(), end))
+            .collect();
+        assert_eq!(
+            ends,
+            [("a", &End::Passed), ("b", &End::Failed), ("c", &End::Passed)]
+        );
+    }
+
+    #[test]
+    fn what_passes_alone_is_no_failure_and_is_told() {
+        let mut tally = read(
+            "running 2 tests\ntest a ... ok\ntest b ... FAILED\n\nfailures:\n\nfailures:\n    b\n\n\
+             test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n",
+            Err("exit status: 101".to_owned()),
+        );
+        assert_eq!(tally.failed, ["host: b"]);
+        assert_eq!(tally.failed_tests(), [("host".to_owned(), "b".to_owned())]);
+        tally.passed_alone("host", "b");
+        assert_eq!(tally.summary(), "2 passed, 0 failed, 0 skipped");
+        assert_eq!(tally.unsteady, ["host: b"]);
+        assert!(tally.tests.iter().all(|(_, _, end)| *end == End::Passed));
+    }
+
+    #[test]
+    fn measurements() {
+        let tally = read(
+            "running 1 test\ntest x ... measured: fd::tmpfs: fuser -m: found\nok\n\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored\n",
+            Ok(()),
+        );
+        assert_eq!(
+            tally.measured,
+            [("fd::tmpfs".to_owned(), "fuser -m".to_owned(), "found".to_owned())]
+        );
     }
 
     #[test]
@@ -247,6 +349,7 @@ mod tests {
             Err("signal: 11".to_owned()),
         );
         assert_eq!(tally.failed, ["host: ended without a result: signal: 11"]);
+        assert!(tally.failed_tests().is_empty());
         assert_eq!(
             read("error: could not compile", Err("exit status: 101".to_owned()))
                 .failed

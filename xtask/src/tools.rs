@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{apt::Private, setup::in_path, workspace::Workspace};
+use crate::{apt::Private, say, setup::in_path, workspace::Workspace};
 
 /// Programs and the packages that have them.
 const TOOLS: [(&str, &str); 5] = [
@@ -21,6 +21,10 @@ const TOOLS: [(&str, &str); 5] = [
     ("runc", "runc"),
     ("busybox", "busybox-static"),
 ];
+
+/// Engines, for the tests that cannot do without one: programs and the packages that have them, with all that those
+/// depend on.
+const ENGINES: [(&str, &str); 3] = [("curl", "curl"), ("dockerd", "docker.io"), ("podman", "podman")];
 
 const FORMAT: &str = "1";
 
@@ -40,6 +44,12 @@ pub(crate) fn search_path(workspace: &Workspace) -> Result<OsString> {
     missing.dedup();
     if !missing.is_empty() {
         fetch(&unpacked, &missing)?;
+    }
+    for (program, package) in ENGINES.iter().filter(|(program, _)| !in_path(program)) {
+        if let Err(error) = fetch_engine(&unpacked, package) {
+            // Its tests say that they cannot run.
+            say(&format!("no {program} for the tests: {error:#}"));
+        }
     }
     let path = env::split_paths(&own)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
@@ -79,4 +89,14 @@ fn fetch(unpacked: &Path, packages: &[&str]) -> Result<()> {
         }
     }
     fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))
+}
+
+fn fetch_engine(unpacked: &Path, package: &str) -> Result<()> {
+    let stamp = unpacked.join(format!("stamp-{package}"));
+    if stamp.is_file() {
+        return Ok(());
+    }
+    let apt = Private::open(&unpacked.join("apt"), &[])?;
+    apt.unpack_with_dependencies(package, unpacked)?;
+    fs::write(&stamp, FORMAT).with_context(|| format!("writing {}", stamp.display()))
 }

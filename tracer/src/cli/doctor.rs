@@ -1,6 +1,6 @@
 //! `ebusy doctor`: what this kernel allows, what is missing, and the command that mends it.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{collections::HashSet, fs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -9,10 +9,11 @@ use tracer_common::ABSENT;
 use super::{Common, Format, exit, output::Results};
 use crate::{
     btf::{Btf, Resolved},
+    by_proc::BLIND,
     identity::WatchPatterns,
-    kernel::{KernelLayout, Reader},
+    kernel::{KernelLayout, Reader, Ways},
     live::{Host, MountsView, Options, Session, enter_host_namespace, own_namespace},
-    probe::{Choice, Tier, Tracefs, load, reader_only},
+    probe::{Choice, History, Lockdown, Tier, Tracefs, load, reader_only},
     render::escape,
 };
 
@@ -108,14 +109,15 @@ impl Doctor {
         );
         checks.add("ok", "kernel", kernel.clone(), None);
         capabilities(&mut checks);
-        lockdown(&mut checks);
+        let locked = lockdown(&mut checks);
         let btf = checks.result(
             "type information (BTF)",
             Btf::running_kernel().context("reading the kernel's types"),
             |_| "/sys/kernel/btf/vmlinux".to_owned(),
             "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
         );
-        let layout = btf.as_ref().map(KernelLayout::resolve);
+        let btf = btf.map(Arc::new);
+        let layout = btf.as_deref().map(KernelLayout::resolve);
         if let Some(layout) = &layout {
             let there = layout
                 .fields
@@ -132,7 +134,9 @@ impl Doctor {
             );
         }
         let mut tier = None;
-        if root && let (Some(btf), Some(layout)) = (&btf, &layout) {
+        if locked {
+            // Each of them would fail for this one reason.
+        } else if root && let (Some(btf), Some(layout)) = (&btf, &layout) {
             namespaces(&mut checks);
             tier = programs(&mut checks, btf, layout);
             if tier.is_some() {
@@ -148,18 +152,25 @@ impl Doctor {
             );
         }
         let failed = checks.0.iter().any(|check| check.state == "fail");
-        let fields = layout.as_ref().map_or(&[][..], |layout| &layout.fields);
+        // Fields of modules that are not loaded are missing without harm.
+        let modules = btf
+            .as_ref()
+            .map(|btf| Ways::new(Arc::clone(btf), 0).module_fields());
+        let fields = layout
+            .iter()
+            .flat_map(|layout| &layout.fields)
+            .chain(modules.iter().flatten());
         let report = Report {
             schema: "ebusy.doctor/1",
             version: env!("CARGO_PKG_VERSION"),
             kernel,
             tier: tier.map(Tier::name),
             checks: checks.0,
-            offsets: fields.iter().map(offset).collect(),
+            offsets: fields.map(offset).collect(),
         };
         match common.format {
             Format::Json => results.json(&report)?,
-            Format::Text => results.text(&text(&report, self.short))?,
+            Format::Text | Format::Html => results.text(&text(&report, self.short))?,
         }
         Ok(match (report.tier, failed) {
             (None, _) => exit::UNKNOWN,
@@ -198,7 +209,10 @@ fn text(report: &Report<'_>, short: bool) -> String {
     }
     lines.push(match report.tier {
         Some(tier) => format!("ebusy {} works here at tier {tier}", report.version),
-        None => format!("ebusy {} cannot tell anything here", report.version),
+        None => format!(
+            "ebusy {} sees no refused umount here; tier proc, for `ebusy who PATH`, is left: {BLIND}",
+            report.version
+        ),
     });
     if !short && !report.offsets.is_empty() {
         lines.push("kernel fields (offset, size, path):".to_owned());
@@ -255,17 +269,28 @@ fn capabilities(checks: &mut Checks) {
     }
 }
 
-fn lockdown(checks: &mut Checks) {
-    match fs::read_to_string("/sys/kernel/security/lockdown") {
-        Ok(text) if text.contains("[confidentiality]") => checks.add(
-            "fail",
-            "lockdown",
-            "confidentiality: the kernel refuses to have its memory read",
-            Some("boot with lockdown=integrity (or none)"),
-        ),
-        Ok(text) => checks.add("ok", "lockdown", text.trim().to_owned(), None),
-        Err(_) => checks.add("ok", "lockdown", "not in this kernel", None),
+/// Whether the kernel is locked down so far that nothing of it can be read.
+fn lockdown(checks: &mut Checks) -> bool {
+    match Lockdown::now() {
+        Ok(Some(Lockdown::Confidentiality)) => {
+            checks.add(
+                "fail",
+                "lockdown",
+                "confidentiality: nobody may read the kernel's memory, place kprobes or open tracefs; no refused umount is \
+                 seen, and no count",
+                Some(
+                    "boot with lockdown=integrity in place of lockdown=confidentiality (a running kernel cannot be unlocked): \
+                     grubby --update-kernel=ALL --args=lockdown=integrity, or GRUB_CMDLINE_LINUX in /etc/default/grub and \
+                     update-grub",
+                ),
+            );
+            return true;
+        }
+        Ok(Some(state)) => checks.add("ok", "lockdown", state.to_string(), None),
+        Ok(None) => checks.add("ok", "lockdown", "not in this kernel", None),
+        Err(error) => checks.add("warn", "lockdown", format!("not known: {error:#}"), None),
     }
+    false
 }
 
 fn namespaces(checks: &mut Checks) {
@@ -314,8 +339,8 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
         "use Linux 5.10 or later with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
     )?;
     let mut best = None;
-    for tier in Tier::ALL {
-        match load(Choice::Only(tier), btf, layout, true) {
+    for tier in Tier::LOADED {
+        match load(Choice::Only(tier), btf, layout, History::On) {
             Ok((probes, _)) => {
                 best = best.or(Some(tier));
                 let missing: Vec<String> = probes
@@ -342,6 +367,8 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
                     Tier::Fentry => {
                         "needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y"
                     }
+                    Tier::Kprobe => "needs CONFIG_KPROBE_EVENTS=y",
+                    Tier::Proc => "",
                     Tier::Tracepoint => "needs CONFIG_FTRACE_SYSCALLS=y",
                 };
                 checks.add("warn", &format!("tier {tier}"), reason, Some(mend));
@@ -364,7 +391,7 @@ fn self_test(choice: Choice) -> Result<String> {
         .map_or_else(|| "counts readable".to_owned(), |why| format!("no counts: {why}"));
     let (_, watching) = Session::start(Options {
         probe: choice,
-        history: true,
+        history: History::On,
         patterns: WatchPatterns::with(&[])?,
         all: false,
         cmdline: false,

@@ -1,9 +1,15 @@
 //! The command line: one file a verb.
 
+mod audit;
+mod capture_source;
 mod child;
 mod demo;
 mod doctor;
+mod export;
+mod log_lines;
 mod output;
+mod record;
+mod report;
 mod watch;
 mod who;
 
@@ -11,7 +17,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{identity::WatchPatterns, probe::Choice};
+use crate::{
+    identity::WatchPatterns,
+    probe::{Choice, LockedDown, NoTier},
+};
 
 /// Exit codes.
 pub mod exit {
@@ -39,6 +48,7 @@ pub mod exit {
         ebusy watch -- umount /mnt/data          run a command and explain what is refused to it\n  \
         ebusy who 9c41d0e7a2f4                   who would block the umount of this container's root file system\n  \
         ebusy who                                every container mount that is stuck now\n  \
+        ebusy audit                              who could be next: copies, leaked and detached mounts\n  \
         ebusy demo                               make a real EBUSY and explain it\n\n\
         Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 130 interrupted."
 )]
@@ -53,8 +63,16 @@ pub struct Cli {
 enum Verb {
     /// Explain refused umounts as they happen; with a command, run it and exit with its status
     Watch(watch::Watch),
+    /// Record what happens into a folder, for weeks: bounded, and readable after a crash
+    Record(record::Record),
     /// Say who would block an umount now, without unmounting
     Who(who::Who),
+    /// Tell the incidents of a capture: text, JSON, or one page of HTML
+    Report(Box<report::Report>),
+    /// Write a capture as JSON lines, or as a trace for Perfetto
+    Export(Box<export::Export>),
+    /// Say who is in a position to keep container mounts, and what is kept already: now, without waiting
+    Audit(audit::Audit),
     /// Make a real EBUSY in a scratch mount namespace and explain it; leaves nothing behind
     Demo,
     /// A part of the demo
@@ -76,7 +94,7 @@ pub(crate) struct Common {
     /// Watch (and show) mounts whose path matches, besides container and kubelet mounts; repeatable
     #[arg(long, global = true, value_name = "GLOB")]
     pub(crate) target: Vec<String>,
-    /// Probe tier: auto, fentry or tracepoint
+    /// Probe tier: auto, fentry, kprobe, tracepoint or proc
     #[arg(long, global = true, default_value = "auto", value_name = "TIER", value_parser = parse_probe)]
     pub(crate) probe: Choice,
     /// Record command lines of processes
@@ -98,6 +116,8 @@ pub(crate) enum Format {
     Text,
     /// One JSON object a line
     Json,
+    /// One page that needs nothing else (`report` only)
+    Html,
 }
 
 impl Common {
@@ -132,7 +152,11 @@ pub fn main() -> u8 {
         .init();
     let result = match cli.verb {
         Verb::Watch(watch) => watch.run(&cli.common),
+        Verb::Record(record) => record.run(&cli.common),
         Verb::Who(who) => who.run(&cli.common),
+        Verb::Report(report) => report.run(&cli.common),
+        Verb::Export(export) => export.run(&cli.common),
+        Verb::Audit(audit) => audit.run(&cli.common),
         Verb::Demo => demo::run(&cli.common),
         Verb::DemoScene(scene) => scene.run(),
         Verb::Doctor(doctor) => doctor.run(&cli.common),
@@ -142,7 +166,12 @@ pub fn main() -> u8 {
             return exit::OK;
         }
         eprintln!("ebusy: {error:#}");
-        exit::USAGE
+        // Blind is not broken.
+        if error.is::<NoTier>() || error.is::<LockedDown>() {
+            exit::UNKNOWN
+        } else {
+            exit::USAGE
+        }
     })
 }
 

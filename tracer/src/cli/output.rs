@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Common, Format};
 use crate::{
-    model::{Incident, Who},
+    model::{Audit, Incident, Who},
     render::{self, Style},
 };
 
@@ -31,10 +31,11 @@ enum Target {
 
 impl Results {
     pub(super) fn new(common: &Common) -> Result<Self> {
-        let to = match &common.output {
-            Some(path) if path != Path::new("-") => Target::File(create_private(path)?),
-            _ => Target::Stdout,
-        };
+        anyhow::ensure!(
+            common.format != Format::Html,
+            "--format html is for captures: ebusy report FILE --format html -o report.html"
+        );
+        let to = Self::target(common)?;
         let terminal = matches!(to, Target::Stdout) && std::io::stdout().is_terminal();
         Ok(Self {
             to,
@@ -43,19 +44,53 @@ impl Results {
         })
     }
 
+    fn target(common: &Common) -> Result<Target> {
+        Ok(match &common.output {
+            Some(path) if path != Path::new("-") => Target::File(create_private(path)?),
+            _ => Target::Stdout,
+        })
+    }
+
+    /// For what has a format of its own.
+    pub(super) fn raw(common: &Common) -> Result<Self> {
+        let to = Self::target(common)?;
+        Ok(Self {
+            to,
+            format: common.format,
+            style: Style::new(false),
+        })
+    }
+
+    /// How text is written there.
+    pub(super) fn style(&self) -> &Style {
+        &self.style
+    }
+
+    /// Bytes as they are.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes)
+    }
+
     /// An incident; one that is still open is shown to people only.
     pub(super) fn incident(&mut self, incident: &Incident) -> Result<()> {
         match self.format {
             Format::Json if incident.ended.is_none() => Ok(()),
             Format::Json => self.json(incident),
-            Format::Text => self.text(&render::incident(incident, &self.style)),
+            Format::Text | Format::Html => self.text(&render::incident(incident, &self.style)),
         }
     }
 
     pub(super) fn who(&mut self, who: &Who) -> Result<()> {
         match self.format {
             Format::Json => self.json(who),
-            Format::Text => self.text(&render::who(who, &self.style)),
+            Format::Text | Format::Html => self.text(&render::who(who, &self.style)),
+        }
+    }
+
+    pub(super) fn audit(&mut self, audit: &Audit) -> Result<()> {
+        match self.format {
+            Format::Json => self.json(audit),
+            Format::Text | Format::Html => self.text(&render::audit(audit, &self.style)),
         }
     }
 

@@ -1,12 +1,20 @@
 //! `ebusy watch`: explains refused umounts as they happen.
 
-use std::{ffi::OsString, os::fd::OwnedFd, time::Duration};
+use std::{
+    ffi::OsString,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -14,22 +22,31 @@ use super::{
     Common,
     child::{Child, Running},
     exit, need_root,
-    output::{Results, create_private},
+    output::Results,
 };
 use crate::{
+    capture::{Destination, Folder, Limits, Recorder},
     incident::Output,
-    live::{Options, Session, Sink, Watching, enter_host_namespace},
-    render::escape,
+    live::{Options, Session, Watching, enter_host_namespace},
+    model::Timestamp,
+    probe::History,
+    render::{after, escape},
 };
 
 /// How often time is let pass for incidents.
-const TICK: Duration = Duration::from_millis(200);
+pub(super) const TICK: Duration = Duration::from_millis(200);
 /// How long a command may take to end when ebusy is told to.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of evidence at the most; of more, the latest are kept.
+const EVIDENCE_MAX: u64 = 256 << 20;
 /// How often a long run says that it is alive.
-const ALIVE: Duration = Duration::from_mins(5);
+pub(super) const ALIVE: Duration = Duration::from_mins(5);
 
 #[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 pub(super) struct Watch {
     /// Show every refusal on the host
     #[arg(long)]
@@ -40,9 +57,13 @@ pub(super) struct Watch {
     /// Exit with 1 if an umount was refused
     #[arg(long)]
     fail_on_ebusy: bool,
-    /// Also write the stream of records, as JSON lines, for a later analysis
-    #[arg(long, value_name = "FILE")]
-    capture: Option<std::path::PathBuf>,
+    /// Folder for the evidence: what was seen, for a later analysis [default: a new one in /var/tmp, kept if an umount
+    /// was refused]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_capture")]
+    capture: Option<PathBuf>,
+    /// Keep no evidence
+    #[arg(long)]
+    no_capture: bool,
     /// Run this, show what is refused to it, stop when it does, and exit with its status
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -62,6 +83,7 @@ impl Watch {
             no_history: false,
             fail_on_ebusy: false,
             capture: None,
+            no_capture: true,
             command,
         }
     }
@@ -70,39 +92,53 @@ impl Watch {
         need_root()?;
         let patterns = common.patterns()?;
         let mut results = Results::new(common)?;
-        let capture = match &self.capture {
-            Some(path) => Some(Box::new(std::io::BufWriter::new(create_private(path)?)) as Box<dyn Sink>),
-            None => None,
-        };
+        let capture = self.capture.as_deref().map(Folder::open).transpose()?;
         let child = if self.command.is_empty() {
             None
         } else {
             Some(Child::prepare(&self.command)?)
         };
         enter_host_namespace()?;
+        let capture = capture.or_else(|| (!self.no_capture).then(evidence).flatten());
         let (session, watching) = Session::start(Options {
             probe: common.probe,
-            history: !self.no_history,
+            history: if self.no_history {
+                History::Off
+            } else {
+                History::On
+            },
             patterns,
             all: self.all,
             cmdline: common.cmdline,
             command: child.is_some(),
-            capture,
+            capture: capture.map(|folder| Destination {
+                folder,
+                limits: Limits::new(EVIDENCE_MAX, None),
+                optional: self.capture.is_none(),
+            }),
         })?;
-        announce(&session, &watching, common);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("starting the event loop")?;
-        runtime.block_on(self.watch(session, child, &mut results))
+        runtime.block_on(async {
+            // Whoever reads that line may end ebusy at once.
+            let ends = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            announce(&session, &watching, common);
+            self.watch(session, child, ends, &mut results).await
+        })
     }
 
-    async fn watch(&self, mut session: Session, child: Option<Child>, results: &mut Results) -> Result<u8> {
+    async fn watch(
+        &self,
+        mut session: Session,
+        child: Option<Child>,
+        (mut interrupt, mut terminate): (SignalStream, SignalStream),
+        results: &mut Results,
+    ) -> Result<u8> {
         let [refusals, events] = session.descriptors()?;
         let refusals = watch_descriptor(refusals)?;
         let events = watch_descriptor(events)?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let running = match child.map(Child::start).transpose()? {
             Some(Ok(running)) => Some(running),
             Some(Err(status)) => return Ok(status),
@@ -152,7 +188,26 @@ impl Watch {
             }
         }
         report(session.end()?, results)?;
-        Ok(self.finish(&session, &end, running.is_some()))
+        let recorder = session.take_recorder();
+        let status = self.finish(&session, &end, running.is_some());
+        if let Some(recorder) = recorder {
+            self.keep(recorder, &session);
+        }
+        Ok(status)
+    }
+
+    /// Evidence of nothing is not kept, unless it was asked for.
+    fn keep(&self, mut recorder: Recorder, session: &Session) {
+        if self.capture.is_none() && session.analyzer().totals.incidents == 0 {
+            recorder.discard();
+            return;
+        }
+        recorder.close();
+        let standing = recorder.standing();
+        if standing.not_written > 0 {
+            eprintln!("{standing}");
+        }
+        eprintln!("{}", escape(recorder.path().as_os_str().as_bytes()));
     }
 
     fn finish(&self, session: &Session, end: &End, had_command: bool) -> u8 {
@@ -174,8 +229,28 @@ impl Watch {
     }
 }
 
+/// A new folder for what is seen; nobody can have put anything there before.
+fn evidence() -> Option<Folder> {
+    let name = format!(
+        "/var/tmp/ebusy-watch-{}-{}",
+        Timestamp::now().compact(),
+        std::process::id()
+    );
+    let path = Path::new(&name);
+    let folder = std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Folder::open(path));
+    folder
+        .inspect_err(|error| {
+            eprintln!("no evidence is kept: {name}: {error:#}; choose a folder with --capture");
+        })
+        .ok()
+}
+
 /// Asks to be told when a descriptor becomes readable.
-fn watch_descriptor(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+pub(super) fn watch_descriptor(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is moved in, and stays the same until it is dropped with the registration.
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
         .context("registering a descriptor with the event loop")
@@ -205,7 +280,7 @@ fn report(output: Vec<Output>, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-fn announce(session: &Session, watching: &Watching, common: &Common) {
+pub(super) fn announce(session: &Session, watching: &Watching, common: &Common) {
     for refused in &watching.refused {
         eprintln!(
             "tier {} is not to be had here: {}",
@@ -218,8 +293,9 @@ fn announce(session: &Session, watching: &Watching, common: &Common) {
     }
     for stuck in &watching.stuck {
         eprintln!(
-            "stuck already: {}; see: ebusy who {0}",
-            escape(stuck.target.path.as_bytes())
+            "stuck already: {}; {}; see: ebusy who {0}",
+            escape(stuck.target.path.as_bytes()),
+            after(&stuck.target)
         );
     }
     let test = watching
@@ -239,7 +315,7 @@ fn announce(session: &Session, watching: &Watching, common: &Common) {
     );
 }
 
-fn summary(session: &Session, when: &str) -> String {
+pub(super) fn summary(session: &Session, when: &str) -> String {
     let totals = &session.analyzer().totals;
     let slowest = totals.slowest.as_ref().map_or_else(String::new, |(nanos, path)| {
         format!(

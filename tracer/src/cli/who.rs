@@ -1,31 +1,35 @@
 //! `ebusy who`: who would block an umount now, without unmounting.
 
 use std::{
+    collections::HashSet,
     ffi::{OsStr, OsString},
-    io::Read as _,
     os::unix::ffi::{OsStrExt, OsStringExt as _},
-    path::{Component, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use super::{Common, exit, need_root, output::Results};
+use super::{
+    Common, exit,
+    log_lines::{self, Asked},
+    need_root,
+    output::Results,
+};
 use crate::{
-    identity::{Containers, Lookup, WatchPatterns},
+    by_proc::{BLIND, ProcMounts},
+    identity::{BootClock, Containers, Lookup, ProcessReader, WatchPatterns},
     incident::{History, of_snapshot},
     kernel::{Mount, Reader},
     live::{
         Host, Identities, Mounted, MountsView, NamespaceMounts, describe, enter_host_namespace,
         own_namespace, sample, stuck,
     },
+    logs::LogClock,
     model::{Container, Target, Who as Report},
-    probe::{Tier, reader_only},
-    render::escape,
+    probe::{Choice, Tier, reader_only},
+    render::{escape, fixes, texts},
 };
-
-/// Standard input is read no further than this.
-const LOG_MAX: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Who {
@@ -42,6 +46,8 @@ enum Question {
         name: String,
         path: Vec<u8>,
     },
+    /// Log lines.
+    Log(Vec<Asked>),
     Stuck,
 }
 
@@ -51,22 +57,32 @@ impl Who {
         need_root()?;
         let own_namespace = own_namespace();
         let mut results = Results::new(common)?;
+        // Where there is no reader, the mounts of the namespace that ebusy was started in count as well.
+        let started_in = ProcMounts::read(own_namespace);
         enter_host_namespace()?;
-        let mut host = Host::new()?;
-        let reader = reader_only(&host.layout)?;
-        host.attach(&reader)?;
-        let look = Look {
+        let (host, reader) = match kernel(common.probe)? {
+            Ok(kernel) => kernel,
+            Err(why) => {
+                eprintln!("tier proc, {why}: {BLIND}");
+                let mounts = [started_in?, ProcMounts::read(self::own_namespace())?];
+                return by_proc(&question, &mounts, common, &mut results);
+            }
+        };
+        let mut look = Look {
             view: MountsView::read(host.kernel(&reader), host.task()),
             containers: Arc::new(Containers::new("/proc", "/")),
             host: &host,
             reader: &reader,
         };
+        look.learn();
+        let mut status = exit::OK;
         let targets = match &question {
-            Question::Path(path) => look.by_path(path, own_namespace),
+            Question::Path(path) => look.everywhere(path, own_namespace),
             Question::Name { name, path } => match look.by_name(name)? {
-                found if found.is_empty() => look.by_path(path, own_namespace),
+                found if found.is_empty() => look.everywhere(path, own_namespace),
                 found => found,
             },
+            Question::Log(asked) => look.by_log(asked, own_namespace, &mut status)?,
             Question::Stuck => {
                 let kernel = host.kernel(&reader);
                 stuck(kernel, &look.containers, &look.view)
@@ -76,12 +92,11 @@ impl Who {
             }
         };
         if targets.is_empty() {
-            return nothing(&question, common);
+            return nothing(&question, common).map(|nothing| status.max(nothing));
         }
         let identities = Identities::new(host.clock, Arc::clone(&look.containers), common.cmdline);
-        let mut status = exit::OK;
         for (mount, target) in targets {
-            let found = sample(&host, &reader, &identities, &mount);
+            let found = sample(&host, &reader, &identities, &mount, &[]);
             let report = report(&host, &found, target);
             status = status.max(verdict(&report));
             for gap in &found.gaps {
@@ -96,19 +111,8 @@ impl Who {
         let what = match self.what.as_deref().map(OsStrExt::as_bytes) {
             None => return Ok(Question::Stuck),
             Some(b"-") => {
-                let mut log = Vec::new();
-                std::io::stdin()
-                    .lock()
-                    .take(LOG_MAX)
-                    .read_to_end(&mut log)
-                    .context("reading a log line from stdin")?;
-                let Some(path) = path_in_log(&log) else {
-                    bail!(
-                        "no path of a refused umount in the log line; expected `failed to unmount target PATH: device or \
-                         resource busy` or `umount: PATH: target is busy`"
-                    );
-                };
-                return Ok(Question::Path(path));
+                let asked = log_lines::read(std::io::stdin().lock(), LogClock::of_host())?;
+                return Ok(Question::Log(asked));
             }
             Some(b"") => {
                 bail!("an empty name; give a path, a container id, NAMESPACE/POD, or - for a log line")
@@ -122,6 +126,94 @@ impl Who {
         let name = String::from_utf8_lossy(what).into_owned();
         Ok(Question::Name { name, path })
     }
+}
+
+/// The kernel, if it lets us read it; otherwise why not, where that is no reason to give up.
+pub(super) fn kernel(choice: Choice) -> Result<std::result::Result<(Host, Reader), String>> {
+    if choice == Choice::Only(Tier::Proc) {
+        return Ok(Err("as it was asked for".to_owned()));
+    }
+    let load = || {
+        let mut host = Host::new()?;
+        let reader = reader_only(&host.layout)?;
+        host.attach(&reader)?;
+        Ok((host, reader))
+    };
+    match load() {
+        Ok(kernel) => Ok(Ok(kernel)),
+        Err(error) if choice == Choice::Auto => {
+            let error: anyhow::Error = error;
+            Ok(Err(format!("because kernel memory cannot be read ({error:#})")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The answer where /proc is all there is. Nothing found is not "nothing there".
+fn by_proc(
+    question: &Question,
+    mounts: &[ProcMounts; 2],
+    common: &Common,
+    results: &mut Results,
+) -> Result<u8> {
+    let containers = Arc::new(Containers::new("/proc", "/"));
+    let clock = BootClock::sample();
+    let processes = ProcessReader::new(clock, Arc::clone(&containers), common.cmdline);
+    let of_containers = || {
+        mounts.iter().flat_map(|mounts| {
+            mounts
+                .of_containers(&containers)
+                .map(move |(line, of)| (mounts, line, of))
+        })
+    };
+    let at = |path: &[u8]| mounts.iter().find_map(|mounts| Some((mounts, mounts.at(path)?)));
+    let mut found: Vec<_> = match question {
+        Question::Path(path) => at(path).into_iter().collect(),
+        Question::Name { name, path } => {
+            let named = of_containers().filter(|(_, _, container)| goes_by(container, name));
+            let named: Vec<_> = named.map(|(mounts, line, _)| (mounts, line)).collect();
+            if named.is_empty() {
+                at(path).into_iter().collect()
+            } else {
+                named
+            }
+        }
+        Question::Log(asked) => {
+            let mut named = Vec::new();
+            for asked in asked {
+                let mount = asked.path().and_then(|path| at(&path));
+                if mount.is_none() {
+                    eprintln!("{}", asked.not_seen_by_proc());
+                }
+                named.extend(mount);
+            }
+            named
+        }
+        Question::Stuck => {
+            let alive = containers.containers_alive();
+            let stuck = of_containers().filter(|(_, _, container)| !alive.contains_key(&container.id));
+            stuck.map(|(mounts, line, _)| (mounts, line)).collect()
+        }
+    };
+    let mut seen = HashSet::new();
+    found.retain(|(_, line)| seen.insert(line.id));
+    if found.is_empty() {
+        eprintln!("no such mount in this mount namespace; others are not seen at tier proc");
+        return Ok(exit::UNKNOWN);
+    }
+    let mut status = exit::OK;
+    for (mounts, line) in found {
+        let report = mounts.who(line, &processes, Path::new("/proc"), clock.now());
+        status = status.max(verdict(&report));
+        results.who(&report)?;
+    }
+    Ok(status)
+}
+
+/// Whether that is its id or the beginning of it, or its pod.
+fn goes_by(container: &Container, name: &str) -> bool {
+    let pod = container.pod_namespace.as_deref().zip(container.pod.as_deref());
+    container.id.starts_with(name) || pod.is_some_and(|pod| name.split_once('/') == Some(pod))
 }
 
 /// From the directory that ebusy was started in; no link is followed, nothing is looked up.
@@ -151,6 +243,18 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Every mount of a runtime tells where that keeps its files, by which other containers are known.
+    fn learn(&self) {
+        let mut seen = HashSet::new();
+        let new = self
+            .view
+            .all()
+            .filter(|(_, mounted)| seen.insert(mounted.mount.superblock));
+        for (_, mounted) in new {
+            let _ = self.containers.container_of_mount_path(&mounted.path);
+        }
+    }
+
     fn describe(&self, namespace: &NamespaceMounts, mounted: &Mounted) -> (Mount, Target) {
         let kernel = self.host.kernel(self.reader);
         (
@@ -171,6 +275,69 @@ impl Look<'_> {
             .collect()
     }
 
+    /// The same, and at last in the namespaces that no process is in.
+    fn everywhere(&mut self, path: &[u8], own: Option<u32>) -> Vec<(Mount, Target)> {
+        let found = self.by_path(path, own);
+        if !found.is_empty() {
+            return found;
+        }
+        let known = self.view.namespaces.len();
+        let kernel = self.host.kernel(self.reader);
+        if self.view.add_hidden(kernel).is_none() || self.view.namespaces.len() == known {
+            return Vec::new();
+        }
+        self.by_path(path, own)
+    }
+
+    /// The mounts that log lines are about, each once; says what it could not match.
+    fn by_log(&mut self, asked: &[Asked], own: Option<u32>, status: &mut u8) -> Result<Vec<(Mount, Target)>> {
+        let mut found: Vec<(Mount, Target)> = Vec::new();
+        for asked in asked {
+            let mut mounts = match (asked.path(), asked.source()) {
+                (Some(path), _) => self.everywhere(&path, own),
+                (None, Some(source)) => self.by_source(source),
+                (None, None) => Vec::new(),
+            };
+            // A path that is not mounted any more says that this one is free; others of its container may not be.
+            if asked.line.target.is_none() {
+                for name in asked.names() {
+                    mounts.extend(self.by_name(&name)?);
+                }
+                if mounts.is_empty() && asked.names().is_empty() {
+                    *status = exit::UNKNOWN;
+                }
+            }
+            if mounts.is_empty() {
+                eprintln!("{}", asked.not_matched());
+            } else if asked.lines > 1 {
+                eprintln!("{}", asked.words());
+            }
+            for (mount, target) in mounts {
+                if !found.iter().any(|(known, _)| known.address == mount.address) {
+                    found.push((mount, target));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The mounts of a data set or device, copies left out.
+    fn by_source(&self, source: &[u8]) -> Vec<(Mount, Target)> {
+        let kernel = self.host.kernel(self.reader);
+        let mut copies = Vec::new();
+        let mut found = Vec::new();
+        for (namespace, mounted) in self.view.all() {
+            if copies.contains(&mounted.mount.address)
+                || kernel.device_name(&mounted.mount).as_deref() != Some(source)
+            {
+                continue;
+            }
+            copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).0);
+            found.push(self.describe(namespace, mounted));
+        }
+        found
+    }
+
     /// All mounts of a container or a pod, copies in other namespaces left out.
     fn by_name(&self, name: &str) -> Result<Vec<(Mount, Target)>> {
         let pods = match self.containers.lookup(name) {
@@ -183,10 +350,7 @@ impl Look<'_> {
         };
         // A runtime with a state directory of its own is known by its mounts only.
         let wanted = |container: &Container| {
-            let pod = container.pod_namespace.as_deref().zip(container.pod.as_deref());
-            container.id.starts_with(name)
-                || pods.iter().any(|pod| pod.container.id == container.id)
-                || pod.is_some_and(|(namespace, pod)| name.split_once('/') == Some((namespace, pod)))
+            goes_by(container, name) || pods.iter().any(|pod| pod.container.id == container.id)
         };
         let kernel = self.host.kernel(self.reader);
         let mut copies = Vec::new();
@@ -229,17 +393,20 @@ fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
 }
 
 fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Report {
-    let (mut references, holders, bystanders) = of_snapshot(found, &History::default());
-    references.sampled_at = Some(host.clock.timestamp(found.started));
+    let mut settled = of_snapshot(found, &History::default());
+    settled.books.sampled_at = Some(host.clock.timestamp(found.started));
+    let fixes = fixes(&settled.holders, &settled.candidates, &target);
     Report {
         schema: Report::SCHEMA.to_owned(),
         time: host.clock.timestamp(found.started),
         target,
-        references,
-        holders,
-        candidates: Vec::new(),
-        bystanders,
+        references: settled.books,
+        holders: settled.holders,
+        candidates: settled.candidates,
+        bystanders: settled.bystanders,
         probe: Tier::Tracepoint.name().to_owned(),
+        advice: texts(&fixes),
+        fixes,
     }
 }
 
@@ -256,6 +423,8 @@ fn verdict(report: &Report) -> u8 {
 /// Nothing of that name is mounted: that is free where it names a container's mount, and a mistake otherwise.
 fn nothing(question: &Question, common: &Common) -> Result<u8> {
     match question {
+        // Each line has had its answer.
+        Question::Log(_) => Ok(exit::OK),
         Question::Stuck => {
             eprintln!("no container mount is stuck: every mounted one has a process of its container");
             Ok(exit::OK)
@@ -279,47 +448,5 @@ fn nothing(question: &Question, common: &Common) -> Result<u8> {
             "no container, pod or mount named {}; give a path, a container id or its unique prefix, or NAMESPACE/POD",
             escape(name.as_bytes())
         ),
-    }
-}
-
-/// The path in a log line of containerd, CRI-O, or umount(8).
-fn path_in_log(log: &[u8]) -> Option<Vec<u8>> {
-    let find = |needle: &[u8], from: usize| {
-        log.get(from..)?
-            .windows(needle.len())
-            .position(|window| window == needle)
-            .map(|at| at + from)
-    };
-    let pairs: [(&[u8], &[u8]); 3] = [
-        (b"failed to unmount target ", b": device or resource busy"),
-        (b"umount: ", b": target is busy"),
-        (b"unmount ", b": device or resource busy"),
-    ];
-    pairs.iter().find_map(|(before, after)| {
-        let start = find(before, 0)? + before.len();
-        let end = find(after, start)?;
-        let path = &log[start..end];
-        path.starts_with(b"/").then(|| path.to_vec())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::path_in_log;
-
-    #[test]
-    fn paths_in_log_lines() {
-        let containerd = b"error=\"failed rootfs umount: failed to unmount target \
-            /run/containerd/io.containerd.runtime.v2.task/k8s.io/abc/rootfs: device or resource busy: unknown\"";
-        assert_eq!(
-            path_in_log(containerd).unwrap(),
-            b"/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc/rootfs"
-        );
-        assert_eq!(
-            path_in_log(b"umount: /mnt/x y: target is busy.").unwrap(),
-            b"/mnt/x y"
-        );
-        assert_eq!(path_in_log(b"umount: relative: target is busy."), None);
-        assert_eq!(path_in_log(b"all is well\xff"), None);
     }
 }

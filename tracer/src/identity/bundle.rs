@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::spec::Spec;
-use crate::model::{Container, Owner};
+use super::{
+    metadata::strings,
+    owner::{PodNotes, owner},
+    spec::{BindMount, Spec},
+};
+use crate::model::{Container, HostMount, Text};
 
 /// A container and what its mounts can be found by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +22,22 @@ pub(super) struct Details {
     pub(super) network_namespace: Option<String>,
     /// It is the pod's own container, which runs nothing but keeps its namespaces.
     pub(super) sandbox: bool,
+    /// The id of that container, of others of the pod.
+    pub(super) sandbox_id: Option<String>,
+    /// What the kubelet told of the pod, as far as the configuration has it.
+    pub(super) notes: PodNotes,
+}
+
+impl Details {
+    /// Names the pod's controller by what is known now; the sandbox may know more.
+    pub(super) fn name_owner(&mut self, sandbox: Option<&PodNotes>) {
+        let container = &mut self.container;
+        let Some(pod) = container.pod.as_deref() else {
+            return;
+        };
+        let mut known = [Some(&self.notes), sandbox].into_iter().flatten();
+        container.owner = known.find_map(|notes| owner(notes, pod));
+    }
 }
 
 /// Directories of the runtimes and of the kubelet: a bind mount from there is their own doing, no path of the host.
@@ -37,6 +57,9 @@ const OWN_DIRECTORIES: &[&str] = &[
     "/var/lib/nerdctl/",
     "/var/lib/kubelet/pods/",
 ];
+
+/// The same below whatever root directory a runtime was given.
+const OWN_PARTS: &[&str] = &["/io.containerd.", "/overlay-containers/", "/kubelet/pods/"];
 
 /// More than that is no longer worth carrying with every mention of the container.
 const MAX_HOST_PATHS: usize = 32;
@@ -58,13 +81,14 @@ pub(super) fn details(spec: &Spec, namespace: Option<&str>, id: &str) -> Details
         "io.kubernetes.container.name",
         "nerdctl/name",
     ]);
+    let (host_paths, host_mounts) = host_paths_and_mounts(&spec.mounts);
     let container = Container {
         runtime: Some(runtime(notes, namespace).to_owned()),
         id: id.to_owned(),
         // CRI-O calls every sandbox "POD"; containerd gives it no name.
         name: name.filter(|_| !sandbox),
         namespace: namespace.map(str::to_owned),
-        owner: pod.as_deref().and_then(|pod| owner(&labels(notes), pod)),
+        owner: None,
         pod,
         pod_namespace: first(&[
             "io.kubernetes.cri.sandbox-namespace",
@@ -76,11 +100,12 @@ pub(super) fn details(spec: &Spec, namespace: Option<&str>, id: &str) -> Details
             "io.kubernetes.cri-o.UserRequestedImage",
         ]),
         privileged: privileged(spec),
-        host_pid: spec.linux.as_ref().map(|linux| linux.namespace("pid").is_none()),
-        host_paths: host_paths(spec).into_iter().map(Into::into).collect(),
+        host_pid: host_pid(spec),
+        host_paths,
+        host_mounts,
     };
     let network = spec.linux.as_ref().and_then(|linux| linux.namespace("network"));
-    Details {
+    let mut found = Details {
         container,
         pod_uid: first(&["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"]),
         root: note("io.kubernetes.cri-o.MountPoint").or_else(|| spec.root.clone()),
@@ -88,7 +113,12 @@ pub(super) fn details(spec: &Spec, namespace: Option<&str>, id: &str) -> Details
             .and_then(|(_, path)| path.as_deref()?.rsplit_once("netns/"))
             .map(|(_, name)| name.to_owned()),
         sandbox,
-    }
+        sandbox_id: first(&["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"])
+            .filter(|sandbox_id| sandbox_id != id),
+        notes: notes_of(notes),
+    };
+    found.name_owner(None);
+    found
 }
 
 fn runtime(notes: &BTreeMap<String, String>, namespace: Option<&str>) -> &'static str {
@@ -124,70 +154,66 @@ fn privileged(spec: &Spec) -> Option<bool> {
     Some(powerful && !spec.linux.as_ref()?.masks_paths)
 }
 
-fn host_paths(spec: &Spec) -> Vec<String> {
-    let mut paths: Vec<String> = Vec::new();
-    for mount in &spec.mounts {
-        let own = OWN_DIRECTORIES
-            .iter()
-            .any(|directory| mount.source.starts_with(directory));
-        if !own
-            && mount.source.starts_with('/')
-            && !paths.contains(&mount.source)
-            && paths.len() < MAX_HOST_PATHS
-        {
-            paths.push(mount.source.clone());
-        }
+/// A namespace that is joined may be the host's: that of a sandbox with the host's processes.
+fn host_pid(spec: &Spec) -> Option<bool> {
+    match spec.linux.as_ref()?.namespace("pid") {
+        None => Some(true),
+        Some((_, None)) => Some(false),
+        Some((_, Some(_))) => None,
     }
-    paths
 }
 
-/// The labels of the pod, which only CRI-O writes into the configuration.
-fn labels(notes: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let json = notes.get("io.kubernetes.cri-o.Labels").map_or("", String::as_str);
-    let value: Value = serde_json::from_str(json).unwrap_or_default();
-    let entries = value.as_object().into_iter().flatten();
-    entries
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
-}
-
-/// What created a pod, from labels that its controller sets and the form of its name. A name alone proves nothing:
-/// without labels, nothing is said.
-fn owner(labels: &BTreeMap<String, String>, pod: &str) -> Option<Owner> {
-    let (stem, suffix) = pod.rsplit_once('-')?;
-    let generated = suffix.len() == 5;
-    let (kind, name) = if let Some(hash) = labels.get("pod-template-hash") {
-        (
-            "ReplicaSet",
-            stem.strip_suffix(hash.as_str())
-                .filter(|_| generated)
-                .map(|_| stem)?,
-        )
-    } else if labels.contains_key("statefulset.kubernetes.io/pod-name") {
-        ("StatefulSet", stem)
-    } else if let Some(job) = labels
-        .get("batch.kubernetes.io/job-name")
-        .or_else(|| labels.get("job-name"))
-    {
-        ("Job", job.as_str())
-    } else if labels.contains_key("controller-revision-hash") && generated {
-        ("DaemonSet", stem)
-    } else {
-        return None;
+/// Bind mounts that are the user's, not the runtime's own: the paths, each once, and the mounts.
+pub(super) fn host_paths_and_mounts(binds: &[BindMount]) -> (Vec<Text>, Vec<HostMount>) {
+    let own = |source: &str| {
+        let mut directories = OWN_DIRECTORIES.iter();
+        directories.any(|directory| source.starts_with(directory))
+            || OWN_PARTS.iter().any(|part| source.contains(part))
     };
-    Some(Owner {
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-        source: "pod labels and name".to_owned(),
-    })
+    let mut paths: Vec<Text> = Vec::new();
+    let mut mounts = Vec::new();
+    for bind in binds
+        .iter()
+        .filter(|bind| bind.source.starts_with('/') && !own(&bind.source))
+    {
+        let path = Text::from(bind.source.as_str());
+        if mounts.len() == MAX_HOST_PATHS {
+            break;
+        }
+        if !paths.contains(&path) {
+            paths.push(path.clone());
+        }
+        mounts.push(HostMount {
+            path,
+            destination: bind.destination.as_deref().map(Into::into),
+            propagation: bind.propagation.map(str::to_owned),
+        });
+    }
+    (paths, mounts)
+}
+
+/// What the kubelet told of a pod: only CRI-O writes it into the configuration, all of it into that of the sandbox.
+pub(super) fn notes_of(notes: &BTreeMap<String, String>) -> PodNotes {
+    let object = |key: &str| {
+        let json = notes.get(key).map_or("", String::as_str);
+        let value: Option<Value> = serde_json::from_str(json).ok();
+        strings(value.as_ref())
+    };
+    PodNotes {
+        labels: object("io.kubernetes.cri-o.Labels"),
+        annotations: object("io.kubernetes.cri-o.Annotations"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Details, details};
     use crate::{
-        identity::spec::{parse, samples},
-        model::{Container, Owner},
+        identity::{
+            owner::PodNotes,
+            spec::{parse, samples},
+        },
+        model::{Container, HostMount, Owner},
     };
 
     fn of(json: &str, namespace: Option<&str>) -> Details {
@@ -211,6 +237,11 @@ mod tests {
                 privileged: Some(false),
                 host_pid: Some(false),
                 host_paths: vec!["/".into()],
+                host_mounts: vec![HostMount {
+                    path: "/".into(),
+                    destination: Some("/host".into()),
+                    propagation: Some("slave".into()),
+                }],
             }
         );
         assert_eq!(
@@ -234,9 +265,9 @@ mod tests {
         assert_eq!(
             container.owner,
             Some(Owner {
-                kind: "ReplicaSet".into(),
-                name: "web-7d9c5b8f6".into(),
-                source: "pod labels and name".into()
+                kind: "Deployment".into(),
+                name: "web".into(),
+                source: "label pod-template-hash, pod name".into()
             })
         );
         assert_eq!(
@@ -270,32 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn owners_from_labels() {
-        let pod = |pod: &str, labels: &str| {
-            let labels = labels.replace('"', "\\\"");
+    fn notes_that_are_no_json() {
+        for notes in ["{}", "[1", "7", ""] {
             let json = format!(
-                r#"{{"annotations": {{"io.kubernetes.pod.name": "{pod}", "io.kubernetes.cri-o.Labels": "{labels}"}}}}"#
+                r#"{{"annotations": {{"io.kubernetes.pod.name": "a-x7k2p", "io.kubernetes.cri-o.Labels": "{notes}"}}}}"#
             );
-            of(&json, None)
-                .container
-                .owner
-                .map(|owner| (owner.kind, owner.name))
-        };
-        let some = |kind: &str, name: &str| Some((kind.to_owned(), name.to_owned()));
-        assert_eq!(
-            pod("agent-x7k2p", r#"{"controller-revision-hash":"1"}"#),
-            some("DaemonSet", "agent")
-        );
-        assert_eq!(
-            pod(
-                "db-0",
-                r#"{"controller-revision-hash":"1","statefulset.kubernetes.io/pod-name":"db-0"}"#
-            ),
-            some("StatefulSet", "db")
-        );
-        assert_eq!(pod("once-abcde", r#"{"job-name":"once"}"#), some("Job", "once"));
-        assert_eq!(pod("agent-x7k2p", "{}"), None);
-        assert_eq!(pod("agent-x7k2p", "[1"), None);
-        assert_eq!(pod("agent", r#"{"pod-template-hash":""}"#), None);
+            let found = of(&json, None);
+            assert_eq!((found.container.owner, found.notes), (None, PodNotes::default()));
+        }
     }
 }

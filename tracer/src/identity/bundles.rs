@@ -11,28 +11,16 @@ use super::{
     bundle::{Details, details},
     cache::Bounded,
     cgroup::{is_containerd_name, is_full_id},
+    complete::complete_from_storage,
     files::{Stamp, below, is_local, is_plain, names, read_config, read_proc, stamp},
     mount_path::is_task_directory,
+    places::{Keeper, Places},
     spec,
-    storage::{StorageEntry, docker_config, docker_privileged, storage_list},
+    storage::{StorageEntry, storage_list},
     watch::WatchPatterns,
 };
 use crate::model::Container;
 
-/// Where containerd keeps its state, as it comes from various packagers.
-const STATE_DIRS: &[&str] = &[
-    "/run/containerd",
-    "/run/k3s/containerd",
-    "/run/docker/containerd/daemon",
-    "/run/k0s/containerd",
-    "/var/snap/microk8s/common/run/containerd",
-];
-/// Where containers/storage keeps bundles.
-const STORAGE_DIRS: &[&str] = &["/run/containers/storage", "/var/lib/containers/storage"];
-/// Where Docker keeps its own files.
-const DOCKER_DIRS: &[&str] = &["/var/lib/docker"];
-
-const MAX_STATE_DIRS: usize = 32;
 const MAX_CACHED: usize = 4096;
 /// A node has some hundred containers; a search ends there.
 const MAX_FOUND: usize = 4096;
@@ -47,7 +35,7 @@ pub(super) struct Entry {
 /// Reads bundles, and remembers what it read.
 #[derive(Debug)]
 pub(super) struct Bundles {
-    host: PathBuf,
+    pub(super) host: PathBuf,
     /// Nothing may be opened on or below these mounts.
     watched: WatchPatterns,
     memory: Mutex<Memory>,
@@ -55,7 +43,7 @@ pub(super) struct Bundles {
 
 #[derive(Debug)]
 struct Memory {
-    states: Vec<PathBuf>,
+    places_of: Places,
     refused: HashSet<PathBuf>,
     bundles: Bounded<PathBuf, (Stamp, Arc<Details>)>,
     places: Bounded<String, PathBuf>,
@@ -68,7 +56,7 @@ impl Bundles {
             host,
             watched: WatchPatterns::default(),
             memory: Mutex::new(Memory {
-                states: STATE_DIRS.iter().map(PathBuf::from).collect(),
+                places_of: Places::default(),
                 refused: HashSet::new(),
                 bundles: Bounded::new(MAX_CACHED),
                 places: Bounded::new(MAX_CACHED),
@@ -84,15 +72,27 @@ impl Bundles {
 
     /// Grows with every directory that is learnt.
     pub(super) fn places_known(&self) -> usize {
-        self.memory().states.len()
+        self.memory().places_of.len()
     }
 
     /// Trusts a state directory of containerd that its user named.
     pub(super) fn add_state_dir(&self, directory: PathBuf) {
-        let mut memory = self.memory();
-        if memory.states.len() < MAX_STATE_DIRS && !memory.states.contains(&directory) {
-            memory.states.push(directory);
-        }
+        self.learn(Keeper::Containerd, directory);
+    }
+
+    /// Others of the same runtime are found there from now on.
+    pub(super) fn learn(&self, keeper: Keeper, directory: PathBuf) {
+        self.memory().places_of.learn(keeper, directory);
+    }
+
+    pub(super) fn places(&self, keeper: Keeper) -> Vec<PathBuf> {
+        self.memory().places_of.of(keeper)
+    }
+
+    /// Whether a directory may be looked into: it is a known one, or looking does no harm.
+    fn is_open(&self, keeper: Keeper, directory: &Path) -> bool {
+        let known = self.memory().places_of.has(keeper, directory);
+        known || self.is_safe(directory)
     }
 
     /// The configuration beside a mount, wherever that is: the directory is somebody's word, so it is only looked
@@ -102,21 +102,20 @@ impl Bundles {
             .and_then(|_| directory.ancestors().nth(3))
             .map(Path::to_path_buf);
         let known = match &state {
-            Some(state) => self.memory().states.contains(state),
-            None => STORAGE_DIRS.iter().any(|known| directory.starts_with(known)),
+            Some(state) => self.memory().places_of.has(Keeper::Containerd, state),
+            None => self.memory().places_of.covers(Keeper::Storage, directory),
         };
         if !known && !self.is_safe(directory) {
             return None;
         }
         let entry = self.read(directory, namespace, id)?;
-        // Other containers of the same runtime are found there from now on.
         if let Some(state) = state {
             self.add_state_dir(state);
         }
         Some(entry)
     }
 
-    fn is_safe(&self, directory: &Path) -> bool {
+    pub(super) fn is_safe(&self, directory: &Path) -> bool {
         if self.memory().refused.contains(directory) {
             return false;
         }
@@ -158,57 +157,6 @@ impl Bundles {
             .bundles
             .insert(directory.to_path_buf(), (stamp, Arc::clone(&found)));
         entry(found)
-    }
-
-    /// Adds what the engine above the runtime knows.
-    fn complete(&self, found: &mut Details, directory: &Path) {
-        match found.container.runtime.as_deref() {
-            Some("docker") => {
-                let root = found.root.as_deref().and_then(docker_root).map(PathBuf::from);
-                let roots = root.into_iter().chain(DOCKER_DIRS.iter().map(PathBuf::from));
-                for root in roots {
-                    if self.complete_from_docker(found, &root) {
-                        break;
-                    }
-                }
-            }
-            Some("cri-o" | "podman") => {
-                // <root>/overlay-containers/<id>/userdata
-                let own = directory.ancestors().nth(3).map(Path::to_path_buf);
-                let roots = own.into_iter().chain(STORAGE_DIRS.iter().map(PathBuf::from));
-                for root in roots {
-                    let list = self.storage_entries(&root);
-                    if let Some(listed) = list.iter().find(|entry| entry.id == found.container.id) {
-                        complete_from_storage(&mut found.container, listed);
-                        break;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn complete_from_docker(&self, found: &mut Details, root: &Path) -> bool {
-        let directory = below(&self.host, root)
-            .join("containers")
-            .join(&found.container.id);
-        let config = read_config(&directory.join("config.v2.json"));
-        let Some(entry) = config.and_then(|(_, json)| docker_config(&json)) else {
-            return false;
-        };
-        let container = &mut found.container;
-        container.name = entry.container_name.or(entry.name);
-        container.image = entry.image.or(container.image.take());
-        if let Some((namespace, pod)) = entry.pod {
-            container.pod_namespace = Some(namespace);
-            container.pod = Some(pod);
-        }
-        found.pod_uid = entry.pod_uid.or(found.pod_uid.take());
-        let host = read_config(&directory.join("hostconfig.json"));
-        container.privileged = host
-            .and_then(|(_, json)| docker_privileged(&json))
-            .or(container.privileged);
-        true
     }
 
     /// The lists of one containers/storage directory.
@@ -278,15 +226,15 @@ impl Bundles {
     }
 
     fn find_in_storage(&self, id: &str) -> Option<Entry> {
-        let mut bundles = STORAGE_DIRS.iter().map(|root| storage_bundle(root, id));
+        let roots = self.places(Keeper::Storage);
+        let mut bundles = roots.iter().map(|root| storage_bundle(root, id));
         bundles.find_map(|bundle| self.read(&bundle, None, id))
     }
 
     /// A container of Docker that has no bundle, because it does not run.
     fn find_in_docker(&self, id: &str) -> Option<Entry> {
-        DOCKER_DIRS
-            .iter()
-            .find_map(|root| self.docker(Path::new(root), id))
+        let roots = self.places(Keeper::Docker);
+        roots.iter().find_map(|root| self.docker(root, id))
     }
 
     /// A container by Docker's own files.
@@ -301,8 +249,7 @@ impl Bundles {
             container,
             ..Details::default()
         };
-        let known = DOCKER_DIRS.iter().any(|known| Path::new(known) == root) || self.is_safe(root);
-        let found = known && self.complete_from_docker(&mut details, root);
+        let found = self.is_open(Keeper::Docker, root) && self.complete_from_docker(&mut details, root);
         found.then(|| Entry {
             details: Arc::new(details),
             bundle: root.join("containers").join(id),
@@ -311,7 +258,7 @@ impl Bundles {
 
     /// The container whose root file system is a layer of Docker.
     pub(super) fn docker_layer(&self, root: &Path, layer: &str) -> Option<Entry> {
-        if !self.is_safe(root) {
+        if !self.is_open(Keeper::Docker, root) {
             return None;
         }
         let mounts = root.join("image/overlay2/layerdb/mounts");
@@ -320,27 +267,25 @@ impl Bundles {
             let file = below(&self.host, &mounts).join(id).join("mount-id");
             read_config(&file).is_some_and(|(_, text)| text.trim_ascii() == layer.as_bytes())
         })?;
+        self.learn(Keeper::Docker, root.to_path_buf());
         self.find(&id, None).or_else(|| self.docker(root, &id))
     }
 
     /// The container whose root file system is a layer of containers/storage.
     pub(super) fn storage_layer(&self, root: &Path, layer: &str) -> Option<Container> {
-        let known = STORAGE_DIRS.iter().any(|known| Path::new(known) == root);
-        if !known && !self.is_safe(root) {
+        if !self.is_open(Keeper::Storage, root) {
             return None;
         }
         // Containers that are not to outlive a reboot are listed below /run.
+        let known = self.places(Keeper::Storage);
         let mut roots = vec![root];
-        roots.extend(
-            STORAGE_DIRS
-                .iter()
-                .map(Path::new)
-                .filter(|other| known && *other != root),
-        );
+        let others = known.iter().map(PathBuf::as_path).filter(|other| *other != root);
+        roots.extend(others.filter(|_| known.iter().any(|known| known == root)));
         let entries = roots.into_iter().flat_map(|root| self.storage_entries(root));
         let listed = entries
             .into_iter()
             .find(|entry| entry.layer.as_deref() == Some(layer))?;
+        self.learn(Keeper::Storage, root.to_path_buf());
         if let Some(entry) = self.find(&listed.id, None) {
             return Some(entry.details.container.clone());
         }
@@ -354,7 +299,7 @@ impl Bundles {
         Some(container)
     }
 
-    /// Every container that has a bundle.
+    /// Every container that has a bundle, or that Docker has files of.
     pub(super) fn all(&self) -> Vec<Entry> {
         let mut found: Vec<Entry> = Vec::new();
         let mut seen = HashSet::new();
@@ -373,20 +318,25 @@ impl Bundles {
                 }
             }
         }
-        for root in STORAGE_DIRS {
-            let directory = Path::new(root).join("overlay-containers");
+        for root in self.places(Keeper::Storage) {
+            let directory = root.join("overlay-containers");
             for id in names(&below(&self.host, &directory))
                 .iter()
                 .filter(|id| is_full_id(id))
             {
-                add(self.read(&storage_bundle(root, id), None, id));
+                add(self.read(&storage_bundle(&root, id), None, id));
+            }
+        }
+        for root in self.places(Keeper::Docker) {
+            for id in names(&below(&self.host, &root.join("containers"))) {
+                add(is_full_id(&id).then(|| self.docker(&root, &id)).flatten());
             }
         }
         found
     }
 
     fn task_directories(&self) -> Vec<PathBuf> {
-        let states = self.memory().states.clone();
+        let states = self.places(Keeper::Containerd);
         let is_task =
             |name: &String| is_task_directory(name.as_bytes()) || name == "io.containerd.runtime.v1.linux";
         let inside = |state: PathBuf| {
@@ -400,42 +350,12 @@ impl Bundles {
     }
 }
 
-fn storage_bundle(root: &str, id: &str) -> PathBuf {
-    Path::new(root)
-        .join("overlay-containers")
-        .join(id)
-        .join("userdata")
+fn storage_bundle(root: &Path, id: &str) -> PathBuf {
+    root.join("overlay-containers").join(id).join("userdata")
 }
 
 fn file_name(path: &Path) -> Option<String> {
     path.file_name()?.to_str().map(str::to_owned)
-}
-
-/// Docker's data directory, from the root file system of one of its containers.
-fn docker_root(rootfs: &str) -> Option<&str> {
-    let parts = [
-        "/overlay2/",
-        "/rootfs/",
-        "/fuse-overlayfs/",
-        "/devicemapper/",
-        "/btrfs/",
-        "/vfs/",
-        "/zfs/",
-    ];
-    parts
-        .iter()
-        .find_map(|part| rootfs.split_once(part))
-        .map(|(root, _)| root)
-        .filter(|root| !root.is_empty())
-}
-
-fn complete_from_storage(container: &mut Container, listed: &StorageEntry) {
-    container.name = container.name.take().or_else(|| listed.name.clone());
-    container.image = container.image.take().or_else(|| listed.image.clone());
-    if let (None, Some((namespace, pod))) = (&container.pod, &listed.pod) {
-        container.pod_namespace = Some(namespace.clone());
-        container.pod = Some(pod.clone());
-    }
 }
 
 /// The mount table is longer than other files of /proc.

@@ -55,17 +55,20 @@ pub(super) fn stamp(path: &Path) -> Option<Stamp> {
 
 /// Reads a file of a runtime, at most the first part of a very long one.
 pub(super) fn read_config(path: &Path) -> Option<(Stamp, Vec<u8>)> {
+    let file = open_config(path)?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    let mut bytes = Vec::new();
+    file.take(CONFIG_CAP).read_to_end(&mut bytes).ok()?;
+    Some((Stamp::from(&stat), bytes))
+}
+
+/// Opens a file of a runtime.
+pub(super) fn open_config(path: &Path) -> Option<File> {
     // Looked at first: opening what is no regular file can block, or do something.
     stamp(path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-    let stat = rustix::fs::fstat(&file).ok()?;
-    if !trusted(&stat) {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(CONFIG_CAP).read_to_end(&mut bytes).ok()?;
-    Some((Stamp::from(&stat), bytes))
+    trusted(&rustix::fs::fstat(&file).ok()?).then_some(file)
 }
 
 /// A path that was learnt from somebody's umount may lead to somebody's file: what others than root wrote could
@@ -120,7 +123,7 @@ fn mount_line(line: &[u8]) -> Option<(PathBuf, &[u8])> {
 }
 
 /// mountinfo writes blanks and the backslash as three octal digits.
-fn unescape(text: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {

@@ -5,25 +5,33 @@
 //! `mountinfo` take references on its mounts and stay closed. Of a container, only the files *beside* its root file
 //! system are read, never anything below it.
 
+mod boltdb;
 mod bundle;
 mod bundles;
 mod cache;
 mod cgroup;
 mod clock;
+mod complete;
 mod container;
 mod files;
+mod metadata;
 mod mount_path;
+mod owner;
+mod places;
 mod proc_text;
 mod process;
+mod requester;
 mod spec;
 mod storage;
 mod watch;
 
+pub(crate) use self::{cache::Bounded, files::unescape};
 pub use self::{
     cgroup::{CgroupClaim, Membership, membership, systemd_unit},
     clock::BootClock,
     container::{Containers, Found, Lookup},
     mount_path::{MountClaim, MountOwner, mount_claim},
     process::ProcessReader,
+    requester::requester,
     watch::{WatchPatterns, watch_patterns},
 };

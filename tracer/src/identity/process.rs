@@ -13,7 +13,7 @@ use super::{
     files::read_proc,
     proc_text::{self, Stat},
 };
-use crate::model::{Parent, Process, Text};
+use crate::model::{Parent, Process, Requester, Text};
 
 /// Ancestors beyond that tell nothing more.
 const MAX_PARENTS: usize = 16;
@@ -80,6 +80,7 @@ impl ProcessReader {
             uid: read("status").and_then(|text| proc_text::real_uid(&text)),
             start_time: Some(self.clock.timestamp(nanos(stat.start_ticks))),
             parents: self.parents(&stat),
+            requester: None,
             mount_namespace: namespace(&directory, "mnt"),
             pid_namespace: namespace(&directory, "pid"),
             unit: if container.is_some() { None } else { member.unit },
@@ -88,6 +89,22 @@ impl ProcessReader {
         // The id may have passed to another process while its files were read.
         let again = self::stat(&directory)?;
         (again.start_ticks == stat.start_ticks).then_some(process)
+    }
+
+    /// Who an ancestor is, if its id still is that of the same program.
+    #[must_use]
+    pub fn requester(&self, parent: &Parent) -> Requester {
+        let directory = self.root.join(parent.pid.to_string());
+        let is_same = || stat(&directory).is_some_and(|stat| stat.comm == parent.comm.as_bytes());
+        let member = read_proc(&directory.join("cgroup")).map(|text| membership(&text));
+        let member = member.ok().filter(|_| is_same()).unwrap_or_default();
+        let container = self.containers.of_membership(&member);
+        Requester {
+            pid: parent.pid,
+            comm: parent.comm.clone(),
+            unit: if container.is_some() { None } else { member.unit },
+            container,
+        }
     }
 
     fn parents(&self, child: &Stat) -> Vec<Parent> {
@@ -154,7 +171,7 @@ mod tests {
     use super::{ProcessReader, nanos};
     use crate::{
         identity::{BootClock, Containers},
-        model::Text,
+        model::{Parent, Text},
     };
 
     fn plant(proc: &Path, pid: u32, comm: &str, parent: u32, start: u64) {
@@ -271,6 +288,21 @@ mod tests {
                 .len(),
             16
         );
+    }
+
+    #[test]
+    fn an_ancestor_is_who_it_was() {
+        let proc = tempfile::tempdir().unwrap();
+        plant(proc.path(), 50, "kubelet", 1, 500);
+        let reader = reader(proc.path(), false);
+        let of = |comm: &str| {
+            let comm = comm.into();
+            reader.requester(&Parent { pid: 50, comm })
+        };
+        let found = of("kubelet");
+        assert_eq!((found.pid, found.unit.as_deref()), (50, Some("agent.service")));
+        // Its id is another's by now.
+        assert_eq!((of("cron").unit, of("cron").pid), (None, 50));
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) struct Spec {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct BindMount {
     pub(super) source: String,
+    pub(super) destination: Option<String>,
+    /// `private`, `slave`, `shared` or `unbindable`, where the configuration says.
+    pub(super) propagation: Option<&'static str>,
 }
 
 /// The `linux` object.
@@ -113,16 +116,16 @@ fn annotations(value: &Value) -> BTreeMap<String, String> {
 }
 
 fn binds(value: &Value) -> Vec<BindMount> {
+    fn options(mount: &Value) -> impl DoubleEndedIterator<Item = &str> {
+        let options = mount.get("options").and_then(Value::as_array);
+        options
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .filter_map(Value::as_str)
+    }
     let is_bind = |mount: &&Value| {
-        let options = mount
-            .get("options")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
         mount.get("type").and_then(Value::as_str) == Some("bind")
-            || options
-                .filter_map(Value::as_str)
-                .any(|option| matches!(option, "bind" | "rbind"))
+            || options(mount).any(|option| matches!(option, "bind" | "rbind"))
     };
     let mounts = value.as_array().into_iter().flatten();
     mounts
@@ -130,9 +133,22 @@ fn binds(value: &Value) -> Vec<BindMount> {
         .filter_map(|mount| {
             Some(BindMount {
                 source: text(mount.get("source"))?,
+                destination: text(mount.get("destination")),
+                // The last one counts, as for mount(8).
+                propagation: options(mount).rev().find_map(propagation),
             })
         })
         .collect()
+}
+
+pub(super) fn propagation(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "private" | "rprivate" => "private",
+        "slave" | "rslave" => "slave",
+        "shared" | "rshared" => "shared",
+        "unbindable" | "runbindable" => "unbindable",
+        _ => return None,
+    })
 }
 
 fn linux(value: &Value) -> Linux {
@@ -223,6 +239,11 @@ mod tests {
         assert_eq!(spec.annotations["io.kubernetes.cri.container-name"], "agent");
         assert_eq!(spec.mounts.len(), 3);
         assert_eq!(spec.mounts[2].source, "/");
+        assert_eq!(
+            (spec.mounts[2].destination.as_deref(), spec.mounts[2].propagation),
+            (Some("/host"), Some("slave"))
+        );
+        assert_eq!(spec.mounts[1].propagation, None);
         let linux = spec.linux.unwrap();
         assert!(linux.namespace("pid").is_some() && linux.namespace("network").is_none());
         assert_eq!(

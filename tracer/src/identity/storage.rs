@@ -1,6 +1,13 @@
 //! The lists in which containers/storage (CRI-O, Podman) and Docker keep names, images and layers of containers.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+
+use super::{
+    metadata::strings,
+    spec::{BindMount, propagation},
+};
 
 /// One container in a list of containers/storage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +63,9 @@ pub(super) struct DockerEntry {
     pub(super) pod: Option<(String, String)>,
     pub(super) pod_uid: Option<String>,
     pub(super) container_name: Option<String>,
+    pub(super) sandbox_id: Option<String>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) binds: Vec<BindMount>,
 }
 
 /// Parses `containers/<id>/config.v2.json`.
@@ -70,20 +80,50 @@ pub(super) fn docker_config(json: &[u8]) -> Option<DockerEntry> {
         pod: label("io.kubernetes.pod.namespace").zip(label("io.kubernetes.pod.name")),
         pod_uid: label("io.kubernetes.pod.uid"),
         container_name: label("io.kubernetes.container.name"),
+        sandbox_id: label("io.kubernetes.sandbox.id"),
+        labels: strings(Some(labels)),
+        binds: binds(&value),
     })
 }
 
-/// Whether Docker was told to make the container privileged: `containers/<id>/hostconfig.json`.
-pub(super) fn docker_privileged(json: &[u8]) -> Option<bool> {
-    let value: Value = serde_json::from_slice(json).ok()?;
-    value.get("Privileged")?.as_bool()
+/// `MountPoints`, without those of volumes.
+fn binds(value: &Value) -> Vec<BindMount> {
+    let points = value.get("MountPoints").and_then(Value::as_object);
+    let points = points.into_iter().flat_map(|points| points.values());
+    points
+        .filter(|point| point.get("Type").and_then(Value::as_str) == Some("bind"))
+        .filter_map(|point| {
+            Some(BindMount {
+                source: text(point, "Source")?,
+                destination: text(point, "Destination"),
+                propagation: text(point, "Propagation").and_then(|option| propagation(&option)),
+            })
+        })
+        .collect()
+}
+
+/// What Docker was asked to share with the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DockerHost {
+    pub(super) privileged: Option<bool>,
+    pub(super) host_pid: Option<bool>,
+}
+
+/// Parses `containers/<id>/hostconfig.json`.
+pub(super) fn docker_host(json: &[u8]) -> DockerHost {
+    let value: Value = serde_json::from_slice(json).unwrap_or_default();
+    let mode = value.get("PidMode").and_then(Value::as_str);
+    DockerHost {
+        privileged: value.get("Privileged").and_then(Value::as_bool),
+        host_pid: mode.map(|mode| mode == "host"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{DockerEntry, StorageEntry, docker_config, docker_privileged, storage_list};
+    use super::{DockerEntry, DockerHost, StorageEntry, docker_config, docker_host, storage_list};
 
     #[test]
     fn podman_and_crio_in_one_list() {
@@ -137,16 +177,30 @@ mod tests {
         );
         assert_eq!(docker_config(b"[]"), None);
         assert_eq!(
-            docker_privileged(br#"{"Binds":null,"Privileged":true}"#),
-            Some(true)
+            docker_host(br#"{"Binds":null,"Privileged":true,"PidMode":"host"}"#),
+            DockerHost {
+                privileged: Some(true),
+                host_pid: Some(true)
+            }
         );
-        assert_eq!(docker_privileged(b"{}"), None);
+        assert_eq!(docker_host(br#"{"PidMode":""}"#).host_pid, Some(false));
+        assert_eq!((docker_host(b"{}"), docker_host(b"[")), Default::default());
+        let json = br#"{"MountPoints": {
+            "/host": {"Source": "/", "Destination": "/host", "Type": "bind", "Propagation": "rslave"},
+            "/data": {"Source": "/var/lib/docker/volumes/x/_data", "Destination": "/data", "Type": "volume"},
+            "/x": 7}}"#;
+        let binds = docker_config(json).unwrap().binds;
+        assert_eq!(binds.len(), 1);
+        assert_eq!(
+            (binds[0].source.as_str(), binds[0].propagation),
+            ("/", Some("slave"))
+        );
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(json in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (storage_list(&json), docker_config(&json), docker_privileged(&json));
+            let _ = (storage_list(&json), docker_config(&json), docker_host(&json));
         }
     }
 }

@@ -12,6 +12,8 @@ pub(super) struct Verdict {
     pub guilty: u64,
     /// Addresses of all mounts that block.
     pub blocking: Vec<u64>,
+    /// Only files that are open for writing block, on whatever mount of the file system.
+    pub writers: bool,
     /// The books; `explained` and what follows from it are filled in by [`balance`].
     pub books: Books,
 }
@@ -23,6 +25,25 @@ pub(super) struct Told {
     pub busy_check: Option<bool>,
     /// The last mount that it looked at, and its count.
     pub compared: Option<(u64, i32)>,
+    /// It was a remount: no reference is counted for that, and only files open for writing refuse it.
+    pub remount: bool,
+}
+
+impl Told {
+    /// The verdict without a snapshot: only if it was the target that was busy, as its count alone says how many
+    /// there were; of a slot the child mounts would have to be known.
+    pub(super) fn of_target(&self, target: Option<u64>) -> Option<Verdict> {
+        let (mount, count) = self.compared?;
+        (self.busy_check == Some(true) && !self.remount && Some(mount) == target).then(|| Verdict {
+            writers: false,
+            guilty: mount,
+            blocking: vec![mount],
+            books: Books {
+                counted: u64::try_from(i64::from(count) - 2).ok(),
+                ..Books::default()
+            },
+        })
+    }
 }
 
 /// References beyond those that a mount has when nobody uses it, read when no umount is under way: a mount counts
@@ -57,6 +78,14 @@ fn extra_of_slot(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
 #[must_use]
 pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
     let target = &snapshot.target;
+    if told.remount {
+        return Verdict {
+            guilty: target.address,
+            blocking: Vec::new(),
+            writers: true,
+            books: Books::default(),
+        };
+    }
     let now = |state: &MountState, is_target: bool| {
         let count = state.counts[0]?;
         Some(if is_target {
@@ -110,6 +139,7 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
     Verdict {
         guilty: guilty.0.address,
         blocking,
+        writers: false,
         books: Books {
             counted: guilty.1,
             remaining,
@@ -162,6 +192,7 @@ mod tests {
             target,
             slots,
             references: Vec::new(),
+            candidates: Vec::new(),
             children_counted,
             gaps: Vec::new(),
         }
@@ -218,12 +249,14 @@ mod tests {
     fn what_the_kernel_compared_wins_over_what_is_read_later() {
         let found = snapshot(state(1, 1, 0, 0), vec![state(2, 1, 0, 0)], true);
         let told = Told {
+            remount: false,
             busy_check: Some(true),
             compared: Some((2, 3)),
         };
         let verdict = judge(&found, told);
         assert_eq!((verdict.guilty, verdict.books.counted), (2, Some(2)));
         let told = Told {
+            remount: false,
             busy_check: Some(true),
             compared: Some((1, 4)),
         };

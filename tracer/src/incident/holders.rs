@@ -1,17 +1,24 @@
 //! Owners of references over the life of an incident: when each was there, and what it blocked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     books::{Verdict, balance},
-    history::History,
+    history::{History, Passing},
+    timeline,
 };
 use crate::{
     identity::BootClock,
-    kernel::{Reference, Snapshot},
-    model::{Books, Holder, Kind, Text, Through},
+    kernel::{Reference, Snapshot, access},
+    model::{Books, Holder, Kind, Target, Text, Through},
     stream::Closed,
 };
+
+/// Attempts that are remembered of a file of the history at the most.
+const PASSED_MAX: usize = 10_000;
+
+/// Snapshots of one incident whose time is remembered at the most; later ones count as not taken.
+const SNAPSHOTS_MAX: usize = 10_000;
 
 /// Holders of one incident that are remembered at the most.
 const HOLDERS_MAX: usize = 50_000;
@@ -35,21 +42,91 @@ struct Life {
     /// Start of the last snapshot that found it, or its end if that was seen.
     until: u64,
     opened: Option<u64>,
-    /// Number of the last snapshot that found it.
+    /// Number of the last snapshot with books that found it; 0 before.
     seen: u64,
     /// Whether it ever was on a mount that blocks.
     blocked: bool,
+    /// Its end was seen.
+    ended: bool,
+}
+
+impl Life {
+    fn times(&self) -> timeline::Life {
+        timeline::Life {
+            since: self.since,
+            until: self.until,
+            begun: self.opened.is_some(),
+            ended: self.ended,
+        }
+    }
+}
+
+/// A file of the history that was open while an attempt was refused.
+#[derive(Debug, Clone)]
+struct Passed {
+    life: Passing,
+    /// Attempts: when each was refused, and its return.
+    attempts: Vec<(u64, u64)>,
+}
+
+impl Passed {
+    /// The attempts that it blocked. Its close may have become known only after they were entered.
+    fn blocked(&self) -> impl Iterator<Item = u64> {
+        let closed = self.life.closed.unwrap_or(u64::MAX);
+        let attempts = self
+            .attempts
+            .iter()
+            .filter(move |(refused, _)| *refused <= closed);
+        attempts.map(|(_, returned)| *returned)
+    }
+
+    fn times(&self) -> timeline::Life {
+        let closed = self.life.closed;
+        let last = self
+            .attempts
+            .last()
+            .map_or(self.life.opened.time, |(_, returned)| *returned);
+        timeline::Life {
+            since: self.life.opened.time,
+            until: closed.unwrap_or(last),
+            begun: true,
+            ended: closed.is_some(),
+        }
+    }
 }
 
 /// All owners of references of one incident.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     lives: HashMap<Key, Life>,
-    /// Snapshots so far.
+    /// Who blocked an attempt by the history alone, by file and the time when it was opened.
+    passed: BTreeMap<(u64, u64), Passed>,
+    /// Begin and end of the snapshots.
+    taken: Vec<(u64, u64)>,
+    /// Snapshots with books so far.
     snapshots: u64,
     /// Holders that had to be left out.
     pub(super) dropped: u64,
     clock: Option<BootClock>,
+    /// Address of the target, where it is known.
+    pub(super) target: Option<u64>,
+    /// What the last snapshot with books suspects.
+    candidates: Vec<Reference>,
+}
+
+/// The books of an incident, and who is in them.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// The books.
+    pub books: Books,
+    /// Who blocks.
+    pub holders: Vec<Holder>,
+    /// Who is suspected, as long as something is unexplained.
+    pub candidates: Vec<Holder>,
+    /// Who used a copy that does not block, at any time.
+    pub bystanders: Vec<Holder>,
+    /// The lives of holders and of bystanders, in their order.
+    pub(super) lives: [Vec<timeline::Life>; 2],
 }
 
 impl Holders {
@@ -60,9 +137,23 @@ impl Holders {
         }
     }
 
-    /// Enters a snapshot; `attempt` is the return of the refused attempt before it. Returns its number.
-    pub(super) fn add(&mut self, snapshot: &Snapshot, attempt: Option<u64>, history: &History) -> u64 {
-        self.snapshots += 1;
+    /// Enters a snapshot; `attempt` is the return of the refused attempt before it. One without `books` came too late
+    /// for that: it says who is still there, and takes nothing from the books of the one before. Returns the number of
+    /// the last one with books.
+    pub(super) fn add(
+        &mut self,
+        snapshot: &Snapshot,
+        attempt: Option<u64>,
+        history: &History,
+        books: bool,
+    ) -> u64 {
+        if books {
+            self.snapshots += 1;
+            self.candidates.clone_from(&snapshot.candidates);
+        }
+        if self.taken.len() < SNAPSHOTS_MAX {
+            self.taken.push((snapshot.started, snapshot.finished));
+        }
         for reference in &snapshot.references {
             let holder = &reference.holder;
             let key = Key {
@@ -74,17 +165,23 @@ impl Holders {
                 path: holder.path.clone(),
             };
             let seen = history.of(reference.object, reference.mount, snapshot.finished);
-            let opened = seen.map(|(time, _)| time);
+            let opened = seen.map(|opened| opened.time);
             let mut reference = reference.clone();
-            if let Some((_, by)) = seen {
-                reference.holder.opened_by = Some(by.clone());
+            let times = (reference.start, snapshot.finished);
+            let enterings = &history.enterings;
+            reference.holder.entered = enterings.way_in(&reference.holder, seen, times, self.clock);
+            if let Some(opened) = seen {
+                reference.holder.opened_by = Some(opened.by.clone());
                 reference.holder.evidence = vec!["history".to_owned(), "snapshot".to_owned()];
             }
             if let Some(life) = self.lives.get_mut(&key) {
                 life.until = snapshot.started;
-                life.seen = self.snapshots;
+                life.ended = false;
                 life.opened = life.opened.or(opened);
-                life.reference = reference;
+                if books {
+                    life.seen = self.snapshots;
+                    life.reference = reference;
+                }
                 continue;
             }
             if self.lives.len() >= HOLDERS_MAX {
@@ -92,7 +189,8 @@ impl Holders {
                 continue;
             }
             let since = opened.or(attempt).unwrap_or(snapshot.started);
-            let (until, seen, blocked) = (snapshot.started, self.snapshots, false);
+            let seen = if books { self.snapshots } else { 0 };
+            let (until, blocked) = (snapshot.started, false);
             self.lives.insert(
                 key,
                 Life {
@@ -102,6 +200,7 @@ impl Holders {
                     opened,
                     seen,
                     blocked,
+                    ended: false,
                 },
             );
         }
@@ -110,10 +209,115 @@ impl Holders {
 
     /// The last reference to a file went: whoever held it held it until then.
     pub(super) fn closed(&mut self, closed: &Closed) {
+        let of_file = (closed.file, 0)..=(closed.file, closed.time);
+        if let Some((_, passed)) = self.passed.range_mut(of_file).next_back() {
+            passed.life.closed.get_or_insert(closed.time);
+        }
         for life in self.lives.values_mut() {
             if life.reference.object == closed.file && life.since <= closed.time {
                 life.until = life.until.max(closed.time);
+                life.ended = true;
             }
+        }
+    }
+
+    /// Enters who blocked an attempt by the history: when it was refused, and its return.
+    pub(super) fn passing(&mut self, lives: Vec<Passing>, refused: u64, returned: u64) {
+        for life in lives {
+            let key = (life.opened.file, life.opened.time);
+            if !self.passed.contains_key(&key) && self.passed.len() >= HOLDERS_MAX {
+                self.dropped += 1;
+                continue;
+            }
+            let passed = self.passed.entry(key).or_insert_with(|| Passed {
+                life: life.clone(),
+                attempts: Vec::new(),
+            });
+            if passed.attempts.len() < PASSED_MAX {
+                passed.attempts.push((refused, returned));
+            }
+            passed.life.closed = passed.life.closed.or(life.closed);
+            passed.life.name = passed.life.name.take().or(life.name);
+        }
+    }
+
+    /// Opens or closes were lost after `clean`: what was not over by then proves nothing.
+    pub(super) fn lost(&mut self, clean: u64) {
+        self.passed
+            .retain(|_, passed| passed.life.closed.is_some_and(|closed| closed <= clean));
+    }
+
+    /// References of an attempt that are known by the history.
+    pub(super) fn known_of(&self, mount: u64, attempt: u64, overlay: bool) -> u64 {
+        let of_attempt = |passed: &&Passed| {
+            passed.life.opened.mount == mount && passed.blocked().any(|returned| returned == attempt)
+        };
+        let passed = self.passed.values().filter(of_attempt);
+        passed.map(|passed| passed.life.opened.refs(overlay)).sum()
+    }
+
+    /// Those of the history that no snapshot can have found: none was taken while they were open. What was open then is
+    /// among what was found, under whatever name.
+    fn unseen(&self) -> impl Iterator<Item = &Passed> {
+        self.passed.values().filter(|passed| {
+            let Passing { opened, closed, .. } = &passed.life;
+            let until = closed.unwrap_or(u64::MAX);
+            let covered = self
+                .taken
+                .iter()
+                .any(|(from, to)| opened.time <= *from && *to <= until);
+            // One that came or went while a snapshot was taken may have been found as well.
+            let found = || {
+                self.lives.values().any(|life| {
+                    life.reference.object == opened.file
+                        && life.reference.mount == opened.mount
+                        && life.opened.is_none_or(|time| time == opened.time)
+                })
+            };
+            !covered && !found()
+        })
+    }
+
+    /// Attempts (their returns) that the history knows a file to have blocked.
+    fn passed_by(&self, life: &Life) -> impl Iterator<Item = u64> {
+        let of_file = (life.reference.object, 0)..=(life.reference.object, u64::MAX);
+        let mount = life.reference.mount;
+        self.passed
+            .range(of_file)
+            .filter(move |(_, passed)| passed.life.opened.mount == mount)
+            .flat_map(|(_, passed)| passed.blocked())
+    }
+
+    /// A holder that only the history knows.
+    fn of_history(&self, passed: &Passed, target: &Target, through: Through) -> Holder {
+        let Passing { opened, name, .. } = &passed.life;
+        let (path, deleted) = name.clone().unwrap_or_default();
+        let overlay = target.fs_type.as_deref() == Some("overlay");
+        Holder {
+            kind: if opened.is_executed() { Kind::Exe } else { Kind::Fd },
+            also: Vec::new(),
+            refs: opened.refs(overlay),
+            process: Some(opened.by.clone()),
+            held_by: None,
+            reason: None,
+            fd: opened.fd,
+            access: (!opened.is_executed()).then(|| access(opened.flags).to_owned()),
+            shared_with: Vec::new(),
+            path_base64: path.base64_if_lossy(),
+            path,
+            deleted,
+            seen_as: None,
+            seen_as_base64: None,
+            mount_id: target.mount_id.filter(|_| through == Through::Target),
+            mount_namespace: target.mount_namespace.filter(|_| through == Through::Target),
+            through,
+            counted: false,
+            propagation: None,
+            opened: self.clock.map(|clock| clock.timestamp(opened.time)),
+            opened_by: Some(opened.by.clone()),
+            entered: None,
+            attempts_blocked: passed.blocked().count() as u64,
+            evidence: vec!["history".to_owned()],
         }
     }
 
@@ -121,7 +325,11 @@ impl Holders {
     pub(super) fn note(&mut self, verdict: &Verdict) {
         let last = self.snapshots;
         for life in self.lives.values_mut().filter(|life| life.seen == last) {
-            life.blocked |= verdict.blocking.contains(&life.reference.mount);
+            life.blocked |= if verdict.writers {
+                life.reference.writes
+            } else {
+                verdict.blocking.contains(&life.reference.mount)
+            };
         }
     }
 
@@ -132,48 +340,90 @@ impl Holders {
         to.saturating_sub(from) as u64
     }
 
-    /// The books, the holders and the bystanders as of a snapshot and the attempt that it follows. A holder that was
-    /// opened only after the attempt returned is none of its holders.
+    /// The books and everybody in them as of a snapshot and the attempt that it follows, or, without a snapshot, as the
+    /// history knows them. A holder that was opened only after the attempt returned is none of its holders.
     pub(super) fn settle(
         &self,
         verdict: &Verdict,
-        snapshot: u64,
+        snapshot: Option<u64>,
         attempt: Option<u64>,
         attempts: &[u64],
-    ) -> (Books, Vec<Holder>, Vec<Holder>) {
+        target: &Target,
+    ) -> Settled {
         let mut books = verdict.books.clone();
         let (mut holders, mut bystanders) = (Vec::new(), Vec::new());
         let mut explained = 0;
         for life in self.lives.values() {
             let mut holder = life.reference.holder.clone();
-            holder.attempts_blocked = Self::attempts_in(life, attempts);
+            // The history may go on where the last snapshot ends.
+            let later = self.passed_by(life).filter(|returned| *returned > life.until);
+            holder.attempts_blocked = Self::attempts_in(life, attempts) + later.count() as u64;
             holder.opened = life.opened.and_then(|time| Some(self.clock?.timestamp(time)));
             let in_time = attempt.is_none_or(|attempt| life.opened.is_none_or(|opened| opened <= attempt));
-            let current = life.seen == snapshot;
-            if holder.through == Through::PrivateCopy || !life.blocked {
-                if current {
+            let current = life.seen == snapshot.unwrap_or(self.snapshots);
+            let there = match snapshot {
+                Some(_) => current && in_time,
+                None => self.passed_by(life).any(|returned| Some(returned) == attempt),
+            };
+            let apart = holder.through == Through::PrivateCopy && !verdict.writers;
+            if apart || !life.blocked {
+                // Whoever comes to a mount that blocks too late for the books is none.
+                if apart || life.seen > 0 {
                     holder.attempts_blocked = 0;
-                    bystanders.push((life.since, holder));
+                    bystanders.push((life.times(), holder));
                 }
                 continue;
             }
-            holder.counted = current && in_time && life.reference.mount == verdict.guilty;
+            holder.counted = there && life.reference.mount == verdict.guilty && !verdict.writers;
             if holder.counted {
                 explained += holder.refs;
             }
             // Without attempts (`who`) every one counts that is there now.
             if current && attempt.is_none() || holder.attempts_blocked > 0 {
-                holders.push((life.since, holder));
+                holders.push((life.times(), holder));
             }
         }
+        for passed in self.unseen() {
+            let on = passed.life.opened.mount;
+            if passed.blocked().next().is_none() {
+                continue;
+            }
+            let through = if Some(on) == self.target {
+                Through::Target
+            } else {
+                Through::PropagatedCopy
+            };
+            let mut holder = self.of_history(passed, target, through);
+            let of_attempt =
+                attempt.is_some_and(|attempt| passed.blocked().any(|returned| returned == attempt));
+            holder.counted = of_attempt && on == verdict.guilty;
+            if holder.counted {
+                explained += holder.refs;
+            }
+            holders.push((passed.times(), holder));
+        }
         balance(&mut books, explained);
-        (books, order(holders), order(bystanders))
+        // Where everything is explained, nobody else is suspected.
+        let open = books.unexplained != Some(0) || books.remaining != Some(0);
+        let suspected = self
+            .candidates
+            .iter()
+            .filter(|candidate| open && verdict.blocking.contains(&candidate.mount));
+        let (holder_lives, holders) = order(holders);
+        let (bystander_lives, bystanders) = order(bystanders);
+        Settled {
+            books,
+            candidates: suspected.map(|candidate| candidate.holder.clone()).collect(),
+            holders,
+            bystanders,
+            lives: [holder_lives, bystander_lives],
+        }
     }
 }
 
 /// Those in the books first, then by what they blocked, then by age.
-fn order(mut holders: Vec<(u64, Holder)>) -> Vec<Holder> {
-    holders.sort_by(|(a_since, a), (b_since, b)| {
+fn order(mut holders: Vec<(timeline::Life, Holder)>) -> (Vec<timeline::Life>, Vec<Holder>) {
+    holders.sort_by(|(a_life, a), (b_life, b)| {
         let key = |since: u64, holder: &Holder| {
             let pid = holder.process.as_ref().map_or(0, |process| process.pid);
             (
@@ -185,9 +435,9 @@ fn order(mut holders: Vec<(u64, Holder)>) -> Vec<Holder> {
                 holder.fd,
             )
         };
-        key(*a_since, a)
-            .cmp(&key(*b_since, b))
+        key(a_life.since, a)
+            .cmp(&key(b_life.since, b))
             .then_with(|| a.path.cmp(&b.path))
     });
-    holders.into_iter().map(|(_, holder)| holder).collect()
+    holders.into_iter().unzip()
 }

@@ -2,26 +2,34 @@
 //! and each attempt has its books.
 
 mod books;
+mod detached;
+mod entered;
 mod history;
 mod holders;
+mod operations;
+mod timeline;
+mod told;
+mod totals;
 mod track;
 
-use crate::{
-    kernel::Snapshot,
-    model::{Books, Holder},
-};
+use crate::{kernel::Snapshot, model::Target};
 
 pub use self::{
     history::History,
-    track::{Analyzer, Output, Totals},
+    holders::Settled,
+    timeline::{Attempt, Span, Timeline},
+    totals::Totals,
+    track::{Analyzer, Output},
 };
+
+pub(crate) use self::told::{REMOUNT, flag_names};
 
 /// The books and the owners of references of one snapshot: what `who` prints.
 #[must_use]
-pub fn of_snapshot(snapshot: &Snapshot, history: &History) -> (Books, Vec<Holder>, Vec<Holder>) {
+pub fn of_snapshot(snapshot: &Snapshot, history: &History) -> Settled {
     let mut tracker = holders::Holders::default();
-    let number = tracker.add(snapshot, None, history);
+    let number = tracker.add(snapshot, None, history, true);
     let verdict = books::judge(snapshot, books::Told::default());
     tracker.note(&verdict);
-    tracker.settle(&verdict, number, None, &[])
+    tracker.settle(&verdict, Some(number), None, &[], &Target::default())
 }

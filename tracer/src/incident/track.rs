@@ -4,24 +4,27 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     books::{Told, Verdict, came_too_late, judge},
-    history::History,
+    detached::DetachedMounts,
+    history::{History, Passing},
     holders::Holders,
+    operations::{Operations, Run},
+    timeline::{Timeline, timeline},
+    told::{incident, settle},
+    totals::Totals,
 };
 use crate::{
-    identity::BootClock,
-    model::{Books, Caller, Incident, Outcome, Process, Target, Text},
-    render::advise,
-    stream::{Gone, MountKey, Record, Sample, Start, Umount},
+    model::{Incident, Outcome, Process, Target, Text},
+    stream::{Gone, Lost, MountKey, Record, Sample, Start, Umount},
 };
 
 /// Quiet time after which callers have given up, ns.
-const GAVE_UP: u64 = 30_000_000_000;
+pub(super) const GAVE_UP: u64 = 30_000_000_000;
 /// Time between attempts from which on a new burst begins, ns.
 const BURST: u64 = 1_000_000_000;
 /// Attempts of one incident whose times are kept.
 const ATTEMPTS_MAX: usize = 100_000;
 /// How long a refusal lasts before it is told, ns.
-const TELL: u64 = 1_000_000_000;
+pub(super) const TELL: u64 = 1_000_000_000;
 
 const EBUSY: i64 = -16;
 const MNT_DETACH: u32 = 2;
@@ -35,23 +38,6 @@ pub enum Output {
     Closed(Box<Incident>),
 }
 
-/// What was seen in all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// umount2 calls that returned.
-    pub umounts: u64,
-    /// Refused with EBUSY.
-    pub refused: u64,
-    /// Refused, of targets that are not shown.
-    pub refused_elsewhere: u64,
-    /// Detached with `MNT_DETACH`.
-    pub detached: u64,
-    /// Incidents shown.
-    pub incidents: u64,
-    /// The longest umount2, ns, and its target.
-    pub slowest: Option<(u64, Text)>,
-}
-
 /// Targets are told apart by the mount; where it could not be resolved, by namespace and path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum TargetKey {
@@ -60,26 +46,30 @@ enum TargetKey {
 }
 
 #[derive(Debug)]
-struct Open {
-    id: u64,
-    first_entered: u64,
-    last_returned: u64,
-    attempts: u64,
+pub(super) struct Open {
+    pub(super) id: u64,
+    pub(super) first_entered: u64,
+    pub(super) last_returned: u64,
+    pub(super) attempts: u64,
     /// Returns of the attempts, in order.
-    returns: Vec<u64>,
-    bursts: u64,
-    flags: u32,
-    caller: Process,
-    callers: BTreeMap<u32, (Text, u64)>,
-    target: Target,
-    told: Told,
-    holders: Holders,
+    pub(super) returns: Vec<u64>,
+    /// Their entries, where times are kept.
+    pub(super) entries: Vec<u64>,
+    pub(super) bursts: u64,
+    pub(super) flags: u32,
+    pub(super) caller: Process,
+    pub(super) callers: BTreeMap<u32, (Text, u64)>,
+    pub(super) target: Target,
+    /// Its address, where it could be resolved.
+    pub(super) mount: Option<u64>,
+    pub(super) told: Told,
+    pub(super) holders: Holders,
     /// Of the last attempt that was followed by a snapshot in time: the verdict, the number of the snapshot, the
     /// return of the attempt.
-    books: Option<(Verdict, u64, u64)>,
+    pub(super) books: Option<(Verdict, u64, u64)>,
     /// An umount of it succeeded, with these flags.
-    removed: Option<u32>,
-    announced: bool,
+    pub(super) removed: Option<u32>,
+    pub(super) announced: bool,
 }
 
 /// Turns the stream into incidents.
@@ -87,9 +77,16 @@ struct Open {
 pub struct Analyzer {
     start: Start,
     open: HashMap<TargetKey, Open>,
+    operations: Operations,
+    detached: DetachedMounts,
     history: History,
     next_id: u64,
     lost: u64,
+    /// Losses of opens and closes, and the last time when it was known that there were no more.
+    lost_history: u64,
+    clean: u64,
+    /// Times of the incidents that were closed, by their id, where they are kept.
+    timelines: Option<HashMap<u64, Timeline>>,
     /// What was seen in all.
     pub totals: Totals,
 }
@@ -101,11 +98,30 @@ impl Analyzer {
         Self {
             start,
             open: HashMap::new(),
+            operations: Operations::default(),
+            detached: DetachedMounts::default(),
             history: History::default(),
             next_id: 1,
             lost: 0,
+            lost_history: 0,
+            clean: 0,
+            timelines: None,
             totals: Totals::default(),
         }
+    }
+
+    /// Keeps the times of incidents for [`Self::take_timeline`].
+    #[must_use]
+    pub fn with_timelines(self) -> Self {
+        Self {
+            timelines: Some(HashMap::new()),
+            ..self
+        }
+    }
+
+    /// The times of an incident that was closed; only once.
+    pub fn take_timeline(&mut self, id: u64) -> Option<Timeline> {
+        self.timelines.as_mut()?.remove(&id)
     }
 
     /// The targets of open incidents.
@@ -114,6 +130,12 @@ impl Analyzer {
             TargetKey::Mount(mount) => Some(*mount),
             TargetKey::Path(..) => None,
         })
+    }
+
+    /// Whether no incident is open.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Whether an umount of this target has succeeded.
@@ -133,7 +155,7 @@ impl Analyzer {
     /// Takes the next record.
     pub fn push(&mut self, record: Record) -> Vec<Output> {
         match record {
-            Record::Start(start) => self.start = start,
+            Record::Start(start) => return self.restart(start),
             Record::Umount(umount) => return self.umount(*umount),
             Record::Opened(opened) => self.history.opened(*opened),
             Record::Closed(closed) => {
@@ -142,14 +164,68 @@ impl Analyzer {
                 }
                 self.history.closed(&closed);
             }
-            Record::Entered(_) => {}
+            Record::Entered(entered) => self.history.entered(entered),
+            Record::Named(named) => self.history.named(named),
             Record::Snapshot(sample) => self.sample(&sample),
             Record::Gone(gone) => return self.gone(&gone),
-            Record::Lost(losses) => self.lost = losses.total(),
+            Record::Lost(lost) => self.losses(&lost),
+            Record::Refused(refused) => {
+                self.totals.operations += 1;
+                if self.operations.refused(*refused, self.next_id) {
+                    self.next_id += 1;
+                    self.totals.incidents += 1;
+                }
+            }
+            Record::Detached(detached) => self.detached.seen(*detached),
+            Record::Freed(freed) => {
+                let run = self.run();
+                let ended = self.detached.freed(&freed, run);
+                let ended = ended.or_else(|| self.operations.freed(&freed, run));
+                return ended.into_iter().map(closed).collect();
+            }
             Record::Tick { time } => return self.tick(time),
             Record::End { time } => return self.end(time),
         }
         Vec::new()
+    }
+
+    /// The stream goes on; in a capture of several runs, with what another run saw. In between nobody looked: the
+    /// addresses of before mean nothing now.
+    fn restart(&mut self, start: Start) -> Vec<Output> {
+        let mut output = Vec::new();
+        if start.run != self.start.run {
+            let last = self.open.values().map(|open| open.last_returned).max();
+            output = self.end(last.unwrap_or(0).max(self.clean));
+            self.history = History::default();
+            (self.lost, self.lost_history, self.clean) = (0, 0, 0);
+        }
+        self.start = start;
+        output
+    }
+
+    fn run(&self) -> Run<'static> {
+        Run {
+            clock: self.start.clock,
+            tier: self.start.tier.name(),
+            lost: self.lost,
+        }
+    }
+
+    /// What the history does not know any more is not taken for proof.
+    fn losses(&mut self, Lost { time, losses }: &Lost) {
+        if losses.total() != self.lost {
+            self.history.enterings.lost(*time);
+        }
+        self.lost = losses.total();
+        let lost = losses.of_history();
+        if lost == self.lost_history {
+            return;
+        }
+        self.lost_history = lost;
+        self.history.lost(self.clean, *time);
+        for open in self.open.values_mut() {
+            open.holders.lost(self.clean);
+        }
     }
 
     fn umount(&mut self, umount: Umount) -> Vec<Output> {
@@ -202,7 +278,15 @@ impl Analyzer {
 
     fn refused(&mut self, umount: Umount) {
         let key = self.key_of(&umount);
+        let passing: Vec<Passing> = match (umount.busy_check, umount.compared) {
+            (Some(true), Some((guilty, _))) if self.start.history => self
+                .history
+                .blocking(guilty, umount.entered, umount.checked)
+                .collect(),
+            _ => Vec::new(),
+        };
         let clock = self.start.clock;
+        let keep = self.timelines.is_some();
         let next_id = &mut self.next_id;
         let incidents = &mut self.totals.incidents;
         let open = self.open.entry(key).or_insert_with(|| {
@@ -215,11 +299,13 @@ impl Analyzer {
                 last_returned: 0,
                 attempts: 0,
                 returns: Vec::new(),
+                entries: Vec::new(),
                 bursts: 0,
                 flags: 0,
                 caller: Process::default(),
                 callers: BTreeMap::new(),
                 target: umount.target.clone(),
+                mount: None,
                 told: Told::default(),
                 holders: Holders::with_clock(clock),
                 books: None,
@@ -227,24 +313,30 @@ impl Analyzer {
                 announced: false,
             }
         });
-        if open.attempts == 0 || umount.entered.saturating_sub(open.last_returned) > BURST {
-            open.bursts += 1;
-        }
+        open.bursts += u64::from(bursts(open.attempts, open.last_returned, umount.entered));
         open.attempts += 1;
+        let refused = umount.checked.unwrap_or(umount.returned);
+        open.holders.passing(passing, refused, umount.returned);
         if open.returns.len() < ATTEMPTS_MAX {
             open.returns.push(umount.returned);
+            if keep {
+                open.entries.push(umount.entered);
+            }
         }
         open.last_returned = umount.returned;
         open.flags = umount.flags;
         open.told = Told {
             busy_check: umount.busy_check,
             compared: umount.compared,
+            remount: umount.remount,
         };
         let caller = open
             .callers
             .entry(umount.caller.pid)
             .or_insert_with(|| (umount.caller.comm.clone(), 0));
         caller.1 += 1;
+        open.mount = umount.mount.map(|mount| mount.address).or(open.mount);
+        open.holders.target = open.mount;
         open.caller = umount.caller;
         open.target = umount.target;
     }
@@ -285,19 +377,25 @@ impl Analyzer {
         let Some(open) = self.open.get_mut(&TargetKey::Mount(sample.mount)) else {
             return;
         };
+        for opened in &sample.ledger {
+            self.history.recall(opened);
+        }
         let last = open.returns.last().copied();
-        let number = open
-            .holders
-            .add(&sample.snapshot, Some(sample.attempt), &self.history);
-        let late = came_too_late(&sample.snapshot);
-        if late && open.books.is_some() {
+        let late = !open.told.remount && came_too_late(&sample.snapshot);
+        let books = !late || open.books.is_none();
+        let attempt = Some(sample.attempt);
+        let number = open.holders.add(&sample.snapshot, attempt, &self.history, books);
+        if !books {
             return;
         }
         // What the kernel told is of the last attempt; a snapshot after an older one is judged by its own counts.
         let told = if last == Some(sample.attempt) {
             open.told
         } else {
-            Told::default()
+            Told {
+                remount: open.told.remount,
+                ..Told::default()
+            }
         };
         let mut verdict = judge(&sample.snapshot, told);
         if late && told.compared.is_none() {
@@ -324,6 +422,7 @@ impl Analyzer {
     }
 
     fn tick(&mut self, time: u64) -> Vec<Output> {
+        self.clean = time;
         let mut output = Vec::new();
         let quiet: Vec<TargetKey> = self
             .open
@@ -334,12 +433,22 @@ impl Analyzer {
         for key in quiet {
             output.extend(self.close(&key, Outcome::GaveUp, time));
         }
+        let run = self.run();
+        let (ended, mut told) = self.operations.tick(time, run);
+        let detached = self.detached.tick(time, &mut self.next_id, run);
+        self.totals.incidents += detached.len() as u64;
+        told.extend(detached);
+        output.extend(ended.into_iter().map(closed));
+        output.extend(told.into_iter().map(|incident| Output::Open(Box::new(incident))));
         let clock = self.start.clock;
         let (tier, lost) = (self.start.tier.name(), self.lost);
         for open in self.open.values_mut() {
             if !open.announced && time.saturating_sub(open.first_entered) >= TELL {
                 open.announced = true;
-                output.push(Output::Open(Box::new(incident(open, clock, tier, lost, None))));
+                let settled = settle(open);
+                output.push(Output::Open(Box::new(incident(
+                    open, settled, clock, tier, lost, None,
+                ))));
             }
         }
         output
@@ -352,76 +461,39 @@ impl Analyzer {
             .map(|(key, open)| (open.id, key.clone()))
             .collect();
         keys.sort();
-        keys.into_iter()
+        let umounts: Vec<Output> = keys
+            .into_iter()
             .filter_map(|(_, key)| self.close(&key, Outcome::StillBusy, time))
+            .collect();
+        let run = self.run();
+        let mut others = self.operations.end(time, run);
+        others.extend(self.detached.end(time, run));
+        umounts
+            .into_iter()
+            .chain(others.into_iter().map(closed))
             .collect()
     }
 
     fn close(&mut self, key: &TargetKey, outcome: Outcome, time: u64) -> Option<Output> {
         let open = self.open.remove(key)?;
         let end = Some((outcome, time));
-        let incident = incident(&open, self.start.clock, self.start.tier.name(), self.lost, end);
+        let settled = settle(&open);
+        let clock = self.start.clock;
+        if let Some(timelines) = &mut self.timelines {
+            let attempts = open.entries.iter().copied().zip(open.returns.iter().copied());
+            let [holders, bystanders] = &settled.lives;
+            timelines.insert(open.id, timeline(clock, attempts, holders, bystanders));
+        }
+        let incident = incident(&open, settled, clock, self.start.tier.name(), self.lost, end);
         Some(Output::Closed(Box::new(incident)))
     }
 }
 
-fn flag_names(flags: u32) -> Vec<String> {
-    // include/linux/fs.h
-    let names = [
-        (1, "MNT_FORCE"),
-        (2, "MNT_DETACH"),
-        (4, "MNT_EXPIRE"),
-        (8, "UMOUNT_NOFOLLOW"),
-    ];
-    let mut found: Vec<String> = names
-        .iter()
-        .filter(|(bit, _)| flags & bit != 0)
-        .map(|(_, name)| (*name).to_owned())
-        .collect();
-    if flags & !15 != 0 {
-        found.push(format!("{:#x}", flags & !15));
-    }
-    found
+fn closed(incident: Incident) -> Output {
+    Output::Closed(Box::new(incident))
 }
 
-fn incident(open: &Open, clock: BootClock, tier: &str, lost: u64, end: Option<(Outcome, u64)>) -> Incident {
-    let (references, holders, bystanders) = match &open.books {
-        Some((verdict, snapshot, attempt)) => {
-            open.holders
-                .settle(verdict, *snapshot, Some(*attempt), &open.returns)
-        }
-        None => (Books::default(), Vec::new(), Vec::new()),
-    };
-    let mut callers: Vec<Caller> = open
-        .callers
-        .iter()
-        .map(|(pid, (comm, attempts))| Caller {
-            pid: *pid,
-            comm: comm.clone(),
-            attempts: *attempts,
-        })
-        .collect();
-    callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
-    let advice = advise(&holders, &open.target);
-    Incident {
-        schema: Incident::SCHEMA.to_owned(),
-        id: open.id,
-        operation: "umount2".to_owned(),
-        started: clock.timestamp(open.first_entered),
-        ended: end.map(|(_, time)| clock.timestamp(time)),
-        outcome: end.map(|(outcome, _)| outcome),
-        attempts: open.attempts,
-        bursts: open.bursts,
-        flags: flag_names(open.flags),
-        caller: open.caller.clone(),
-        callers,
-        target: open.target.clone(),
-        references,
-        holders,
-        candidates: Vec::new(),
-        bystanders,
-        probe: tier.to_owned(),
-        lost_events: lost + open.holders.dropped,
-        advice,
-    }
+/// Whether an attempt is the first of a burst.
+pub(super) fn bursts(attempts: u64, last: u64, now: u64) -> bool {
+    attempts == 0 || now.saturating_sub(last) > BURST
 }

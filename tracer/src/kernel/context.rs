@@ -1,6 +1,6 @@
 //! Kernel memory together with the layout that makes sense of it.
 
-use super::{count::PerCpu, layout::KernelLayout, memory::KernelMemory};
+use super::{count::PerCpu, layout::KernelLayout, memory::KernelMemory, ways::Ways};
 
 /// What every walk needs.
 #[derive(Clone, Copy)]
@@ -11,6 +11,8 @@ pub struct Kernel<'a> {
     pub layout: &'a KernelLayout,
     /// Where per-CPU values are.
     pub per_cpu: &'a PerCpu,
+    /// Ways to what no task leads to.
+    pub ways: &'a Ways,
 }
 
 impl std::fmt::Debug for Kernel<'_> {

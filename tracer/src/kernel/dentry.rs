@@ -149,6 +149,23 @@ impl<'a> Paths<'a> {
         Some((join(&components), deleted))
     }
 
+    /// Path of a dentry from the root of its file system, whatever is mounted of it and where.
+    pub fn in_superblock(&mut self, dentry: u64) -> Option<Vec<u8>> {
+        let mut components = Vec::new();
+        let mut at = dentry;
+        loop {
+            let entry = self.dentry(at)?;
+            if entry.parent == at {
+                return Some(join(&components));
+            }
+            if components.len() >= DEPTH_MAX {
+                return None;
+            }
+            components.push(entry.name);
+            at = entry.parent;
+        }
+    }
+
     /// Path as a process with this root directory sees it: up the dentries and the mounts, to the root or to the top
     /// of the namespace.
     pub fn seen_from(&mut self, mount: u64, dentry: u64, root: Option<(u64, u64)>) -> Option<Vec<u8>> {

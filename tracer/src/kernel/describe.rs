@@ -46,8 +46,12 @@ impl<'k, 'd> Describe<'k, 'd> {
         wanted.dedup();
         let addresses: Vec<u64> = wanted.iter().map(|index| tasks[*index].address).collect();
         let comms = wanted.iter().copied().zip(kernel.comms(&addresses));
+        // The task may be another one's by now: then there is no name to be had any more.
+        let comms: Vec<(usize, Vec<u8>)> = comms.filter_map(|(index, comm)| Some((index, comm?))).collect();
         let comms = comms
-            .map(|(index, comm)| (index, comm.map_or_else(Text::default, Text::from)))
+            .into_iter()
+            .filter(|(index, _)| kernel.is_task(&tasks[*index]))
+            .map(|(index, comm)| (index, Text::from(comm)))
             .collect();
 
         let used: Vec<u64> = unique(found.iter().map(|found| found.path.mount));
@@ -111,9 +115,8 @@ impl<'k, 'd> Describe<'k, 'd> {
         let file = self.kernel.memory.word(task.mm, t.mm_exe_file)?;
         let path = self.kernel.path_addresses(&[file], t.file_path).pop().flatten()?;
         let root = self.root(task);
-        Paths::new(self.kernel)
-            .seen_from(path.mount, path.dentry, root)
-            .map(Text::from)
+        let path = Paths::new(self.kernel).seen_from(path.mount, path.dentry, root);
+        path.filter(|_| self.kernel.is_task(task)).map(Text::from)
     }
 
     fn root(&self, task: &Task) -> Option<(u64, u64)> {
@@ -143,6 +146,7 @@ impl<'k, 'd> Describe<'k, 'd> {
         } else {
             None
         };
+        let writes = is_file(found.kind) && self.kernel.is_open_for_writing(found.object);
         let parent = self.paths.mount(mount.parent);
         let path = Text::from(path);
         let holder = Holder {
@@ -150,6 +154,8 @@ impl<'k, 'd> Describe<'k, 'd> {
             also: found.also,
             refs: found.refs,
             process: found.owner.map(|index| self.process(index)),
+            held_by: found.held_by,
+            reason: found.reason,
             fd: found.fd,
             access: flags.map(|flags| access(flags).to_owned()),
             shared_with: found
@@ -173,6 +179,7 @@ impl<'k, 'd> Describe<'k, 'd> {
             propagation: parent.map(|parent| parent.propagation().to_owned()),
             opened: None,
             opened_by: None,
+            entered: None,
             attempts_blocked: 0,
             evidence: vec!["snapshot".to_owned()],
         };
@@ -180,8 +187,24 @@ impl<'k, 'd> Describe<'k, 'd> {
         Some(Reference {
             mount: mount.address,
             object: found.object,
+            writes,
             start,
             holder,
         })
     }
+}
+
+/// Whether the object of such a reference is a `struct file`.
+fn is_file(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Fd
+            | Kind::Exe
+            | Kind::Mmap
+            | Kind::ScmRights
+            | Kind::IoUring
+            | Kind::Loop
+            | Kind::Swap
+            | Kind::BinfmtMisc
+    )
 }

@@ -147,11 +147,29 @@ impl Kernel<'_> {
     }
 
     /// Whether mount and dentry of a path belong to the same superblock.
-    fn fits(&self, path: PathAddress) -> bool {
+    pub(super) fn fits(&self, path: PathAddress) -> bool {
         let t = &self.layout.table;
         let of_mount = self.memory.word(path.mount, t.mount_sb);
         let of_dentry = self.memory.word(path.dentry, t.dentry_sb);
         of_mount.is_some_and(is_kernel_address) && of_mount == of_dentry
+    }
+
+    /// References of open files; 0 where the last one is gone, `None` where there is nothing to read. Up to Linux 6.12
+    /// `f_count`; since then a `file_ref_t`, which counts from 0 (`include/linux/file_ref.h`).
+    pub(super) fn file_references(&self, files: &[u64]) -> Vec<Option<u64>> {
+        /// `FILE_REF_RELEASED`: from here on it counts nothing.
+        const RELEASED: u64 = 0xc000_0000_0000_0000;
+        let t = &self.layout.table;
+        let plain = t.file_count != ABSENT;
+        let offset = if plain { t.file_count } else { t.file_ref };
+        let counts = self.memory.words(files, offset).into_iter();
+        counts
+            .map(|count| match count? {
+                count if plain => Some(count),
+                count if count >= RELEASED => Some(0),
+                count => Some(count + 1),
+            })
+            .collect()
     }
 
     /// The backing files that overlayfs keeps for an open regular file: found behind its private data, which is the
@@ -186,6 +204,14 @@ impl Kernel<'_> {
             .filter(|(_, found)| *found == Some(path))
             .map(|(file, _)| file)
             .collect()
+    }
+
+    /// Whether a file may be written through (`FMODE_WRITE` of `linux/fs.h`, 5.10 to 7.2).
+    #[must_use]
+    pub fn is_open_for_writing(&self, file: u64) -> bool {
+        const WRITE: u32 = 2;
+        let mode = self.memory.half(file, self.layout.table.file_mode);
+        mode.is_some_and(|mode| mode & WRITE != 0)
     }
 
     /// `O_*` of a file.

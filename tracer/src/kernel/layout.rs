@@ -2,7 +2,7 @@
 
 use tracer_common::{ABSENT, FIELDS, Layout};
 
-use crate::btf::{Btf, FieldKind, FieldSpec, Resolved, resolve_all};
+use crate::btf::{Btf, Field, FieldKind, FieldSpec, Resolved, resolve_all};
 
 /// Field offsets and the facts that differ between kernels.
 #[derive(Debug, Clone)]
@@ -19,6 +19,16 @@ pub struct KernelLayout {
     pub children_counted: bool,
     /// `mnt_slave_list` is an `hlist_head`, not a `list_head`.
     pub slaves_are_hlist: bool,
+    /// `LOOKUP_RCU`, of a lookup that holds nothing.
+    pub lookup_rcu: u32,
+    /// The type of a fanotify event, which may be a bitfield.
+    pub event_type: Option<Field>,
+    /// Values of `enum fanotify_event_type` for events that hold a path: path, permission.
+    pub event_types: [i64; 2],
+    /// `MNT_UMOUNT`, of a mount that was taken out of its namespace.
+    pub unmounted: u32,
+    /// Size of an `io_hash_bucket`; 0 where there is none (up to Linux 5.19).
+    pub uring_bucket: u32,
     /// Every field as it was resolved, for `doctor`.
     pub fields: Vec<Resolved>,
 }
@@ -54,6 +64,7 @@ impl KernelLayout {
             _ => 0,
         };
         let maple = |name: &str, default| btf.enum_value("maple_type", name).unwrap_or(default);
+        let event = |name: &str, default| btf.enum_value("fanotify_event_type", name).unwrap_or(default);
         Self {
             table,
             range_slots: slots("maple_range_64.slot").min(64),
@@ -67,6 +78,18 @@ impl KernelLayout {
             slaves_are_hlist: btf
                 .field("mount.mnt_slave_list")
                 .is_ok_and(|field| field.size == 8),
+            lookup_rcu: lookup_rcu(btf),
+            event_type: btf.field("fanotify_event.type").ok(),
+            event_types: [
+                event("FANOTIFY_EVENT_TYPE_PATH", 2),
+                event("FANOTIFY_EVENT_TYPE_PATH_PERM", 3),
+            ],
+            // A macro up to Linux 6.16, of the same value (include/linux/mount.h).
+            unmounted: btf
+                .enum_value("mount_flags", "MNT_UMOUNT")
+                .and_then(|flag| u32::try_from(flag).ok())
+                .unwrap_or(0x800_0000),
+            uring_bucket: btf.struct_size("io_hash_bucket").unwrap_or(0),
             fields,
         }
     }
@@ -94,5 +117,14 @@ impl KernelLayout {
         } else {
             Err(LayoutError(missing))
         }
+    }
+}
+
+/// `LOOKUP_RCU` is a macro, of which BTF knows nothing: 0x40 up to Linux 6.12, `BIT(8)` in 6.18 and 7.2
+/// (include/linux/namei.h). The flags of dentries were renumbered by the same series, and those are an enum in BTF.
+fn lookup_rcu(btf: &Btf) -> u32 {
+    match btf.enum_value("dentry_flags", "DCACHE_OP_HASH") {
+        Some(_) => 1 << 8,
+        None => 0x40,
     }
 }

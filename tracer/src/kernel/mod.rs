@@ -1,33 +1,60 @@
 //! The kernel's own structures, read as they are: mounts, propagation, tasks, open files, mappings.
 
+mod accounting;
+mod binfmt;
+mod census;
+mod child_mount;
+mod closing;
 mod context;
 mod count;
 mod dentry;
 mod describe;
+mod everywhere;
+mod export;
+mod fanotify;
 mod file;
 mod layout;
+mod loop_device;
 mod mapping;
 mod memory;
+mod module;
 mod mount;
+mod net;
+mod orphan;
+mod path_walk;
 mod propagation;
 mod reader;
+mod second_look;
 mod snapshot;
+mod socket;
+mod superblock;
+mod survey;
+mod swap;
 mod task;
 #[cfg(test)]
 mod testing;
+mod uprobe;
+mod uring;
+mod uring_request;
 mod walk;
+mod ways;
 
 pub use self::{
     context::Kernel,
     count::PerCpu,
     dentry::Paths,
+    everywhere::{AllMounts, Place},
     file::{Descriptor, PathAddress, access},
     layout::{KernelLayout, LayoutError},
     mapping::MappedFile,
     memory::{Batch, Chain, KernelMemory, RecordedMemory},
     mount::{Mount, Superblock},
+    orphan::LedgerFile,
     propagation::Slots,
     reader::{Marks, Reader},
     snapshot::{MountState, Reference, Snapshot, snapshot},
+    superblock::{OverlayDirectories, block_types, device_numbers},
+    survey::{NamespaceDescriptor, Survey, survey},
     task::{Task, Tasks},
+    ways::Ways,
 };

@@ -41,6 +41,8 @@ pub struct Mount {
     pub device_name: u64,
     /// Mountpoint object.
     pub mountpoint_object: u64,
+    /// `MNT_*`.
+    pub flags: u32,
 }
 
 impl Mount {
@@ -83,6 +85,7 @@ impl Kernel<'_> {
             t.mount_ns,
             t.mount_mp,
             t.mount_master,
+            t.mount_flags,
         ];
         let unique_end = if t.mount_id_unique == tracer_common::ABSENT {
             0
@@ -108,6 +111,7 @@ impl Kernel<'_> {
                 first_child: word(t.mount_mounts)?,
                 device_name: word(t.mount_devname)?,
                 mountpoint_object: word(t.mount_mp)?,
+                flags: u32_at(piece, t.mount_flags as usize)?,
             };
             (is_kernel_address(mount.root) && is_kernel_address(mount.superblock)).then_some(mount)
         };

@@ -1,13 +1,15 @@
 //! All references on a mount, its slots and its private copies, found by looking.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    child_mount::ChildMounts,
     context::Kernel,
     describe::Describe,
     mount::Mount,
+    orphan::LedgerFile,
     walk::{Walk, note},
 };
 use crate::model::{Holder, Kind, Through};
@@ -38,6 +40,9 @@ pub struct Reference {
     pub object: u64,
     /// Start of the owner, boot clock, ns: with the pid it names a process for good.
     pub start: u64,
+    /// It is a file that is open for writing.
+    #[serde(default)]
+    pub writes: bool,
     /// What is known of it.
     pub holder: Holder,
 }
@@ -55,15 +60,24 @@ pub struct Snapshot {
     pub slots: Vec<MountState>,
     /// What was found.
     pub references: Vec<Reference>,
+    /// What is only suspected.
+    #[serde(default)]
+    pub candidates: Vec<Reference>,
     /// Whether a child mount holds a reference on its parent on this kernel.
     pub children_counted: bool,
     /// What could not be looked at.
     pub gaps: Vec<String>,
 }
 
-/// Takes a snapshot; `task` is any task of the host, `now` gives the boot clock.
+/// Takes a snapshot; `task` is any task of the host, `ledger` was read before, `now` gives the boot clock.
 #[must_use]
-pub fn snapshot(kernel: Kernel<'_>, target: &Mount, task: u64, now: impl Fn() -> u64) -> Snapshot {
+pub fn snapshot(
+    kernel: Kernel<'_>,
+    target: &Mount,
+    task: u64,
+    ledger: &[LedgerFile],
+    now: impl Fn() -> u64,
+) -> Snapshot {
     let started = now();
     let mut gaps = Vec::new();
     let slots = kernel.slots(target);
@@ -93,14 +107,41 @@ pub fn snapshot(kernel: Kernel<'_>, target: &Mount, task: u64, now: impl Fn() ->
     );
     roles.insert(target.address, Through::Target);
 
-    let mut walk = Walk::new(kernel, roles.keys().copied().collect(), &mut gaps);
-    let tasks = walk.tasks(task);
-    walk.directories(&tasks);
-    walk.files(&tasks);
-    walk.child_mounts(&blocking);
-    let found = walk.found;
+    let tasks = kernel.tasks(task);
+    note(
+        &mut gaps,
+        tasks.complete,
+        "the list of tasks changed under the walk",
+    );
+    let tasks = tasks.all;
+    let children = ChildMounts::of(kernel, target, &mut gaps);
+    let own: HashSet<u64> = roles.keys().copied().collect();
+    let interest = own.iter().copied().chain(children.addresses()).collect();
+    let mut walk = Walk::new(kernel, interest, &tasks, &mut gaps);
+    walk.directories();
+    walk.loop_devices();
+    walk.swap_files(target);
+    walk.interpreters();
+    walk.uprobes();
+    walk.exports();
+    walk.uring_files();
+    walk.closing_files();
+    // After everything else that keeps files: those can be sockets.
+    walk.unix_sockets();
+    walk.files();
+    walk.fanotify_events();
+    walk.accounting();
+    walk.path_walks();
+    // What nothing above led to.
+    walk.orphans(ledger);
+    walk.suspected_walks(&blocking, &before);
+    let mut found = walk.found;
+    children.add_to(kernel, &mut found, (target.address, &own), &tasks);
 
-    let mut references = Describe::new(kernel, &roles, &found, &tasks).references(found);
+    let named = Describe::new(kernel, &roles, &found, &tasks).references(found);
+    let (candidates, mut references): (Vec<_>, Vec<_>) = named
+        .into_iter()
+        .partition(|reference| reference.holder.reason.is_some());
     merge_mappings(&mut references);
     references.sort_by_key(|reference| (reference.holder.through, reference.start, reference.holder.fd));
     let after = kernel.counts(&blocking);
@@ -134,6 +175,7 @@ pub fn snapshot(kernel: Kernel<'_>, target: &Mount, task: u64, now: impl Fn() ->
         slots: states.collect(),
         target,
         references,
+        candidates,
         children_counted: kernel.layout.children_counted,
         gaps,
         finished: now(),
@@ -151,6 +193,7 @@ fn merge_mappings(references: &mut Vec<Reference>) {
         match first.get(&key) {
             Some(index) if reference.holder.kind == Kind::Mmap => {
                 merged[*index].holder.refs += reference.holder.refs;
+                merged[*index].writes |= reference.writes;
             }
             _ => {
                 if reference.holder.kind == Kind::Mmap {

@@ -144,6 +144,14 @@ impl Kernel<'_> {
         tasks
     }
 
+    /// Whether a task is still the one that was read.
+    #[must_use]
+    pub fn is_task(&self, task: &Task) -> bool {
+        let t = &self.layout.table;
+        self.memory.half(task.address, t.task_pid) == Some(task.tid)
+            && self.memory.half(task.address, t.task_tgid) == Some(task.tgid)
+    }
+
     /// Command names of threads.
     #[must_use]
     pub fn comms(&self, tasks: &[u64]) -> Vec<Option<Vec<u8>>> {

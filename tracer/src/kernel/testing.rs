@@ -5,8 +5,11 @@ use tracer_common::{FIELDS, Layout};
 
 use super::{
     Kernel, KernelLayout, PerCpu, RecordedMemory, Snapshot, mapping::MappedFile, mount::Mount, snapshot,
+    ways::Ways,
 };
 use crate::model::{Kind, Through};
+
+mod changing;
 
 const BASE: u64 = 0xffff_8880_0000_0000;
 
@@ -34,7 +37,7 @@ const PRIVATE_FILE: u64 = at(31);
 const MM: u64 = at(40);
 
 /// A layout with every field at an offset of its own, but for those that other kernels have.
-fn layout() -> KernelLayout {
+pub(super) fn layout() -> KernelLayout {
     let mut table = Layout::absent();
     let other = [
         "mm_mmap",
@@ -61,6 +64,11 @@ fn layout() -> KernelLayout {
         maple_types: [1, 2, 3],
         children_counted: false,
         slaves_are_hlist: true,
+        lookup_rcu: 0x100,
+        event_type: None,
+        event_types: [2, 3],
+        unmounted: 0x800_0000,
+        uring_bucket: 0,
         fields: Vec::new(),
     }
 }
@@ -69,6 +77,7 @@ struct Machine {
     memory: RecordedMemory,
     layout: KernelLayout,
     per_cpu: PerCpu,
+    ways: Ways,
 }
 
 impl Machine {
@@ -81,6 +90,7 @@ impl Machine {
             memory: &self.memory,
             layout: &self.layout,
             per_cpu: &self.per_cpu,
+            ways: &self.ways,
         }
     }
 
@@ -164,6 +174,7 @@ impl Machine {
             memory: RecordedMemory::default(),
             layout: layout(),
             per_cpu,
+            ways: Ways::default(),
         };
         let t = machine.layout.table;
         for page in 10..60 {
@@ -246,7 +257,7 @@ impl Machine {
     }
 
     fn snapshot(&self) -> Snapshot {
-        snapshot(self.kernel(), &self.target(), INIT, || 0)
+        snapshot(self.kernel(), &self.target(), INIT, &[], || 0)
     }
 }
 
@@ -335,7 +346,7 @@ proptest! {
             // Other addresses of this memory are the worst: they can be followed.
             machine.memory.write_word(BASE + word * 8, BASE + value.index(60 * 512) as u64 * 8);
         }
-        let found = snapshot(machine.kernel(), &target, INIT, || 0);
+        let found = snapshot(machine.kernel(), &target, INIT, &[], || 0);
         for reference in &found.references {
             prop_assert!(reference.holder.refs < 1000);
         }

@@ -1,14 +1,16 @@
-//! The walk over everything that can hold a mount: directories, descriptors, executables, mappings, child mounts.
+//! The walk over everything that can hold a mount. Here: directories, descriptors, executables, mappings; the
+//! other kinds have files of their own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
+    census::{Census, Users},
     context::Kernel,
     file::{Descriptor, PathAddress},
-    mount::Mount,
+    second_look::SecondLook,
     task::Task,
 };
-use crate::model::Kind;
+use crate::model::{Kind, Text};
 
 /// Notes what could not be looked at whole.
 pub(super) fn note(gaps: &mut Vec<String>, complete: bool, what: &str) {
@@ -29,131 +31,156 @@ pub(super) struct Found {
     pub(super) owner: Option<usize>,
     pub(super) fd: Option<u32>,
     /// Other processes: index of a task, descriptor.
-    pub(super) sharers: Vec<(usize, Option<u32>)>,
+    pub(super) sharers: Users,
+    /// What in the kernel holds it (`model::Holder::held_by`).
+    pub(super) held_by: Option<Text>,
+    /// Set for what is only suspected: it becomes a candidate, not a holder.
+    pub(super) reason: Option<String>,
+}
+
+impl Found {
+    /// One reference of an object that no process is known to own.
+    pub(super) fn new(kind: Kind, object: u64, path: PathAddress) -> Self {
+        Self {
+            kind,
+            also: Vec::new(),
+            refs: 1,
+            object,
+            path,
+            owner: None,
+            fd: None,
+            sharers: Vec::new(),
+            held_by: None,
+            reason: None,
+        }
+    }
+
+    /// The same, used by these tasks: the process that started first is the owner.
+    pub(super) fn used_by(
+        self,
+        tasks: &[Task],
+        users: impl IntoIterator<Item = (usize, Option<u32>)>,
+    ) -> Self {
+        let users: Vec<_> = users.into_iter().collect();
+        let (owner, sharers) = split(tasks, users.iter().copied());
+        let fd = owner.and_then(|owner| users.iter().find(|(index, _)| *index == owner)?.1);
+        Self {
+            owner,
+            fd,
+            sharers,
+            ..self
+        }
+    }
+}
+
+/// A `struct file` that something in the kernel keeps, beside descriptor tables and address spaces.
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub(super) kind: Kind,
+    pub(super) file: u64,
+    /// The tasks that it belongs to, if any, with the descriptor of what carries it (ring, socket, group).
+    pub(super) users: Users,
+    pub(super) held_by: Option<Text>,
 }
 
 /// How an open file is used.
 #[derive(Debug, Default)]
-struct Uses {
+struct Uses<'c> {
     descriptors: Vec<(u64, u32)>,
     executed_by: BTreeSet<u64>,
     mapped_by: BTreeSet<u64>,
+    carried: Vec<&'c Carried>,
 }
 
 /// A walk under way.
 pub(super) struct Walk<'k, 'g> {
-    kernel: Kernel<'k>,
-    interest: HashSet<u64>,
-    gaps: &'g mut Vec<String>,
+    pub(super) kernel: Kernel<'k>,
+    /// Addresses of the mounts that references are looked for on.
+    pub(super) interest: HashSet<u64>,
+    pub(super) gaps: &'g mut Vec<String>,
+    /// All threads.
+    pub(super) tasks: &'g [Task],
+    pub(super) census: Census,
+    /// Files that something in the kernel keeps: those on mounts of interest become references in [`Walk::files`].
+    pub(super) carried: Vec<Carried>,
     pub(super) found: Vec<Found>,
-}
-
-/// The tasks that use something, by its address.
-fn by<F: Fn(&Task) -> u64>(tasks: &[Task], key: F) -> HashMap<u64, Vec<usize>> {
-    let mut users: HashMap<u64, Vec<usize>> = HashMap::new();
-    for (index, task) in tasks.iter().enumerate() {
-        if key(task) != 0 {
-            users.entry(key(task)).or_default().push(index);
-        }
-    }
-    users
-}
-
-fn keys(users: &HashMap<u64, Vec<usize>>) -> Vec<u64> {
-    let mut keys: Vec<u64> = users.keys().copied().collect();
-    keys.sort_unstable();
-    keys
 }
 
 impl<'k, 'g> Walk<'k, 'g> {
     /// A walk that looks for references on these mounts.
-    pub(super) fn new(kernel: Kernel<'k>, interest: HashSet<u64>, gaps: &'g mut Vec<String>) -> Self {
+    pub(super) fn new(
+        kernel: Kernel<'k>,
+        interest: HashSet<u64>,
+        tasks: &'g [Task],
+        gaps: &'g mut Vec<String>,
+    ) -> Self {
+        let census = Census::take(kernel, tasks, gaps);
         Self {
             kernel,
             interest,
             gaps,
+            tasks,
+            census,
+            carried: Vec::new(),
             found: Vec::new(),
         }
     }
 
-    /// All threads.
-    pub(super) fn tasks(&mut self, task: u64) -> Vec<Task> {
-        let tasks = self.kernel.tasks(task);
-        note(
-            self.gaps,
-            tasks.complete,
-            "the list of tasks changed under the walk",
-        );
-        tasks.all
-    }
-
     /// Working and root directories: one reference each, whatever threads share them.
-    pub(super) fn directories(&mut self, tasks: &[Task]) {
+    pub(super) fn directories(&mut self) {
+        let tasks = self.tasks;
         let t = &self.kernel.layout.table;
-        let users = by(tasks, |task| task.fs);
-        let addresses = keys(&users);
+        let addresses = unique(tasks.iter().map(|task| task.fs).filter(|fs| *fs != 0));
+        let mut found = Vec::new();
         for (kind, offset) in [(Kind::Cwd, t.fs_pwd), (Kind::Root, t.fs_root)] {
-            for (address, path) in addresses
-                .iter()
-                .zip(self.kernel.path_addresses(&addresses, offset))
-            {
-                let Some(path) = path.filter(|path| self.interest.contains(&path.mount)) else {
-                    continue;
-                };
-                let (owner, sharers) = split(tasks, users[address].iter().map(|index| (*index, None)));
-                let fd = None;
-                self.found.push(Found {
-                    kind,
-                    also: Vec::new(),
-                    refs: 1,
-                    object: *address,
-                    path,
-                    owner,
-                    fd,
-                    sharers,
-                });
-            }
+            let paths = self.kernel.path_addresses(&addresses, offset);
+            let paths = addresses.iter().zip(paths);
+            found.extend(paths.filter_map(|(address, path)| Some((kind, *address, path?))));
+        }
+        found.retain(|(.., path)| self.interest.contains(&path.mount));
+        let used = found.iter().map(|(_, address, _)| *address).collect();
+        let users = self.still_used(t.task_fs, |task| task.fs, &used);
+        for (kind, address, path) in found {
+            let Some(users) = users.get(&address) else {
+                continue;
+            };
+            let users = users.iter().map(|index| (*index, None));
+            self.found
+                .push(Found::new(kind, address, path).used_by(tasks, users));
         }
     }
 
-    /// Open, executed and mapped files.
-    pub(super) fn files(&mut self, tasks: &[Task]) {
-        let kernel = self.kernel;
-        let tables = by(tasks, |task| task.files);
-        let (descriptors, complete) = kernel.descriptors(&keys(&tables));
-        note(self.gaps, complete, "a descriptor table changed under the walk");
-        let spaces = by(tasks, |task| task.mm);
-        let mms = keys(&spaces);
-        let (mapped, complete) = kernel.mapped_files(&mms);
-        note(
-            self.gaps,
-            complete,
-            "the mappings of a process changed under the walk",
-        );
-        let executables = kernel.memory.words(&mms, kernel.layout.table.mm_exe_file);
-
-        let open = unique(descriptors.iter().map(|descriptor| descriptor.file));
-        let run = unique(executables.iter().flatten().copied().filter(|file| *file != 0));
-        let maps = unique(mapped.iter().map(|mapped| mapped.file));
-        let mut paths = kernel.files_on(&open, &self.interest, false);
+    /// Open, executed, mapped and carried files: one reference each, however many ways they are used in.
+    pub(super) fn files(&mut self) {
+        let (kernel, tasks, census) = (self.kernel, self.tasks, &self.census);
+        let carried = unique(self.carried.iter().map(|carried| carried.file));
+        let run = unique(census.executables.iter().map(|(_, file)| *file));
+        let maps = unique(census.mapped.iter().map(|mapped| mapped.file));
+        let mut paths: HashMap<u64, PathAddress> = census
+            .paths
+            .iter()
+            .filter(|(_, path)| self.interest.contains(&path.mount))
+            .map(|(file, path)| (*file, *path))
+            .collect();
         paths.extend(kernel.files_on(&run, &self.interest, false));
+        paths.extend(kernel.files_on(&carried, &self.interest, false));
         let opened: Vec<u64> = paths.keys().copied().collect();
         paths.extend(kernel.files_on(&maps, &self.interest, true));
 
+        let look = self.second_look(&paths);
         let mut uses: BTreeMap<u64, Uses> = BTreeMap::new();
-        for Descriptor { table, fd, file } in descriptors {
-            if paths.contains_key(&file) {
-                uses.entry(file).or_default().descriptors.push((table, fd));
-            }
+        for Descriptor { table, fd, file } in &look.descriptors {
+            uses.entry(*file).or_default().descriptors.push((*table, *fd));
         }
-        for (mm, file) in mms.iter().zip(&executables) {
-            if let Some(file) = file.filter(|file| paths.contains_key(file)) {
-                uses.entry(file).or_default().executed_by.insert(*mm);
-            }
+        for (mm, file) in &look.executables {
+            uses.entry(*file).or_default().executed_by.insert(*mm);
         }
-        for mapping in mapped {
-            if paths.contains_key(&mapping.file) {
-                uses.entry(mapping.file).or_default().mapped_by.insert(mapping.mm);
+        for mapping in &look.mapped {
+            uses.entry(mapping.file).or_default().mapped_by.insert(mapping.mm);
+        }
+        for carried in &self.carried {
+            if paths.contains_key(&carried.file) {
+                uses.entry(carried.file).or_default().carried.push(carried);
             }
         }
         // The backing file of an overlay belongs to the file that it backs.
@@ -168,42 +195,8 @@ impl<'k, 'g> Walk<'k, 'g> {
         }
         for (file, uses) in uses {
             let refs = 1 + extra.get(&file).copied().unwrap_or(0);
-            self.found.push(found_file(
-                file,
-                paths[&file],
-                refs,
-                &uses,
-                tasks,
-                &tables,
-                &spaces,
-            ));
-        }
-    }
-
-    /// Child mounts: of the target they block; the kernel skips slots that have any.
-    pub(super) fn child_mounts(&mut self, blocking: &[&Mount]) {
-        for mount in blocking.iter().take(1) {
-            let (children, complete) = self.kernel.children(mount);
-            note(
-                self.gaps,
-                complete,
-                "the list of child mounts changed under the walk",
-            );
-            for child in self.kernel.mounts(&children).into_iter().flatten() {
-                self.found.push(Found {
-                    kind: Kind::ChildMount,
-                    also: Vec::new(),
-                    refs: 1,
-                    object: child.address,
-                    path: PathAddress {
-                        mount: mount.address,
-                        dentry: child.mountpoint,
-                    },
-                    owner: None,
-                    fd: None,
-                    sharers: Vec::new(),
-                });
-            }
+            self.found
+                .push(found_file(file, paths[&file], refs, &uses, tasks, &look));
         }
     }
 }
@@ -217,10 +210,7 @@ pub(super) fn unique(files: impl Iterator<Item = u64>) -> Vec<u64> {
 }
 
 /// The owner is the process that started first; of its threads the leader, if it is one of them.
-fn split(
-    tasks: &[Task],
-    users: impl Iterator<Item = (usize, Option<u32>)>,
-) -> (Option<usize>, Vec<(usize, Option<u32>)>) {
+fn split(tasks: &[Task], users: impl Iterator<Item = (usize, Option<u32>)>) -> (Option<usize>, Users) {
     let mut processes: BTreeMap<u32, (usize, Option<u32>)> = BTreeMap::new();
     for (index, fd) in users {
         let entry = processes.entry(tasks[index].tgid).or_insert((index, fd));
@@ -228,7 +218,7 @@ fn split(
             *entry = (index, fd);
         }
     }
-    let mut all: Vec<(usize, Option<u32>)> = processes.into_values().collect();
+    let mut all: Users = processes.into_values().collect();
     // Those that have a descriptor come first: they are why the kind is `fd`.
     all.sort_by_key(|(index, fd)| (fd.is_none(), tasks[*index].start, tasks[*index].tgid));
     let owner = all.first().map(|(index, _)| *index);
@@ -239,11 +229,11 @@ fn found_file(
     file: u64,
     path: PathAddress,
     refs: u64,
-    uses: &Uses,
+    uses: &Uses<'_>,
     tasks: &[Task],
-    tables: &HashMap<u64, Vec<usize>>,
-    spaces: &HashMap<u64, Vec<usize>>,
+    look: &SecondLook,
 ) -> Found {
+    let (tables, spaces) = (&look.tables, &look.spaces);
     let mut descriptors = uses.descriptors.clone();
     descriptors.sort_by_key(|(_, fd)| *fd);
     let no_users = Vec::new();
@@ -261,7 +251,15 @@ fn found_file(
             .iter()
             .map(|index| (*index, None))
     });
-    let (owner, sharers) = split(tasks, by_table.chain(by_space));
+    let by_carrier = uses.carried.iter().flat_map(|carried| {
+        // A descriptor of the carrier is none of the file.
+        let plain = uses.descriptors.is_empty();
+        carried
+            .users
+            .iter()
+            .map(move |(index, fd)| (*index, fd.filter(|_| plain)))
+    });
+    let (owner, sharers) = split(tasks, by_table.chain(by_space).chain(by_carrier));
     let mut kinds = Vec::new();
     if !uses.descriptors.is_empty() {
         kinds.push(Kind::Fd);
@@ -272,21 +270,33 @@ fn found_file(
     if !uses.mapped_by.is_empty() {
         kinds.push(Kind::Mmap);
     }
+    for carried in &uses.carried {
+        if !kinds.contains(&carried.kind) {
+            kinds.push(carried.kind);
+        }
+    }
     let also = kinds.split_off(1.min(kinds.len()));
     let own_table = owner.map(|index| tasks[index].files);
     let fd = descriptors
         .iter()
         .find(|(table, _)| Some(*table) == own_table)
-        .map(|(_, fd)| *fd);
+        .map(|(_, fd)| *fd)
+        .or_else(|| {
+            let mut users = uses.carried.iter().flat_map(|carried| &carried.users);
+            users
+                .find(|(index, _)| Some(*index) == owner)?
+                .1
+                .filter(|_| uses.descriptors.is_empty())
+        });
+    let held_by = uses.carried.iter().find_map(|carried| carried.held_by.clone());
     let kind = kinds.first().copied().unwrap_or(Kind::Mmap);
     Found {
-        kind,
         also,
         refs,
-        object: file,
-        path,
         owner,
         fd,
         sharers,
+        held_by,
+        ..Found::new(kind, file, path)
     }
 }

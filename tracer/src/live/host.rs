@@ -1,5 +1,7 @@
 //! The running host: its kernel's layout, memory and clock.
 
+use std::{os::fd::AsFd as _, sync::Arc};
+
 use anyhow::{Context as _, Result};
 use rustix::{
     process::chdir,
@@ -10,14 +12,15 @@ use rustix::{
 use crate::{
     btf::Btf,
     identity::BootClock,
-    kernel::{Kernel, KernelLayout, PerCpu, Reader},
+    kernel::{Kernel, KernelLayout, PerCpu, Reader, Ways},
+    probe::Tracefs,
 };
 
 /// What stays the same while ebusy runs.
 #[derive(Debug)]
 pub struct Host {
     /// The kernel's type information.
-    pub btf: Btf,
+    pub btf: Arc<Btf>,
     /// Where its fields are.
     pub layout: KernelLayout,
     /// Boot clock to wall clock.
@@ -25,13 +28,14 @@ pub struct Host {
     /// Kernel release.
     pub release: String,
     per_cpu: PerCpu,
+    ways: Ways,
     task: u64,
 }
 
 impl Host {
     /// Reads the kernel's types; needs no privilege.
     pub fn new() -> Result<Self> {
-        let btf = Btf::running_kernel()?;
+        let btf = Arc::new(Btf::running_kernel()?);
         let layout = KernelLayout::resolve(&btf);
         layout.check()?;
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -42,6 +46,7 @@ impl Host {
             clock,
             release,
             per_cpu: PerCpu::default(),
+            ways: Ways::default(),
             task: 0,
         })
     }
@@ -56,6 +61,13 @@ impl Host {
             .marks(None)
             .context("reading the address of our own task")?;
         self.task = marks.task;
+        let events = Tracefs::open().and_then(|tracefs| tracefs.descriptor("available_events"));
+        let events = events
+            .inspect_err(|error| log::debug!("uprobes of tracefs cannot be looked at: {error:#}"))
+            .ok();
+        self.ways = Ways::new(Arc::clone(&self.btf), self.task);
+        let fixed = Ways::found_by(self.kernel(reader), events.as_ref().map(|events| events.as_fd()));
+        self.ways = std::mem::take(&mut self.ways).with(fixed);
         if marks.tgid != std::process::id() {
             log::warn!(
                 "ebusy runs in a pid namespace of its own (pid {} is {} on the host): /proc shows other pids than the \
@@ -74,7 +86,14 @@ impl Host {
             memory: reader,
             layout: &self.layout,
             per_cpu: &self.per_cpu,
+            ways: &self.ways,
         }
+    }
+
+    /// Ways to what no task leads to.
+    #[must_use]
+    pub fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// A task to start walks from.

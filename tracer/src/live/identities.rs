@@ -1,20 +1,20 @@
 //! Identity of processes, remembered: what has just died is still known from when it was seen.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use crate::{
-    identity::{BootClock, Containers, ProcessReader},
+    identity::{BootClock, Bounded, Containers, ProcessReader, requester},
     model::Process,
 };
 
-/// Processes remembered at the most; all are forgotten when there are more.
+/// Processes remembered at the most; the oldest are forgotten when there are more.
 const REMEMBERED_MAX: usize = 8192;
 
 /// Completes processes from /proc, and remembers them.
 #[derive(Debug)]
 pub struct Identities {
     reader: ProcessReader,
-    seen: RefCell<HashMap<(u32, u64), Process>>,
+    seen: RefCell<Bounded<(u32, u64), Process>>,
 }
 
 impl Identities {
@@ -23,7 +23,7 @@ impl Identities {
     pub fn new(clock: BootClock, containers: Arc<Containers>, cmdline: bool) -> Self {
         Self {
             reader: ProcessReader::new(clock, containers, cmdline),
-            seen: RefCell::default(),
+            seen: RefCell::new(Bounded::new(REMEMBERED_MAX)),
         }
     }
 
@@ -42,11 +42,7 @@ impl Identities {
         let Some(found) = known.or_else(|| self.reader.read(process.pid, process.tid, Some(start))) else {
             return process.clone();
         };
-        let mut seen = self.seen.borrow_mut();
-        if seen.len() >= REMEMBERED_MAX {
-            seen.clear();
-        }
-        seen.entry(key).or_insert_with(|| found.clone());
+        self.seen.borrow_mut().insert(key, found.clone());
         Process {
             pid: process.pid,
             tid: process.tid,
@@ -54,16 +50,28 @@ impl Identities {
             exe: process.exe.clone().or(found.exe),
             mount_namespace: process.mount_namespace.or(found.mount_namespace),
             uid: process.uid.or(found.uid),
-            parents: if found.parents.is_empty() {
-                process.parents.clone()
-            } else {
+            // Those of the moment when the kernel named it, which may have died since; /proc knows more of them.
+            parents: if found.parents.starts_with(&process.parents) {
                 found.parents
+            } else {
+                process.parents.clone()
             },
+            requester: None,
             cmdline: found.cmdline,
             start_time: found.start_time,
             pid_namespace: found.pid_namespace,
             unit: found.unit,
             container: found.container,
         }
+    }
+
+    /// The same of somebody who called umount, with who asked for it. An ancestor may outlive the caller, which the
+    /// kernel has named.
+    #[must_use]
+    pub fn complete_caller(&self, process: &Process, start: u64) -> Process {
+        let mut caller = self.complete(process, start);
+        let behind = requester(caller.comm.as_bytes(), &caller.parents);
+        caller.requester = behind.map(|parent| Box::new(self.reader.requester(parent)));
+        caller
     }
 }

@@ -1,9 +1,17 @@
 //! The live side: everything that reads the running host and puts it into the stream.
 
+mod audit;
+mod device;
 mod host;
 mod identities;
+mod keepers;
+mod ledger;
+mod links;
 mod mounts;
 mod options;
+mod overlay;
+mod place;
+mod refused;
 mod sampler;
 mod session;
 mod stuck;
@@ -11,10 +19,11 @@ mod target;
 mod watched;
 
 pub use self::{
+    audit::{audit, limits},
     host::{Host, boot_nanos, enter_host_namespace, own_namespace},
     identities::Identities,
-    mounts::{Mounted, MountsView, NamespaceMounts},
-    options::{Options, Sink, Watching},
+    mounts::{Hidden, Mounted, MountsView, NamespaceMounts},
+    options::{Options, Watching},
     sampler::sample,
     session::Session,
     stuck::{Stuck, stuck},

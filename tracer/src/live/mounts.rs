@@ -1,8 +1,8 @@
 //! All mount namespaces with their mounts and mountpoints, as of one look.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::kernel::{Kernel, Mount, Paths};
+use crate::kernel::{Kernel, Mount, Paths, Place};
 
 /// A mount with its place.
 #[derive(Debug, Clone)]
@@ -31,6 +31,15 @@ impl NamespaceMounts {
         // A mount on top of another one at the same place comes later.
         self.mounts.iter().rev().find(|mounted| mounted.path == path)
     }
+}
+
+/// Mounts that have no place.
+#[derive(Debug, Clone, Default)]
+pub struct Hidden {
+    /// In anonymous namespaces.
+    pub anonymous: Vec<Mount>,
+    /// Taken out of their namespace.
+    pub detached: Vec<Mount>,
 }
 
 /// All of them.
@@ -64,24 +73,68 @@ impl MountsView {
         addresses.retain(|address| numbers.contains_key(address));
         addresses.sort_by_key(|address| (Some(*address) != first, numbers[address]));
         let roots = kernel.memory.words(&addresses, kernel.layout.table.mnt_ns_root);
+        let mut view = Self {
+            namespaces: Vec::with_capacity(addresses.len()),
+            complete: tasks.complete,
+        };
         let mut paths = Paths::new(kernel);
-        let mut complete = tasks.complete;
-        let mut namespaces = Vec::with_capacity(addresses.len());
         for (address, root) in addresses.into_iter().zip(roots) {
-            let Some(root) = root else {
-                complete = false;
-                continue;
-            };
-            let (mounts, whole) = kernel.mount_tree(root);
-            complete &= whole;
-            let mounts = place(&mut paths, mounts);
-            namespaces.push(NamespaceMounts {
-                address,
-                number: numbers[&address],
-                mounts,
-            });
+            match root {
+                Some(root) => view.add(&mut paths, kernel, (address, numbers[&address]), root),
+                None => view.complete = false,
+            }
         }
-        Self { namespaces, complete }
+        view
+    }
+
+    fn add(&mut self, paths: &mut Paths<'_>, kernel: Kernel<'_>, (address, number): (u64, u32), root: u64) {
+        let (mounts, whole) = kernel.mount_tree(root);
+        self.complete &= whole;
+        self.namespaces.push(NamespaceMounts {
+            address,
+            number,
+            mounts: place(paths, mounts),
+        });
+    }
+
+    /// Adds the namespaces that no task is in: only a descriptor or a bind mount keeps them. Mounts lead to them, so all
+    /// mounts of the host are looked at. `None` where those cannot be found.
+    pub fn add_hidden(&mut self, kernel: Kernel<'_>) -> Option<Hidden> {
+        let superblocks = self.all().map(|(_, mounted)| mounted.mount.superblock).collect();
+        let all = kernel.all_mounts(&superblocks)?;
+        self.complete &= all.complete;
+        let known: HashSet<u64> = self
+            .namespaces
+            .iter()
+            .map(|namespace| namespace.address)
+            .collect();
+        let mut hidden = Hidden::default();
+        let mut elsewhere: BTreeMap<u64, Vec<Mount>> = BTreeMap::new();
+        for mount in all.mounts {
+            match kernel.place(&mount) {
+                Place::Namespace(address) if !known.contains(&address) => {
+                    elsewhere.entry(address).or_default().push(mount);
+                }
+                Place::Detached => hidden.detached.push(mount),
+                Place::Namespace(_) | Place::Internal => {}
+            }
+        }
+        let addresses: Vec<u64> = elsewhere.keys().copied().collect();
+        let roots = kernel.namespace_roots(&addresses);
+        let mut paths = Paths::new(kernel);
+        for ((address, mounts), root) in elsewhere.into_iter().zip(roots) {
+            match root {
+                // Else it has ended meanwhile. Of the uppermost file system no list tells: it is of no registered type.
+                Some((Some(number), root))
+                    if kernel.mount(root).is_some_and(|root| root.namespace == address) =>
+                {
+                    self.add(&mut paths, kernel, (address, number), root);
+                }
+                Some((None, _)) => hidden.anonymous.extend(mounts),
+                _ => {}
+            }
+        }
+        Some(hidden)
     }
 
     /// A namespace by its number.

@@ -1,24 +1,19 @@
 //! What a session is asked to do, and what it says when it starts.
 
-use std::io::Write;
-
 use super::stuck::Stuck;
 use crate::{
+    capture::Destination,
     identity::WatchPatterns,
-    probe::{Choice, Refused},
+    probe::{Choice, History, Refused},
 };
 
 /// What to watch, and how.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent switches of the command line"
-)]
 pub struct Options {
     /// The tier.
     pub probe: Choice,
     /// Whether opens are recorded.
-    pub history: bool,
+    pub history: History,
     /// Targets to watch and show.
     pub patterns: WatchPatterns,
     /// Show every refusal on the host.
@@ -27,13 +22,9 @@ pub struct Options {
     pub cmdline: bool,
     /// A command runs under us: what is refused to it is shown, what it mounts is watched.
     pub command: bool,
-    /// Also write the record stream there, a JSON object a line.
-    pub capture: Option<Box<dyn Sink>>,
+    /// Record the stream there.
+    pub capture: Option<Destination>,
 }
-
-/// Where a capture goes.
-pub trait Sink: Write + std::fmt::Debug {}
-impl<T: Write + std::fmt::Debug> Sink for T {}
 
 /// What is being watched: told at the start.
 #[derive(Debug)]

@@ -1,41 +1,46 @@
 //! One run of ebusy: takes what the probes send, looks where it has to, and feeds the analysis.
 
+mod detached;
+mod entering;
+mod look;
+mod operations;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
     host::{Host, boot_nanos, own_namespace},
     identities::Identities,
+    ledger::Ledger,
     mounts::MountsView,
     options::{Options, Watching},
-    sampler::sample,
     stuck::stuck,
     target::{absolute, at_path, describe, mount_key, unknown},
     watched::WatchTable,
 };
 use crate::{
+    capture::{Destination, Header, Recorder, run_name},
     identity::Containers,
     incident::{Analyzer, Output},
     kernel::Mount,
     model::{Process, Target, Text},
     probe::{Losses, Probes, load, skipped_runs},
-    stream::{
-        Closed, DecodeError, Entered, Gone, MountKey, Opened, Raw, RawUmount, Record, Sample, Start, Umount,
-        decode,
-    },
+    stream::{DecodeError, Gone, Lost, MountKey, Raw, RawUmount, Record, Start, Umount, decode},
 };
 
 const EBUSY: i64 = -16;
 /// Records taken from the event ring before refusals get their turn again.
 const EVENTS_AT_ONCE: usize = 20_000;
-/// A snapshot that takes longer than this is not repeated for every attempt.
-const CHEAP: Duration = Duration::from_millis(10);
+/// `MNT_DETACH` of umount2(2).
+const MNT_DETACH: u32 = 2;
+/// `UMOUNT_NOFOLLOW` of umount2(2).
+const UMOUNT_NOFOLLOW: u32 = 8;
 
 /// How long the record of an umount may take to arrive after its mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
@@ -57,16 +62,22 @@ pub struct Session {
     probes: Probes,
     identities: Identities,
     options: Options,
+    recorder: Option<Recorder>,
     analyzer: Analyzer,
     view: MountsView,
     view_stale: bool,
     view_next: Instant,
     view_read: Instant,
     table: WatchTable,
+    ledger: Ledger,
     pending: HashMap<MountKey, Pending>,
     /// Targets that were found gone, and when first, without an umount that did it.
     vanished: HashMap<MountKey, Instant>,
     sample_next: Instant,
+    /// Targets of open incidents that were looked at once.
+    sampled: HashSet<MountKey>,
+    causes: operations::Causes,
+    detached: detached::DetachedMounts,
     own_losses: Losses,
     told_losses: Losses,
     own_umounts: u64,
@@ -75,7 +86,7 @@ pub struct Session {
 
 impl Session {
     /// Loads the probes, looks at the mounts, and tests itself.
-    pub fn start(options: Options) -> Result<(Self, Watching)> {
+    pub fn start(mut options: Options) -> Result<(Self, Watching)> {
         let mut host = Host::new()?;
         let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
         host.attach(&probes.reader)?;
@@ -85,7 +96,10 @@ impl Session {
             kernel: host.release.clone(),
             tier: probes.tier,
             clock: host.clock,
+            history: probes.history,
+            run: Some(run_name()),
         };
+        let capture = options.capture.take();
         let view = MountsView::read(host.kernel(&probes.reader), host.task());
         let now = Instant::now();
         let mut session = Self {
@@ -94,24 +108,32 @@ impl Session {
             host,
             probes,
             options,
+            recorder: None,
             view,
             view_stale: false,
             view_next: now,
             view_read: now,
             table: WatchTable::default(),
+            ledger: Ledger::default(),
             pending: HashMap::new(),
             vanished: HashMap::new(),
             sample_next: now,
+            sampled: HashSet::new(),
+            causes: operations::Causes::default(),
+            detached: detached::DetachedMounts::default(),
             own_losses: Losses::default(),
             told_losses: Losses::default(),
             own_umounts: 0,
             output: Vec::new(),
         };
-        session.push(Record::Start(start))?;
         if session.options.command {
             session.table.watch_new_mounts(&session.view);
         }
         session.update_table();
+        if let Some(destination) = capture.and_then(|capture| session.apart(capture).transpose()) {
+            session.recorder = Some(Recorder::start(destination?, Header::here(start.clone()))?);
+        }
+        session.push(Record::Start(start));
         let self_test = session.self_test().err().map(|error| format!("{error:#}"));
         let kernel = session.host.kernel(&session.probes.reader);
         let watching = Watching {
@@ -125,10 +147,40 @@ impl Session {
         Ok((session, watching))
     }
 
+    /// A capture on a watched mount would refuse its umount.
+    fn apart(&self, destination: Destination) -> Result<Option<Destination>> {
+        let id = destination.folder.mount_id()?;
+        if !id.is_some_and(|id| self.table.has(id)) {
+            return Ok(Some(destination));
+        }
+        let path = destination.folder.path().display();
+        let why = format!("{path} is on a mount that is watched, and would keep it busy");
+        if !destination.optional {
+            bail!("{why}: choose a folder elsewhere");
+        }
+        log::warn!("no evidence is kept: {why}; choose a folder elsewhere with --capture");
+        destination
+            .folder
+            .remove()
+            .context("removing the folder for evidence")?;
+        Ok(None)
+    }
+
     /// The analysis so far.
     #[must_use]
     pub fn analyzer(&self) -> &Analyzer {
         &self.analyzer
+    }
+
+    /// What records the stream.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
+    }
+
+    /// The same, for whoever ends it.
+    pub fn take_recorder(&mut self) -> Option<Recorder> {
+        self.recorder.take()
     }
 
     /// The tier in use.
@@ -174,33 +226,39 @@ impl Session {
         Ok(())
     }
 
-    fn push(&mut self, record: Record) -> Result<()> {
-        if let Some(capture) = &mut self.options.capture {
-            serde_json::to_writer(&mut *capture, &record).context("writing the capture")?;
-            capture.write_all(b"\n").context("writing the capture")?;
+    fn push(&mut self, record: Record) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(&record, self.analyzer.is_quiet());
         }
         let output = self.analyzer.push(record);
         self.output.extend(output);
-        Ok(())
     }
 
     /// Takes all that is in the rings, looks where a refusal asks for it, and returns what the analysis says.
     pub fn drain(&mut self) -> Result<Vec<Output>> {
         let mut succeeded = false;
-        // Events first: then all refusals before the last of them are there as well, and the order of both is known.
-        let mut records = take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses);
-        records.append(&mut take(
-            &mut self.probes.refusals,
-            usize::MAX,
-            &mut self.own_losses,
-        ));
+        // Refusals first: then all opens and closes before each of them are there as well. Those after one do no harm,
+        // as the analysis goes by their times.
+        let mut records = take(&mut self.probes.refusals, usize::MAX, &mut self.own_losses);
+        let last = records.last().map_or(0, Raw::time);
+        loop {
+            let events = take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses);
+            let more =
+                events.len() == EVENTS_AT_ONCE && events.last().is_some_and(|event| event.time() < last);
+            records.extend(events);
+            if !more {
+                break;
+            }
+        }
         records.sort_by_key(Raw::time);
         for raw in records {
-            succeeded |= self.raw(raw)?;
+            succeeded |= self.raw(raw);
         }
-        self.sample_pending()?;
+        self.sample_pending();
         if succeeded {
-            self.check_gone()?;
+            // An incident that ends is told with what was lost.
+            self.tell_losses()?;
+            self.check_gone();
         }
         if self.view_stale && Instant::now() >= self.view_next {
             self.refresh_view();
@@ -213,9 +271,13 @@ impl Session {
         // Where a kernel has no hook for new mounts (7.2 inlined it), and for what no hook sees.
         self.view_stale |= self.view_read.elapsed() > VIEW_AGE;
         let mut output = self.drain()?;
-        self.check_gone()?;
+        self.check_gone();
+        self.follow_operations(false);
+        self.follow_detached(false);
+        // All that was lost until then is told before.
+        let time = boot_nanos();
         self.tell_losses()?;
-        self.push(Record::Tick { time: boot_nanos() })?;
+        self.push(Record::Tick { time });
         output.append(&mut self.output);
         Ok(output)
     }
@@ -225,11 +287,10 @@ impl Session {
         // A last attempt that was not looked at yet.
         self.sample_next = Instant::now();
         let mut output = self.tick()?;
-        self.push(Record::End { time: boot_nanos() })?;
+        self.follow_operations(true);
+        self.follow_detached(true);
+        self.push(Record::End { time: boot_nanos() });
         output.append(&mut self.output);
-        if let Some(capture) = &mut self.options.capture {
-            capture.flush().context("writing the capture")?;
-        }
         Ok(output)
     }
 
@@ -241,78 +302,57 @@ impl Session {
         for (what, count) in skipped_runs(self.probes.reader.ebpf()) {
             losses.add(what, count);
         }
+        for (what, count) in self.probes.missed() {
+            losses.add(what, count);
+        }
         losses.add("watch table: full", self.table.full);
         losses.add("history: too many open files", self.analyzer.history().forgotten);
+        losses.add("detached mounts: too many to follow", self.detached.skipped);
+        self.ledger.lost(&losses);
         if losses != self.told_losses {
             self.told_losses = losses.clone();
-            self.push(Record::Lost(losses))?;
+            let time = boot_nanos();
+            self.push(Record::Lost(Lost { time, losses }));
         }
         Ok(())
     }
 
     /// Enters one record; whether it was an umount that succeeded.
-    fn raw(&mut self, raw: Raw) -> Result<bool> {
+    fn raw(&mut self, raw: Raw) -> bool {
         match raw {
             Raw::Umount(umount) => {
                 let succeeded = umount.ret == 0;
-                self.umount(&umount)?;
-                return Ok(succeeded);
+                self.umount(&umount);
+                return succeeded;
             }
-            Raw::File {
-                opened: false,
+            Raw::Closed(closed) => self.push(Record::Closed(closed)),
+            Raw::Opened(opened) => self.push(Record::Opened(opened)),
+            Raw::Namespace {
                 time,
-                file,
-                ..
-            } => self.push(Record::Closed(Closed { time, file }))?,
-            Raw::File {
-                opened: true,
-                time,
-                file,
-                mount,
-                dentry,
-                fd,
+                operation,
                 by,
-                ..
-            } => {
-                self.push(Record::Opened(Box::new(Opened {
-                    time,
-                    file,
-                    mount,
-                    dentry,
-                    by,
-                    fd,
-                })))?;
-            }
-            Raw::Namespace { time, operation, by } => {
-                self.view_stale = true;
-                let (operation, namespace) = (operation.to_owned(), by.mount_namespace.unwrap_or(0));
-                let entered = Entered {
-                    time,
-                    operation,
-                    pid: by.pid,
-                    comm: by.comm,
-                    namespace,
-                };
-                self.push(Record::Entered(entered))?;
-            }
+                start,
+            } => self.entered(time, operation, *by, start),
             Raw::MountChanged { .. } => self.view_stale = true,
+            Raw::Operation(operation) => self.operation(&operation),
         }
-        Ok(false)
+        false
     }
 
-    fn umount(&mut self, raw: &RawUmount) -> Result<()> {
+    fn umount(&mut self, raw: &RawUmount) {
         if raw.caller.pid == std::process::id() {
             self.own_umounts += 1;
-            return Ok(());
+            return;
         }
         let refused = raw.ret == EBUSY;
         let (mount, target) = self.resolve(raw, refused);
         let caller = if refused {
-            self.identities.complete(&raw.caller, raw.start)
+            self.identities.complete_caller(&raw.caller, raw.start)
         } else {
             raw.caller.clone()
         };
         let shown = self.is_shown(&target.path, &caller);
+        let mount_address = mount.as_ref().map(|mount| mount.address);
         let key = match &mount {
             Some(mount) => Some(mount_key(mount)),
             // What was unmounted is known by its address, if it is the target of an incident.
@@ -335,10 +375,18 @@ impl Session {
                 },
             );
         }
-        // The tier sees the busy check if it sees what the path resolved to.
-        let busy_check = raw.target.map(|_| raw.busy_check);
+        if refused && shown {
+            self.name_history(raw);
+        }
+        if raw.ret == 0 && raw.flags & MNT_DETACH != 0 && shown {
+            self.detached(raw);
+        }
+        // The tier sees the busy check if it sees what the path resolved to, and all its functions are there.
+        let busy_check = raw.target.filter(|_| self.probes.counts).map(|_| raw.busy_check);
+        let of_root = mount_address.is_some_and(|address| address == raw.root.0);
         self.push(Record::Umount(Box::new(Umount {
             entered: raw.entered,
+            checked: raw.checked,
             returned: raw.returned,
             ret: raw.ret,
             flags: raw.flags,
@@ -347,9 +395,10 @@ impl Session {
             mount: key,
             target,
             shown,
+            remount: of_root && raw.flags & MNT_DETACH == 0,
             busy_check,
             compared: raw.compared,
-        })))
+        })));
     }
 
     /// The mount that an umount meant; looked up anew once where the last look does not have it. After a success
@@ -373,7 +422,8 @@ impl Session {
                         .and_then(|number| self.view.namespace(number))
                         .and_then(|namespace| {
                             let own = own_namespace() == Some(namespace.number);
-                            Some((namespace, at_path(namespace, path, own)?))
+                            let last = raw.flags & UMOUNT_NOFOLLOW == 0;
+                            Some((namespace, at_path(namespace, path, own, last)?))
                         })
                 }
                 (None, None) => None,
@@ -406,52 +456,10 @@ impl Session {
             || (self.options.command && caller.parents.iter().any(|parent| parent.pid == own))
     }
 
-    /// Snapshots after the last refused attempt of each target. An expensive one is not repeated at once: its
-    /// holders are taken to cover the attempts between two that found them.
-    fn sample_pending(&mut self) -> Result<()> {
-        if self.pending.is_empty() || Instant::now() < self.sample_next {
-            return Ok(());
-        }
-        for (
-            mount,
-            Pending {
-                mount: target,
-                attempt,
-            },
-        ) in std::mem::take(&mut self.pending)
-        {
-            let began = Instant::now();
-            let kernel = self.host.kernel(&self.probes.reader);
-            // It may have been unmounted meanwhile.
-            let Some(target) = kernel.mount(target.address).filter(|now| now.is_still(&target)) else {
-                continue;
-            };
-            let snapshot = sample(&self.host, &self.probes.reader, &self.identities, &target);
-            let took = began.elapsed();
-            log::debug!("snapshot of mount {} took {took:?}", mount.id);
-            if took > CHEAP {
-                self.sample_next = Instant::now() + took * 4;
-            }
-            // Names read while it was taken down are no names.
-            let kernel = self.host.kernel(&self.probes.reader);
-            if !kernel
-                .mount(target.address)
-                .is_some_and(|now| now.is_still(&target))
-            {
-                continue;
-            }
-            self.push(Record::Snapshot(Box::new(Sample {
-                mount,
-                attempt,
-                snapshot,
-            })))?;
-        }
-        Ok(())
-    }
-
     /// Tells which targets of open incidents are not mounted any more.
-    fn check_gone(&mut self) -> Result<()> {
+    fn check_gone(&mut self) {
         let targets: Vec<MountKey> = self.analyzer.open_targets().collect();
+        self.sampled.retain(|mount| targets.contains(mount));
         let kernel = self.host.kernel(&self.probes.reader);
         let gone: Vec<MountKey> = targets
             .into_iter()
@@ -473,14 +481,15 @@ impl Session {
             self.push(Record::Gone(Gone {
                 mount,
                 time: boot_nanos(),
-            }))?;
+            }));
         }
-        Ok(())
     }
 
     fn refresh_view(&mut self) {
         let began = Instant::now();
-        self.view = MountsView::read(self.host.kernel(&self.probes.reader), self.host.task());
+        let view = MountsView::read(self.host.kernel(&self.probes.reader), self.host.task());
+        let before = std::mem::replace(&mut self.view, view);
+        self.note_left(&before);
         self.view_stale = false;
         self.view_read = began;
         self.update_table();

@@ -3,13 +3,13 @@
 use crate::{
     identity::Containers,
     kernel::{Kernel, Mount, Paths},
-    live::mounts::{Mounted, MountsView, NamespaceMounts},
+    live::{
+        links,
+        mounts::{Mounted, MountsView, NamespaceMounts},
+    },
     model::{Target, Text},
     stream::{MountKey, RawUmount},
 };
-
-/// Symbolic links followed at the most (`MAXSYMLINKS`).
-const LINKS_MAX: usize = 40;
 
 /// The key of a mount in the stream.
 #[must_use]
@@ -25,20 +25,32 @@ pub fn mount_key(mount: &Mount) -> MountKey {
 #[must_use]
 pub(super) fn absolute(kernel: Kernel<'_>, umount: &RawUmount) -> Option<Vec<u8>> {
     let passed = umount.path.as_deref()?;
+    Some(absolute_from(kernel, passed, umount.cwd, umount.root))
+}
+
+/// The absolute path, from the top of the namespace, of one that begins at a directory or at a root: mount and dentry
+/// of each.
+#[must_use]
+pub(super) fn absolute_from(
+    kernel: Kernel<'_>,
+    passed: &[u8],
+    directory: (u64, u64),
+    root: (u64, u64),
+) -> Vec<u8> {
     let mut paths = Paths::new(kernel);
     let (mount, dentry) = if passed.first() == Some(&b'/') {
-        umount.root
+        root
     } else {
-        umount.cwd
+        directory
     };
     let base = paths
         .seen_from(mount, dentry, None)
         .unwrap_or_else(|| b"/".to_vec());
     // `..` does not lead out of the caller's root.
     let root = paths
-        .seen_from(umount.root.0, umount.root.1, None)
+        .seen_from(root.0, root.1, None)
         .unwrap_or_else(|| b"/".to_vec());
-    Some(normalise(&base, passed, &root))
+    normalise(&base, passed, &root)
 }
 
 /// Joins and removes `.`, `..` and double slashes.
@@ -66,57 +78,31 @@ fn normalise(base: &[u8], passed: &[u8], root: &[u8]) -> Vec<u8> {
     if path.is_empty() { b"/".to_vec() } else { path }
 }
 
+/// A path with the component between two places replaced by the target of the link that it is.
+pub(super) fn replaced(path: &[u8], start: usize, end: usize, target: &[u8]) -> Vec<u8> {
+    let base = if target.first() == Some(&b'/') {
+        &b"/"[..]
+    } else {
+        &path[..start]
+    };
+    normalise(base, &[target, &path[end..]].concat(), b"/")
+}
+
 /// The mount at a path of a namespace. Where nothing is mounted right there, links are followed, in our own namespace
-/// only, and never into a mount below the first component that is one: nothing watched is ever walked.
+/// only.
 #[must_use]
-pub(super) fn at_path<'v>(namespace: &'v NamespaceMounts, path: &[u8], own: bool) -> Option<&'v Mounted> {
+pub(super) fn at_path<'v>(
+    namespace: &'v NamespaceMounts,
+    path: &[u8],
+    own: bool,
+    last: bool,
+) -> Option<&'v Mounted> {
     namespace.at(path).or_else(|| {
         if own {
-            namespace.at(&resolve_links(namespace, path)?)
+            namespace.at(&links::follow(namespace, path, last))
         } else {
             None
         }
-    })
-}
-
-fn resolve_links(namespace: &NamespaceMounts, path: &[u8]) -> Option<Vec<u8>> {
-    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-    let mut path = path.to_vec();
-    for _ in 0..LINKS_MAX {
-        let ends: Vec<usize> = (1..=path.len())
-            .filter(|end| path.get(*end).is_none_or(|byte| *byte == b'/'))
-            .collect();
-        let link = ends.iter().find_map(|end| {
-            let prefix = &path[..*end];
-            // What is mounted there may hang, or be what we are asked about.
-            if crossed(namespace, prefix) {
-                return None;
-            }
-            let target = std::fs::read_link(std::ffi::OsStr::from_bytes(prefix)).ok()?;
-            Some((*end, target.into_os_string().into_vec()))
-        });
-        let Some((end, target)) = link else {
-            return Some(path);
-        };
-        let cut = path[..end].iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        let base = if target.first() == Some(&b'/') {
-            b"/".to_vec()
-        } else {
-            path[..cut].to_vec()
-        };
-        let rest = [target.as_slice(), &path[end..]].concat();
-        path = normalise(&base, &rest, b"/");
-    }
-    None
-}
-
-/// Whether a path lies in a mount other than those that a host always has at hand.
-fn crossed(namespace: &NamespaceMounts, path: &[u8]) -> bool {
-    const LOCAL: [&[u8]; 5] = [b"/", b"/run", b"/var", b"/tmp", b"/dev"];
-    namespace.mounts.iter().any(|mounted| {
-        !LOCAL.contains(&mounted.path.as_slice())
-            && path.starts_with(&mounted.path)
-            && path.get(mounted.path.len()).is_none_or(|byte| *byte == b'/')
     })
 }
 
@@ -168,7 +154,15 @@ pub(super) fn unknown(path: Option<&[u8]>, namespace: Option<u32>) -> Target {
 
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use super::{normalise, replaced};
+
+    #[test]
+    fn a_link_is_replaced_where_it_is() {
+        assert_eq!(replaced(b"/var/run/x", 4, 8, b"/run"), b"/run/x");
+        assert_eq!(replaced(b"/a/b/c", 2, 4, b"../d"), b"/d/c");
+        assert_eq!(replaced(b"/link", 0, 5, b"a/b"), b"/a/b");
+        assert_eq!(replaced(b"/a/link", 2, 7, b""), b"/a");
+    }
 
     #[test]
     fn paths_are_normalised_within_the_callers_root() {

@@ -3,16 +3,20 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Debug,
+    time::{Duration, Instant},
 };
 
 use aya::{
     Pod,
     maps::{HashMap as BpfHashMap, MapData},
 };
-use tracer_common::Watched;
+use tracer_common::{Watched, watched_superblock};
 
 use super::{mounts::MountsView, target::mount_key};
 use crate::{identity::WatchPatterns, kernel::Kernel, probe::WatchedMaps, stream::MountKey};
+
+/// How long a mount may be under way to its place.
+const PLACED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The table of watched mounts, in user space and in the kernel.
 #[derive(Debug, Default)]
@@ -20,7 +24,11 @@ pub(super) struct WatchTable {
     entries: HashMap<MountKey, u64>,
     /// Other mounts of the same file systems: their users block nothing.
     ignored: HashSet<MountKey>,
+    /// The same, but found in no namespace, and since when: one that is just being copied may block, once it is there.
+    unplaced: HashMap<MountKey, Instant>,
     superblocks: HashSet<u64>,
+    /// Those that the kernel side watches since they were mounted, and that no watched mount was seen of, since when.
+    new_superblocks: HashMap<u64, Instant>,
     next: u64,
     /// Mounts that were there when ebusy started; with a command to watch, what appears later is its doing.
     baseline: Option<HashSet<MountKey>>,
@@ -34,6 +42,11 @@ impl WatchTable {
     /// From now on mounts that appear are watched whatever their path.
     pub(super) fn watch_new_mounts(&mut self, view: &MountsView) {
         self.baseline = Some(view.all().map(|(_, mounted)| mount_key(&mounted.mount)).collect());
+    }
+
+    /// Whether a mount of this `mnt_id` is a target or one of its slots.
+    pub(super) fn has(&self, mount_id: u32) -> bool {
+        self.entries.keys().any(|key| key.id == mount_id)
     }
 
     /// Brings the table up to a new look at the mounts.
@@ -63,18 +76,15 @@ impl WatchTable {
             superblocks.insert(mounted.mount.superblock);
             wanted.extend(slots.iter().map(mount_key));
         }
-        let mut ignored: HashSet<MountKey> = HashSet::new();
+        let mut others: HashSet<MountKey> = HashSet::new();
         for superblock in &superblocks {
             let (mounts, _) = kernel.mounts_of_superblock(*superblock);
-            ignored.extend(
-                kernel
-                    .mounts(&mounts)
-                    .iter()
-                    .flatten()
-                    .map(mount_key)
-                    .filter(|key| !wanted.contains(key)),
-            );
+            let mounts = kernel.mounts(&mounts);
+            others.extend(mounts.iter().flatten().map(mount_key));
         }
+        others.retain(|key| !wanted.contains(key));
+        let placed = view.all().map(|(_, mounted)| mount_key(&mounted.mount)).collect();
+        let (ignored, unplaced) = known_harmless(others, &placed, &self.unplaced, Instant::now());
 
         let gone = self
             .entries
@@ -84,15 +94,15 @@ impl WatchTable {
         for key in gone {
             forget(&mut maps.mounts, key.address);
         }
-        for superblock in self.superblocks.difference(&superblocks) {
-            forget(&mut maps.superblocks, *superblock);
-        }
-        for superblock in superblocks.difference(&self.superblocks) {
-            self.full += u64::from(!put(&mut maps.superblocks, *superblock, 1));
-        }
+        self.update_superblocks(superblocks, &mut maps.superblocks);
         self.entries.retain(|key, _| wanted.contains(key));
         for key in wanted {
-            if self.entries.contains_key(&key) {
+            // The kernel's side forgets a mount that is freed; its address and id may have come again since.
+            let there = |maps: &WatchedMaps| {
+                let entry = maps.mounts.get(&key.address, 0);
+                entry.is_ok_and(|entry| entry.mount_id == key.id && entry.watch != 0)
+            };
+            if self.entries.contains_key(&key) && there(maps) {
                 continue;
             }
             self.next += 1;
@@ -119,12 +129,86 @@ impl WatchTable {
                 },
             );
         }
-        self.superblocks = superblocks;
         self.ignored = ignored;
+        forget_new(view, maps);
+        self.unplaced = unplaced;
+    }
+
+    /// A superblock that the kernel side found is left for a while: this look may have begun before it was mounted.
+    fn update_superblocks(&mut self, wanted: HashSet<u64>, map: &mut BpfHashMap<MapData, u64, u8>) {
+        let now = Instant::now();
+        let new: HashSet<u64> = map
+            .iter()
+            .flatten()
+            .filter(|(_, why)| *why == watched_superblock::NEW)
+            .map(|(superblock, _)| superblock)
+            .collect();
+        for superblock in self.superblocks.difference(&wanted) {
+            // At its address there may be a new one.
+            if !new.contains(superblock) {
+                forget(map, *superblock);
+            }
+        }
+        for superblock in &wanted {
+            if new.contains(superblock) || !self.superblocks.contains(superblock) {
+                self.full += u64::from(!put(map, *superblock, watched_superblock::BY_PATTERN));
+            }
+        }
+        self.new_superblocks = new
+            .difference(&wanted)
+            .map(|superblock| {
+                let since = self.new_superblocks.get(superblock);
+                (*superblock, since.copied().unwrap_or(now))
+            })
+            .collect();
+        self.new_superblocks.retain(|superblock, since| {
+            let young = now - *since <= PLACED_WITHIN;
+            if !young {
+                forget(map, *superblock);
+            }
+            young
+        });
+        self.superblocks = wanted;
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+}
+
+/// Which of the mounts that are neither targets nor slots are so for good, and which are too new to say: a copy for a
+/// new namespace is on the list of its superblock before it is in a slot, and an open through it must not be lost. The
+/// look at the namespaces was before that at the slots, so what is placed is in its slot if it has one; what is in no
+/// namespace is left alone for a while.
+fn known_harmless(
+    others: HashSet<MountKey>,
+    placed: &HashSet<MountKey>,
+    unplaced_before: &HashMap<MountKey, Instant>,
+    now: Instant,
+) -> (HashSet<MountKey>, HashMap<MountKey, Instant>) {
+    let unplaced: HashMap<MountKey, Instant> = others
+        .difference(placed)
+        .map(|key| (*key, unplaced_before.get(key).copied().unwrap_or(now)))
+        .collect();
+    let ignored = others
+        .into_iter()
+        .filter(|key| unplaced.get(key).is_none_or(|since| now - *since > PLACED_WITHIN))
+        .collect();
+    (ignored, unplaced)
+}
+
+/// What was new is known now. A mount that has no place yet stays new.
+fn forget_new(view: &MountsView, maps: &mut WatchedMaps) {
+    let new: Vec<(u64, u32)> = maps.new.iter().flatten().collect();
+    if new.is_empty() {
+        return;
+    }
+    let seen: HashSet<(u64, u32)> = view
+        .all()
+        .map(|(_, mounted)| (mounted.mount.address, mounted.mount.id))
+        .collect();
+    for (address, _) in new.iter().filter(|new| seen.contains(new)) {
+        forget(&mut maps.new, *address);
     }
 }
 
@@ -139,5 +223,39 @@ fn put<V: Pod + Debug>(map: &mut BpfHashMap<MapData, u64, V>, address: u64, valu
 fn forget<V: Pod>(map: &mut BpfHashMap<MapData, u64, V>, address: u64) {
     if let Err(error) = map.remove(&address) {
         log::debug!("no longer watching {address:#x}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{HashMap, HashSet},
+        time::Instant,
+    };
+
+    use super::{PLACED_WITHIN, known_harmless};
+    use crate::stream::MountKey;
+
+    fn keys(ids: &[u32]) -> HashSet<MountKey> {
+        let key = |id: &u32| MountKey {
+            address: u64::from(*id),
+            id: *id,
+            unique: None,
+        };
+        ids.iter().map(key).collect()
+    }
+
+    #[test]
+    fn a_copy_that_is_in_no_namespace_yet_is_not_ignored() {
+        let placed = keys(&[1, 2, 3]);
+        let now = Instant::now();
+        let (ignored, unplaced) = known_harmless(keys(&[3, 9]), &placed, &HashMap::new(), now);
+        assert_eq!(ignored, keys(&[3]));
+        assert_eq!(unplaced, keys(&[9]).into_iter().map(|key| (key, now)).collect());
+        let (ignored, again) = known_harmless(keys(&[3, 9]), &placed, &unplaced, now + PLACED_WITHIN / 2);
+        assert_eq!((ignored, &again), (keys(&[3]), &unplaced));
+        // It never came to be in one: the clone that an overlay keeps of a layer.
+        let (ignored, _) = known_harmless(keys(&[3, 9]), &placed, &again, now + PLACED_WITHIN * 2);
+        assert_eq!(ignored, keys(&[3, 9]));
     }
 }

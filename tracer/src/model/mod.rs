@@ -2,22 +2,39 @@
 //!
 //! Unknown is `None` (JSON `null`), never a made-up value. Names and paths are bytes in the kernel; see [`Text`].
 
+mod audit;
+mod entered;
+mod fix;
+mod operation;
 mod text;
 mod time;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{text::Text, time::Timestamp};
+pub use self::{
+    audit::{
+        Audit, CopiedMount, Detached, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own, Setting,
+        Workload,
+    },
+    entered::Entered,
+    fix::{Fix, FixAction},
+    operation::{Operation, Reason},
+    text::Text,
+    time::Timestamp,
+};
 
 /// All refused attempts on one target, with the books of the last one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
     /// `ebusy.incident/1`.
     pub schema: String,
-    /// Unique within one run of ebusy.
+    /// Unique within one run of ebusy, or within one capture.
     pub id: u64,
-    /// What was refused: `umount2`.
+    /// What was refused: `umount2`, or one of [`Operation`]; or [`Incident::DETACH`].
     pub operation: String,
+    /// Why, if it was not umount2.
+    #[serde(default)]
+    pub reason: Option<Reason>,
     /// Entry of the first refused attempt.
     pub started: Timestamp,
     /// When the outcome was known; `None` while open.
@@ -44,12 +61,15 @@ pub struct Incident {
     pub candidates: Vec<Holder>,
     /// They use a private copy or a detached clone: they do not block, but keep the file system busy.
     pub bystanders: Vec<Holder>,
-    /// The probe tier: `fentry` or `tracepoint`.
+    /// The probe tier: `fentry`, `kprobe` or `tracepoint`.
     pub probe: String,
     /// Records lost by any probe for any reason since ebusy started; 0 means none.
     pub lost_events: u64,
     /// What to do, least harmful first.
     pub advice: Vec<String>,
+    /// The same for programs, and what does not help.
+    #[serde(default)]
+    pub fixes: Vec<Fix>,
 }
 
 /// Who would block an umount now.
@@ -71,6 +91,12 @@ pub struct Who {
     pub bystanders: Vec<Holder>,
     /// The probe tier.
     pub probe: String,
+    /// What to do, least harmful first.
+    #[serde(default)]
+    pub advice: Vec<String>,
+    /// The same for programs, and what does not help.
+    #[serde(default)]
+    pub fixes: Vec<Fix>,
 }
 
 /// How an incident ended.
@@ -115,7 +141,7 @@ pub struct Caller {
 }
 
 /// The mount that was to be removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Its mountpoint as its namespace sees it; what the caller passed where that could not be resolved.
     pub path: Text,
@@ -158,7 +184,7 @@ pub struct Books {
 }
 
 /// One owner of references as the kernel counts them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The way it holds.
     pub kind: Kind,
@@ -168,6 +194,13 @@ pub struct Holder {
     pub refs: u64,
     /// Whose it is; `None` where no process is left (`child_mount`).
     pub process: Option<Process>,
+    /// What in the kernel holds it, where that is neither a descriptor nor a directory: `/dev/loop3`, a socket, an
+    /// event, a mount source.
+    #[serde(default)]
+    pub held_by: Option<Text>,
+    /// Of a candidate: why it is suspected, and why it could not be seen.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// File descriptor.
     pub fd: Option<u32>,
     /// Access of the descriptor: `read`, `write`, `read+write`, `path`.
@@ -200,6 +233,9 @@ pub struct Holder {
     pub opened: Option<Timestamp>,
     /// Who opened it, if that was seen.
     pub opened_by: Option<Process>,
+    /// How it came to a mount of another mount namespace than it began in; `None` where that is unknown.
+    #[serde(default)]
+    pub entered: Option<Box<Entered>>,
     /// Refused attempts that it was there for.
     pub attempts_blocked: u64,
     /// How ebusy knows: `history`, `snapshot`.
@@ -218,10 +254,11 @@ pub struct Sharer {
 }
 
 /// Kinds of reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// An open file description in a descriptor table.
+    #[default]
     Fd,
     /// A current working directory.
     Cwd,
@@ -233,9 +270,68 @@ pub enum Kind {
     Mmap,
     /// A mount on top of it.
     ChildMount,
+    /// A mount, somewhere, of the file system that keeps it: a copy in another namespace, an overlay with the same upper
+    /// directory.
+    Mount,
+    /// A UNIX socket bound to a path on it, or accepted by such a one.
+    UnixSocket,
+    /// An open file that was sent over a UNIX socket and not received yet.
+    ScmRights,
+    /// A file registered with an io_uring.
+    IoUring,
+    /// An event that a fanotify group has not read yet.
+    Fanotify,
+    /// The backing file of a loop device.
+    Loop,
+    /// An active swap file.
+    Swap,
+    /// A uprobe on a program or library.
+    Uprobe,
+    /// An interpreter that binfmt_misc keeps open (flag `F`).
+    BinfmtMisc,
+    /// The file of process accounting.
+    Accounting,
+    /// An export of the NFS server.
+    NfsExport,
+    /// A path lookup or an open under way.
+    PathWalk,
+    /// A reference that outlives every process: the kernel drops it later, by itself.
+    Deferred,
+    /// Something else in the kernel.
+    Kernel,
 }
 
+/// `held_by` of a reference that only a cycle of UNIX sockets in flight has: Linux looks for such cycles when any UNIX
+/// socket is closed (KERNEL.md 4.3).
+pub const UNIX_GARBAGE: &str = "garbage of UNIX sockets";
+/// `held_by` of a file that a request of an io_uring under way has.
+pub const URING_REQUEST: &str = "a request under way";
+
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::Fd,
+        Self::Cwd,
+        Self::Root,
+        Self::Exe,
+        Self::Mmap,
+        Self::ChildMount,
+        Self::Mount,
+        Self::UnixSocket,
+        Self::ScmRights,
+        Self::IoUring,
+        Self::Fanotify,
+        Self::Loop,
+        Self::Swap,
+        Self::Uprobe,
+        Self::BinfmtMisc,
+        Self::Accounting,
+        Self::NfsExport,
+        Self::PathWalk,
+        Self::Deferred,
+        Self::Kernel,
+    ];
+
     /// The name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -246,15 +342,30 @@ impl Kind {
             Self::Exe => "exe",
             Self::Mmap => "mmap",
             Self::ChildMount => "child_mount",
+            Self::Mount => "mount",
+            Self::UnixSocket => "unix_socket",
+            Self::ScmRights => "scm_rights",
+            Self::IoUring => "io_uring",
+            Self::Fanotify => "fanotify",
+            Self::Loop => "loop",
+            Self::Swap => "swap",
+            Self::Uprobe => "uprobe",
+            Self::BinfmtMisc => "binfmt_misc",
+            Self::Accounting => "accounting",
+            Self::NfsExport => "nfs_export",
+            Self::PathWalk => "path_walk",
+            Self::Deferred => "deferred",
+            Self::Kernel => "kernel",
         }
     }
 }
 
 /// Which mount a reference is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Through {
     /// The mount that was to be removed.
+    #[default]
     Target,
     /// A mount in its place under a peer or slave of its parent.
     PropagatedCopy,
@@ -293,6 +404,10 @@ pub struct Process {
     pub start_time: Option<Timestamp>,
     /// Nearest first.
     pub parents: Vec<Parent>,
+    /// Of a caller that only does what it was asked, such as `umount`: the ancestor that asked. `None` where it speaks
+    /// for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<Box<Requester>>,
     /// Inode number of its mount namespace.
     pub mount_namespace: Option<u32>,
     /// Inode number of its pid namespace.
@@ -310,6 +425,19 @@ pub struct Parent {
     pub pid: u32,
     /// Its command name.
     pub comm: Text,
+}
+
+/// Who asked for what a process does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requester {
+    /// Process id on the host.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: Text,
+    /// systemd unit, for what is no container.
+    pub unit: Option<String>,
+    /// Its container.
+    pub container: Option<Container>,
 }
 
 /// A container, as far as cgroup and bundle tell.
@@ -337,6 +465,21 @@ pub struct Container {
     pub host_pid: Option<bool>,
     /// Bind-mounted paths of the host.
     pub host_paths: Vec<Text>,
+    /// The same with the places where they are mounted.
+    #[serde(default)]
+    pub host_mounts: Vec<HostMount>,
+}
+
+/// A bind mount from the host into a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMount {
+    /// Path on the host.
+    pub path: Text,
+    /// Path in the container.
+    pub destination: Option<Text>,
+    /// `private` (Kubernetes' `None`), `slave` (`HostToContainer`), `shared` (`Bidirectional`) or `unbindable`, as the
+    /// container was configured; `None` where it says nothing.
+    pub propagation: Option<String>,
 }
 
 /// What created a pod.
@@ -353,6 +496,8 @@ pub struct Owner {
 impl Incident {
     /// The value of `schema`.
     pub const SCHEMA: &str = "ebusy.incident/1";
+    /// `operation` of a mount that was detached and lives on.
+    pub const DETACH: &str = "detach";
 }
 
 impl Who {

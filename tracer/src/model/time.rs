@@ -16,6 +16,18 @@ impl Timestamp {
         Self(nanos)
     }
 
+    /// The wall clock now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(i64::try_from(JiffTimestamp::now().as_nanosecond()).unwrap_or_default())
+    }
+
+    /// To the second, as file names have it: `20261124T190159Z`.
+    #[must_use]
+    pub fn compact(self) -> String {
+        self.to_jiff().strftime("%Y%m%dT%H%M%SZ").to_string()
+    }
+
     /// Nanoseconds since the epoch.
     #[must_use]
     pub fn as_nanos(self) -> i64 {

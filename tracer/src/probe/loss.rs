@@ -1,19 +1,16 @@
 //! What the programs could not tell: their own counters, and the runs that the kernel skipped.
 
-use std::{
-    collections::BTreeMap,
-    mem::offset_of,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-};
+use std::{collections::BTreeMap, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray},
 };
-use aya_obj::generated::bpf_prog_info;
 use serde::{Deserialize, Serialize};
 use tracer_common::Loss;
+
+use super::bpf::recursion_misses;
 
 /// Losses by probe and reason; those that are zero are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +23,31 @@ impl Losses {
         self.0.values().sum()
     }
 
+    /// Those by which an open or a close is missing in the ledger: it was full, or the kernel skipped a program that
+    /// writes it.
+    #[must_use]
+    pub fn of_ledger(&self) -> u64 {
+        const PROGRAMS: [&str; 3] = ["do_dentry_open", "fput", "readahead"];
+        let full = Loss::LedgerFull.name();
+        self.sum(|what| what == full || PROGRAMS.iter().any(|program| what.contains(program)))
+    }
+
+    /// Those by which one is missing in the history, which also has to go through the event ring and into the
+    /// capture.
+    #[must_use]
+    pub fn of_history(&self) -> u64 {
+        let ring = self.sum(|what| {
+            (what.starts_with("open:") && what != Loss::LedgerFull.name())
+                || ["history:", "capture:"].iter().any(|part| what.starts_with(part))
+        });
+        self.of_ledger() + ring
+    }
+
+    fn sum(&self, which: impl Fn(&str) -> bool) -> u64 {
+        let losses = self.0.iter().filter(|(what, _)| which(what));
+        losses.map(|(_, count)| count).sum()
+    }
+
     /// Adds losses of one kind.
     pub fn add(&mut self, what: impl Into<String>, count: u64) {
         if count > 0 {
@@ -34,47 +56,33 @@ impl Losses {
     }
 }
 
-/// Runs of programs that the kernel skipped because one was active on that CPU already (since Linux 5.12; nothing else
-/// shows them): by program.
+/// Runs of programs that the kernel skipped: by program.
 #[must_use]
 pub fn skipped_runs(ebpf: &Ebpf) -> Vec<(String, u64)> {
-    ebpf.programs()
-        .filter_map(|(name, program)| {
-            let fd = program.fd().ok()?;
-            let skipped = recursion_misses(fd.as_fd())?;
-            (skipped > 0).then(|| (format!("{name}: run skipped by the kernel"), skipped))
-        })
-        .collect()
+    let skipped = ebpf.programs().filter_map(|(name, program)| {
+        let fd = program.fd().ok()?;
+        Some((name, recursion_misses(fd.as_fd())?))
+    });
+    lost_runs(skipped.collect())
 }
 
-/// `recursion_misses` of a program; aya reads the structure, but does not give this field.
-fn recursion_misses(program: BorrowedFd<'_>) -> Option<u64> {
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-    /// The part of `union bpf_attr` of this command.
-    #[repr(C)]
-    struct Attributes {
-        fd: u32,
-        info_len: u32,
-        info: u64,
+/// Of a program that is there twice (`NAME`, `NAME_again`) a run is lost only where both were skipped: as many as the one
+/// that was skipped less often, at the most.
+fn lost_runs(mut skipped: BTreeMap<&str, u64>) -> Vec<(String, u64)> {
+    let twins: Vec<(&str, u64)> = skipped
+        .iter()
+        .filter_map(|(name, count)| Some((name.strip_suffix("_again")?, *count)))
+        .collect();
+    for (name, count) in twins {
+        if let Some(first) = skipped.get_mut(name) {
+            *first = count.min(*first);
+        }
     }
-    let mut info = [0u8; size_of::<bpf_prog_info>()];
-    let mut attributes = Attributes {
-        fd: program.as_raw_fd().cast_unsigned(),
-        info_len: info.len() as u32,
-        info: info.as_mut_ptr() as u64,
-    };
-    // SAFETY: the attributes are those of this command, and the buffer is as long as they say.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw mut attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    let offset = offset_of!(bpf_prog_info, recursion_misses);
-    let bytes = info.get(offset..offset + 8)?;
-    (result == 0).then(|| bytes.try_into().map(u64::from_ne_bytes).ok())?
+    skipped
+        .into_iter()
+        .filter(|(name, count)| *count > 0 && !name.ends_with("_again"))
+        .map(|(name, count)| (format!("{name}: run skipped by the kernel"), count))
+        .collect()
 }
 
 /// Reads the counters of the programs.
@@ -102,5 +110,30 @@ impl LossReader {
             losses.add(loss.name(), values.iter().sum());
         }
         Ok(losses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lost_runs;
+
+    #[test]
+    fn a_run_is_lost_where_both_of_two_were_skipped() {
+        let skipped = [
+            ("open", 2),
+            ("umount", 3),
+            ("umount_again", 1),
+            ("x", 0),
+            ("x_again", 5),
+        ];
+        let lost = lost_runs(skipped.into_iter().collect());
+        let lost: Vec<_> = lost.iter().map(|(what, count)| (what.as_str(), *count)).collect();
+        assert_eq!(
+            lost,
+            [
+                ("open: run skipped by the kernel", 2),
+                ("umount: run skipped by the kernel", 1)
+            ]
+        );
     }
 }

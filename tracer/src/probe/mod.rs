@@ -1,13 +1,20 @@
 //! Loads the kernel programs: which tier this kernel allows, its hooks, and the reader, which every tier has.
 
+mod attach;
+mod bpf;
+mod kprobe;
+mod ledger;
 mod load;
+mod lockdown;
 mod loss;
 mod tier;
 mod tracefs;
 
 pub use self::{
-    load::{Probes, Refused, WatchedMaps, load, reader_only},
+    ledger::LedgerMaps,
+    load::{NoTier, Probes, Refused, WatchedMaps, load, reader_only},
+    lockdown::{Lockdown, LockedDown},
     loss::{LossReader, Losses, skipped_runs},
-    tier::{Choice, Purpose, Tier},
+    tier::{Choice, History, Purpose, Tier},
     tracefs::Tracefs,
 };

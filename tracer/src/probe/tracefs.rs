@@ -1,4 +1,4 @@
-//! Syscall tracepoints: their ids from tracefs, which is mounted detached where the host has it not, and their
+//! Events of the kernel: their ids from tracefs, which is mounted detached where the host has it not, and their
 //! attachment.
 
 use std::{
@@ -13,6 +13,8 @@ use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
 };
+
+use super::{bpf, kprobe::Created};
 
 /// The events of tracefs.
 #[derive(Debug)]
@@ -52,9 +54,15 @@ impl Tracefs {
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).context("fsmount")
     }
 
-    /// Id of an event of the group `syscalls`; `None` where this kernel has no such system call.
-    pub fn syscall_event(&self, name: &str) -> Result<Option<u64>> {
-        let path = format!("events/syscalls/{name}/id");
+    /// A descriptor of a file that reads nothing (`O_PATH`).
+    pub fn descriptor(&self, path: &str) -> Result<OwnedFd> {
+        openat(&self.root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("opening {path} in tracefs"))
+    }
+
+    /// Id of an event; `None` where this kernel has none of that name.
+    pub fn event(&self, group: &str, name: &str) -> Result<Option<u64>> {
+        let path = format!("events/{group}/{name}/id");
         let file = match openat(&self.root, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) => return Ok(None),
@@ -69,20 +77,46 @@ impl Tracefs {
             .map(Some)
             .with_context(|| format!("{path} in tracefs has {text:?}"))
     }
+
+    /// Opens a file to read it.
+    pub(super) fn open_file(&self, name: &str) -> Result<OwnedFd> {
+        openat(&self.root, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("opening {name} in tracefs"))
+    }
+
+    /// Opens a file to write to it. Without `O_APPEND` all events of everybody would be removed.
+    pub(super) fn open_to_append(&self, name: &str) -> Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+        openat(&self.root, name, flags, Mode::empty()).with_context(|| format!("opening {name} in tracefs"))
+    }
 }
 
-/// A program attached to a tracepoint, until it is dropped.
+/// A program attached to an event, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Attached {
+    /// What it is attached to, for people.
+    pub(super) name: String,
+    /// Linux 5.15 on.
+    pub(super) link: Option<OwnedFd>,
     _event: OwnedFd,
+    /// The event, if it is ours; dropped last, because an event in use stays.
+    pub(super) created: Option<Created>,
 }
 
 /// Attaches a program to an event. aya does it only where tracefs is mounted.
-pub(super) fn attach(program: impl AsFd, event: u64) -> Result<Attached> {
+pub(super) fn attach(program: impl AsFd, event: u64, name: &str) -> Result<Attached> {
+    connect(program, open(event)?, name)
+}
+
+/// The same without a link, which would keep the event in use for a while after it is closed (Linux 5.15 frees links
+/// in the background).
+pub(super) fn attach_event(program: impl AsFd, event: u64, name: &str) -> Result<Attached> {
+    set(program, open(event)?, name)
+}
+
+fn open(event: u64) -> Result<OwnedFd> {
     const PERF_TYPE_TRACEPOINT: u32 = 2;
     const PERF_FLAG_FD_CLOEXEC: u64 = 8;
-    const PERF_EVENT_IOC_ENABLE: u64 = 0x2400;
-    const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
     /// `PERF_ATTR_SIZE_VER1`: what has been there since Linux 2.6.33 is enough.
     const SIZE: usize = 72;
     // struct perf_event_attr (uapi/linux/perf_event.h): type, size, config, sample_period...
@@ -109,15 +143,40 @@ pub(super) fn attach(program: impl AsFd, event: u64) -> Result<Attached> {
         );
     }
     // SAFETY: the descriptor was just made, and is owned by nobody else.
-    let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Connects a program with an event: by a link, which tells what it missed, else (before Linux 5.15) by the event
+/// alone.
+pub(super) fn connect(program: impl AsFd, event: OwnedFd, name: &str) -> Result<Attached> {
+    if let Ok(link) = bpf::link_create(program.as_fd(), event.as_fd(), bpf::PERF_EVENT) {
+        return Ok(Attached {
+            name: name.to_owned(),
+            link: Some(link),
+            _event: event,
+            created: None,
+        });
+    }
+    set(program, event, name)
+}
+
+fn set(program: impl AsFd, event: OwnedFd, name: &str) -> Result<Attached> {
+    const PERF_EVENT_IOC_ENABLE: u64 = 0x2400;
+    const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
     for (request, argument) in [
         (PERF_EVENT_IOC_SET_BPF, program.as_fd().as_raw_fd()),
         (PERF_EVENT_IOC_ENABLE, 0),
     ] {
         // SAFETY: both requests take a number.
         if unsafe { libc::ioctl(event.as_raw_fd(), request as libc::Ioctl, argument) } < 0 {
-            return Err(std::io::Error::last_os_error()).context("attaching a program to a tracepoint");
+            let error = std::io::Error::last_os_error();
+            return Err(error).with_context(|| format!("attaching a program to {name}"));
         }
     }
-    Ok(Attached { _event: event })
+    Ok(Attached {
+        name: name.to_owned(),
+        link: None,
+        _event: event,
+        created: None,
+    })
 }

@@ -1,9 +1,11 @@
-//! One holder, in one to four lines.
+//! One holder, in one to five lines.
 
 use jiff::tz::TimeZone;
 
 use super::{
     advice::mountpoint_seen,
+    entered::way_in,
+    kinds::{also, label, way},
     line::{Line, short_name},
     names,
     times::{between, duration, moment},
@@ -24,11 +26,17 @@ pub(super) struct View<'a> {
     pub(super) zone: &'a TimeZone,
 }
 
-/// The holder in at most so many lines, from one to four.
+/// The holder in at most so many lines, from one to five: the fifth is its way in.
 pub(super) fn block(holder: &Holder, view: View<'_>, lines: usize) -> Vec<String> {
     let head = head(holder, view);
     let place = |label: &str| Line::sub(label);
     let lines = match lines {
+        // A mount was made long ago; its namespace tells more than a time.
+        3.. if holder.kind == Kind::Mount => vec![
+            head,
+            file(place(label(holder.kind)), holder, view.target, true),
+            through(place("through"), holder, view.target),
+        ],
         0 | 1 => vec![
             head.words(": ")
                 .path(holder.path.as_bytes())
@@ -49,12 +57,15 @@ pub(super) fn block(holder: &Holder, view: View<'_>, lines: usize) -> Vec<String
                 line,
             ]
         }
-        _ => vec![
+        _ => [
             head,
             file(place(label(holder.kind)), holder, view.target, true),
             through(place("through"), holder, view.target),
             since(place("since"), holder, view, true),
-        ],
+        ]
+        .into_iter()
+        .chain(way_in(holder, view).filter(|_| lines > 4))
+        .collect(),
     };
     lines.into_iter().map(Line::finish).collect()
 }
@@ -70,14 +81,6 @@ pub(super) fn brief(holder: &Holder) -> String {
             }
         }
         None => format!("{} {}", holder.kind.name(), short_name(holder.path.as_bytes())),
-    }
-}
-
-fn label(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Fd => "file",
-        Kind::ChildMount => "mount",
-        other => other.name(),
     }
 }
 
@@ -98,36 +101,8 @@ fn head(holder: &Holder, view: View<'_>) -> Line {
     };
     match holder.shared_with.len() {
         0 => line,
+        others if holder.kind == Kind::ChildMount => line.maybe(3, format!(", used by {others}")),
         others => line.maybe(1, format!(", shared with {others}")),
-    }
-}
-
-/// The way of holding, in words.
-fn way(holder: &Holder) -> String {
-    let access = holder.access.as_deref().map(|access| match access {
-        "path" => " (path only)".to_owned(),
-        other => format!(" ({})", short_name(other.as_bytes())),
-    });
-    match (holder.kind, holder.fd) {
-        (Kind::Fd, Some(fd)) => format!("fd {fd}{}", access.unwrap_or_default()),
-        (Kind::Fd, None) => format!("an open file{}", access.unwrap_or_default()),
-        (Kind::Cwd, _) => "working directory".to_owned(),
-        (Kind::Root, _) => "root directory".to_owned(),
-        (Kind::Exe, _) => "running executable".to_owned(),
-        (Kind::Mmap, _) if holder.refs > 1 => format!("mapped files ({} references)", holder.refs),
-        (Kind::Mmap, _) => "mapped file".to_owned(),
-        (Kind::ChildMount, _) => "a mount on top of it".to_owned(),
-    }
-}
-
-fn also(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Fd => "open",
-        Kind::Cwd => "its working directory",
-        Kind::Root => "its root directory",
-        Kind::Exe => "running",
-        Kind::Mmap => "mapped",
-        Kind::ChildMount => "mounted on",
     }
 }
 
@@ -148,6 +123,9 @@ fn file(line: Line, holder: &Holder, target: &Target, both: bool) -> Line {
         .seen_as
         .as_ref()
         .filter(|seen| **seen != holder.path && both);
+    if holder.path.as_bytes().is_empty() {
+        return line.words("not looked up: at this tier that would take a reference on the mount");
+    }
     let line = if both { line.words(inside) } else { line };
     let line = line.path(holder.path.as_bytes()).words(mark(holder));
     match seen {
@@ -170,6 +148,7 @@ fn file(line: Line, holder: &Holder, target: &Target, both: bool) -> Line {
 /// Which mount the reference is on, in few words.
 fn copy(holder: &Holder) -> &'static str {
     match (holder.through, holder.propagation.as_deref()) {
+        (Through::Target, _) if holder.kind == Kind::Mount => "the caller's own mount namespace",
         (Through::Target, _) => "the mount itself",
         (Through::PrivateCopy, _) => "a private copy",
         (Through::PropagatedCopy, Some("slave" | "shared+slave")) => "its own slave copy",
@@ -275,7 +254,12 @@ fn since(line: Line, holder: &Holder, view: View<'_>, in_full: bool) -> Line {
     line.maybe(
         5,
         format!(
-            ", shared with {} {}{fd}{more}",
+            ", {} {} {}{fd}{more}",
+            if holder.kind == Kind::ChildMount {
+                "used by"
+            } else {
+                "shared with"
+            },
             short_name(first.comm.as_bytes()),
             first.pid
         ),

@@ -4,9 +4,10 @@ use super::{
     Style,
     advice::advise,
     books::{Account, books, state},
+    detached,
     holder::View,
     line::Line,
-    names,
+    names, operation,
     report::{Report, check},
 };
 use crate::model::{Incident, Outcome};
@@ -14,6 +15,12 @@ use crate::model::{Incident, Outcome};
 /// The incident in at most 14 lines of 110 columns.
 #[must_use]
 pub fn incident(incident: &Incident, style: &Style) -> String {
+    if let Some(reason) = incident.reason {
+        return operation::report(incident, reason, style);
+    }
+    if incident.operation == Incident::DETACH {
+        return detached::report(incident, style);
+    }
     let computed;
     let advice = if incident.advice.is_empty() {
         computed = advise(&incident.holders, &incident.target);
@@ -52,6 +59,7 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
         },
         account: vec![books(account), state(incident, &style.zone)],
         advice,
+        over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!released).then(|| check(&incident.target)),
     }
     .write(style)
@@ -263,7 +271,7 @@ mod tests {
           since  unknown
         BOOKS  1 counted = 1 explained + 0 unexplained; 0 lost; tier tracepoint
         STATE  released after 32 s, 1 attempt refused (03:43:49)
-        FIX    have bash leave the directory, or: kill -HUP 412
+        FIX    for the next time: have bash leave the directory, or: kill -HUP 412
         "#);
     }
 

@@ -13,8 +13,8 @@ use super::{
     who,
 };
 use crate::model::{
-    Books, Caller, Container, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Sharer, Text, Through,
-    Timestamp,
+    Books, Caller, Container, Entered, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Sharer, Text,
+    Through, Timestamp,
 };
 
 /// Bytes that a file can be called.
@@ -92,14 +92,7 @@ fn process() -> BoxedStrategy<Process> {
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    proptest::sample::select(vec![
-        Kind::Fd,
-        Kind::Cwd,
-        Kind::Root,
-        Kind::Exe,
-        Kind::Mmap,
-        Kind::ChildMount,
-    ])
+    proptest::sample::select(Kind::ALL.to_vec())
 }
 
 fn holder() -> BoxedStrategy<Holder> {
@@ -133,6 +126,8 @@ fn holder() -> BoxedStrategy<Holder> {
                 kind,
                 also,
                 refs,
+                held_by: seen_as.clone(),
+                reason: access.clone(),
                 shared_with: (0..sharers % 4)
                     .map(|pid| Sharer {
                         pid: u32::from(pid),
@@ -150,12 +145,30 @@ fn holder() -> BoxedStrategy<Holder> {
                 counted,
                 propagation,
                 opened: opened.map(Timestamp::from_nanos),
+                entered: through_a_namespace(opened_by.as_ref(), opened),
                 opened_by,
                 attempts_blocked,
                 ..samples::holder()
             },
         )
         .boxed()
+}
+
+/// One in two is outside, the other entered the opener's container.
+fn through_a_namespace(by: Option<&Process>, opened: Option<i64>) -> Option<Box<Entered>> {
+    let by = by?;
+    let operation = if by.pid % 2 == 0 {
+        Entered::OUTSIDE
+    } else {
+        Entered::SETNS
+    };
+    Some(Box::new(Entered {
+        time: opened.map(Timestamp::from_nanos),
+        operation: operation.to_owned(),
+        namespace: u32::MAX,
+        from: Some(by.pid),
+        container: by.container.clone(),
+    }))
 }
 
 fn report() -> BoxedStrategy<Incident> {

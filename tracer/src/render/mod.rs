@@ -4,25 +4,45 @@
 //! on a terminal sooner or later.
 
 mod advice;
+mod audit;
+mod audit_advice;
 mod books;
+mod capture;
+mod detached;
+mod entered;
 mod fit;
 mod holder;
+mod html;
 mod incident;
+mod kinds;
 #[cfg(test)]
 mod limits;
 mod line;
 mod names;
+mod operation;
+mod operation_advice;
 mod quote;
 mod report;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod sanitize;
 mod times;
 mod who;
 
 use jiff::tz::TimeZone;
 
-pub use self::{advice::advise, incident::incident, sanitize::escape, who::who};
+pub use self::{
+    advice::{advise, after, fixes, fixes_of_words, texts},
+    audit::audit,
+    audit_advice::{advise_audit, advise_detached},
+    capture::of_capture,
+    capture::summary,
+    html::Html,
+    incident::incident,
+    operation_advice::advise_operation,
+    sanitize::escape,
+    who::who,
+};
 
 /// How text is written.
 #[derive(Debug, Clone, PartialEq, Eq)]

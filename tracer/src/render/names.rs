@@ -5,7 +5,7 @@ use super::{
     sanitize::escape,
 };
 use crate::{
-    identity::mount_claim,
+    identity::{mount_claim, requester},
     model::{Container, Process, Target},
 };
 
@@ -111,25 +111,9 @@ pub(super) fn target(line: Line, target: &Target) -> Line {
     }
 }
 
-/// Programs that do what another one asked them for.
-const ERRAND: &[&str] = &[
-    "umount",
-    "mount",
-    "sh",
-    "bash",
-    "dash",
-    "busybox",
-    "sudo",
-    "su",
-    "env",
-    "timeout",
-    "nsenter",
-    "systemd-run",
-];
-
-/// Who asked for the umount: `containerd-shim 19871`, `umount 812, run by kubelet 700`.
+/// Who asked for the umount: `containerd-shim 19871`, `umount 812, run by kubelet 700 (kubelet.service)`, `umount 812,
+/// run by driver 700 of csi/node-x7k2p`.
 pub(super) fn caller(line: Line, process: &Process) -> Line {
-    let is_errand = |comm: &[u8]| ERRAND.iter().any(|errand| errand.as_bytes() == comm);
     let line = line
         .name(process.comm.as_bytes())
         .words(format!(" {}", process.pid));
@@ -137,24 +121,21 @@ pub(super) fn caller(line: Line, process: &Process) -> Line {
         Some(of) => line.maybe(4, format!(" of {}", container_short(of))),
         None => line,
     };
-    if !is_errand(process.comm.as_bytes()) {
-        return line;
-    }
-    let principal = process
-        .parents
-        .iter()
-        .find(|parent| !is_errand(parent.comm.as_bytes()));
-    // `ebusy watch -- sh -c ...`: that the command runs below ebusy is no news.
-    let principal = principal.filter(|parent| parent.comm.as_bytes() != b"ebusy");
-    match principal
-        .or(process.parents.first())
-        .filter(|parent| parent.pid > 1)
-    {
-        Some(parent) => line.maybe(
-            5,
-            format!(", run by {} {}", short_name(parent.comm.as_bytes()), parent.pid),
-        ),
-        None => line,
+    let known = process.requester.as_deref();
+    let behind = known.map(|known| (&known.comm, known.pid));
+    // A stream of an older version has only the ancestors.
+    let behind = behind.or_else(|| {
+        let parent = requester(process.comm.as_bytes(), &process.parents)?;
+        Some((&parent.comm, parent.pid))
+    });
+    let Some((comm, pid)) = behind else { return line };
+    let line = line.maybe(5, format!(", run by {} {pid}", short_name(comm.as_bytes())));
+    match known.map(|known| (&known.container, &known.unit)) {
+        Some((Some(of), _)) if Some(of) != process.container.as_ref() => {
+            line.maybe(4, format!(" of {}", container_short(of)))
+        }
+        Some((None, Some(unit))) => line.maybe(4, format!(" ({})", escape_unit(unit))),
+        _ => line,
     }
 }
 
@@ -197,7 +178,7 @@ pub(super) fn is_same(of: &Container, other: Option<&Container>) -> bool {
 mod tests {
     use super::{caller, container, home, target};
     use crate::{
-        model::{Container, Owner, Parent, Process, Target, Text},
+        model::{Container, Owner, Parent, Process, Requester, Target, Text},
         render::{line::Line, samples},
     };
 
@@ -315,6 +296,26 @@ mod tests {
         );
         process.parents[1].comm = "ebusy".into();
         assert_eq!(line(|line| caller(line, &process)), "umount 812, run by sh 811");
+        process.parents[1].comm = "kubelet".into();
+        let unit = Some("kubelet.service".to_owned());
+        let mut behind = Requester {
+            pid: 700,
+            comm: "kubelet".into(),
+            unit,
+            container: None,
+        };
+        process.requester = Some(Box::new(behind.clone()));
+        assert_eq!(
+            line(|line| caller(line, &process)),
+            "umount 812, run by kubelet 700 (kubelet.service)"
+        );
+        behind.container = Some(of(Some("driver"), Some("csi-node-x7k2p"), None, None));
+        process.requester = Some(Box::new(behind));
+        assert_eq!(
+            line(|line| caller(line, &process)),
+            "umount 812, run by kubelet 700 of ci/csi-node-x7k2p"
+        );
+        process.requester = None;
         process.comm = "containerd-shim".into();
         assert_eq!(line(|line| caller(line, &process)), "containerd-shim 812");
     }

@@ -35,6 +35,8 @@ pub(super) struct Report<'a> {
     /// Books and state.
     pub(super) account: Vec<String>,
     pub(super) advice: &'a [String],
+    /// It is over: what helps is for the next time.
+    pub(super) over: bool,
     pub(super) check: Option<String>,
 }
 
@@ -58,11 +60,16 @@ impl Report<'_> {
         }
         after.extend(self.account);
         let fixed = 1 + after.len() + usize::from(self.check.is_some());
-        let advices: Vec<&String> = self
+        let mut advices: Vec<String> = self
             .advice
             .iter()
             .filter(|text| !text.trim().is_empty())
+            .cloned()
             .collect();
+        if let Some(first) = advices.first_mut().filter(|_| self.over) {
+            first.insert_str(0, "for the next time: ");
+        }
+        let advices: Vec<&String> = advices.iter().collect();
         // The first advice is never cut off.
         let least_advice = advices.first().map_or(0, |first| wrapped(first).len().min(2));
 
@@ -97,7 +104,7 @@ fn holders(holders: &[Holder], view: View<'_>, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = holders
         .iter()
         .take(shown)
-        .flat_map(|holder| block(holder, view, each.clamp(1, 4)))
+        .flat_map(|holder| block(holder, view, each.clamp(1, 5)))
         .collect();
     if more > 0 {
         let refs: u64 = holders
@@ -160,8 +167,17 @@ fn wrapped(advice: &str) -> Vec<String> {
     wrap(&printable(advice), COLUMNS - LABEL)
 }
 
-/// What to run to see whether it is free.
+/// What to run to see whether it is free, as a line.
 pub(super) fn check(target: &Target) -> String {
+    let words = match check_command(target) {
+        Some(command) => format!("{command} (exit 0 means free)"),
+        None => "ebusy who (lists every mount that is stuck)".to_owned(),
+    };
+    Line::new("CHECK").words(words).finish()
+}
+
+/// The command whose exit status 0 means free.
+pub(super) fn check_command(target: &Target) -> Option<String> {
     let claim = mount_claim(target.path.as_bytes());
     let rootfs = claim.is_some_and(|claim| claim.what == "rootfs");
     let container = target.container.as_ref();
@@ -177,17 +193,13 @@ pub(super) fn check(target: &Target) -> String {
     let word = shell(what.unwrap_or_else(path).as_bytes());
     // A command that was cut is of no use.
     let fits = word.len() <= 70 && std::str::from_utf8(target.path.as_bytes()).is_ok();
-    let command = if fits {
-        format!("ebusy who {word} (exit 0 means free)")
-    } else {
-        "ebusy who (lists every mount that is stuck)".to_owned()
-    };
-    Line::new("CHECK").words(command).finish()
+    fits.then(|| format!("ebusy who {word}"))
 }
 
 /// The label in bold, a verdict of being busy in red: escape sequences of our own, around text that has none.
 fn emphasized(line: &str) -> String {
-    let (label, rest) = line.split_at_checked(LABEL).unwrap_or((line, ""));
+    let end = line.find(' ').map_or(LABEL, |end| end.max(LABEL));
+    let (label, rest) = line.split_at_checked(end).unwrap_or((line, ""));
     let color = if matches!(label.trim_end(), "EBUSY" | "BUSY") {
         "\x1b[1;31m"
     } else {

@@ -9,11 +9,11 @@ const ID: &str = "9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3
 const TASK: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 
 /// 03:43:17 of some day, and as many milliseconds more.
-pub(super) fn at(millis: i64) -> Timestamp {
+pub(crate) fn at(millis: i64) -> Timestamp {
     Timestamp::from_nanos((1_700_019_797_000 + millis) * 1_000_000)
 }
 
-pub(super) fn target() -> Target {
+pub(crate) fn target() -> Target {
     Target {
         path: format!("{TASK}/{ID}/rootfs").into(),
         path_base64: None,
@@ -35,7 +35,7 @@ pub(super) fn target() -> Target {
     }
 }
 
-pub(super) fn agent() -> Process {
+pub(crate) fn agent() -> Process {
     Process {
         pid: 48_211,
         tid: Some(48_211),
@@ -60,7 +60,7 @@ pub(super) fn agent() -> Process {
     }
 }
 
-pub(super) fn holder() -> Holder {
+pub(crate) fn holder() -> Holder {
     Holder {
         kind: Kind::Fd,
         also: Vec::new(),
@@ -70,6 +70,8 @@ pub(super) fn holder() -> Holder {
         access: Some("read".into()),
         shared_with: Vec::new(),
         path: "/var/log/app.log".into(),
+        held_by: None,
+        reason: None,
         path_base64: None,
         deleted: false,
         seen_as: Some(format!("/host{TASK}/{ID}/rootfs/var/log/app.log").into()),
@@ -84,12 +86,13 @@ pub(super) fn holder() -> Holder {
             tid: Some(48_230),
             ..agent()
         }),
+        entered: None,
         attempts_blocked: 50,
         evidence: vec!["history".into(), "snapshot".into()],
     }
 }
 
-pub(super) fn plain(pid: u32, comm: &str, kind: Kind, path: &str) -> Holder {
+pub(crate) fn plain(pid: u32, comm: &str, kind: Kind, path: &str) -> Holder {
     Holder {
         kind,
         refs: 1,
@@ -112,7 +115,7 @@ pub(super) fn plain(pid: u32, comm: &str, kind: Kind, path: &str) -> Holder {
     }
 }
 
-pub(super) fn books(counted: u64, explained: u64) -> Books {
+pub(crate) fn books(counted: u64, explained: u64) -> Books {
     Books {
         counted: Some(counted),
         explained,
@@ -124,7 +127,7 @@ pub(super) fn books(counted: u64, explained: u64) -> Books {
     }
 }
 
-pub(super) fn incident(holders: Vec<Holder>) -> Incident {
+pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
     let refs = holders
         .iter()
         .fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
@@ -132,6 +135,7 @@ pub(super) fn incident(holders: Vec<Holder>) -> Incident {
         schema: Incident::SCHEMA.into(),
         id: 1,
         operation: "umount2".into(),
+        reason: None,
         started: at(0),
         ended: Some(at(32_463)),
         outcome: Some(Outcome::GaveUp),
@@ -149,6 +153,7 @@ pub(super) fn incident(holders: Vec<Holder>) -> Incident {
             attempts: 50,
         }],
         advice: super::advise(&holders, &target()),
+        fixes: super::fixes(&holders, &[], &target()),
         target: target(),
         references: books(refs, refs),
         holders,
@@ -159,7 +164,7 @@ pub(super) fn incident(holders: Vec<Holder>) -> Incident {
     }
 }
 
-pub(super) fn who(holders: Vec<Holder>) -> Who {
+pub(crate) fn who(holders: Vec<Holder>) -> Who {
     let refs = holders
         .iter()
         .fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
@@ -172,5 +177,7 @@ pub(super) fn who(holders: Vec<Holder>) -> Who {
         candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: "tracepoint".into(),
+        advice: Vec::new(),
+        fixes: Vec::new(),
     }
 }

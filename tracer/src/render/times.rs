@@ -43,7 +43,8 @@ pub(super) fn moment(time: Timestamp, now: Timestamp, zone: &TimeZone) -> String
     format(time, zone, if far { "%Y-%m-%d %H:%M:%S" } else { "%H:%M:%S" })
 }
 
-fn format(time: Timestamp, zone: &TimeZone, pattern: &str) -> String {
+/// As `strftime` says.
+pub(super) fn format(time: Timestamp, zone: &TimeZone, pattern: &str) -> String {
     let time = JiffTimestamp::from_nanosecond(i128::from(time.as_nanos())).unwrap_or_default();
     time.to_zoned(zone.clone()).strftime(pattern).to_string()
 }

@@ -14,7 +14,13 @@ use crate::model::Who;
 /// The answer in at most 14 lines of 110 columns.
 #[must_use]
 pub fn who(who: &Who, style: &Style) -> String {
-    let advice = advise(&who.holders, &who.target);
+    let computed;
+    let advice = if who.advice.is_empty() {
+        computed = advise(&who.holders, &who.target);
+        &computed
+    } else {
+        &who.advice
+    };
     let account = Account {
         books: &who.references,
         holders: &who.holders,
@@ -36,7 +42,8 @@ pub fn who(who: &Who, style: &Style) -> String {
             zone: &style.zone,
         },
         account: vec![books(account)],
-        advice: &advice,
+        advice,
+        over: false,
         check: None,
     }
     .write(style)

@@ -2,18 +2,22 @@
 //! in the order in which it became known. Live and replayed streams are the same.
 
 mod decode;
+mod detached;
+mod operation;
 mod replay;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    decode::{DecodeError, Raw, RawUmount, decode},
-    replay::{ReplayError, replay},
+    decode::{DecodeError, Raw, RawUmount, decode, of_ledger},
+    detached::Detached,
+    operation::{BLOCK_DEVICE, Freed, RawOperation, Refused},
+    replay::replay,
 };
 use crate::{
     identity::BootClock,
     kernel::Snapshot,
-    model::{Process, Target, Text},
+    model::{Container, Process, Target, Text},
     probe::{Losses, Tier},
 };
 
@@ -31,12 +35,20 @@ pub enum Record {
     Closed(Closed),
     /// A thread came into another mount namespace.
     Entered(Entered),
+    /// What a file in the history is called.
+    Named(Named),
     /// The references were looked for.
     Snapshot(Box<Sample>),
     /// A target is not mounted any more.
     Gone(Gone),
+    /// A system call other than umount2 was refused.
+    Refused(Box<Refused>),
+    /// A mount was detached and lives on.
+    Detached(Box<Detached>),
+    /// What kept the target of a refused call is gone, or the last reference of a detached mount went.
+    Freed(Freed),
     /// Totals of what was lost so far.
-    Lost(Losses),
+    Lost(Lost),
     /// Nothing happened until then (boot clock, ns).
     Tick {
         /// Boot clock, ns.
@@ -47,6 +59,54 @@ pub enum Record {
         /// Boot clock, ns.
         time: u64,
     },
+}
+
+impl Record {
+    /// The names of all types.
+    pub const NAMES: [&str; 14] = [
+        "start", "umount", "opened", "closed", "entered", "named", "snapshot", "gone", "refused", "detached",
+        "freed", "lost", "tick", "end",
+    ];
+
+    /// When it happened, boot clock, ns; `None` of what is no event.
+    #[must_use]
+    pub fn time(&self) -> Option<u64> {
+        match self {
+            Self::Start(_) | Self::Named(_) => None,
+            Self::Umount(umount) => Some(umount.returned),
+            Self::Opened(opened) => Some(opened.time),
+            Self::Closed(closed) => Some(closed.time),
+            Self::Entered(entered) => Some(entered.time),
+            Self::Snapshot(sample) => Some(sample.snapshot.finished),
+            Self::Gone(gone) => Some(gone.time),
+            Self::Refused(refused) => Some(refused.returned),
+            Self::Detached(detached) => Some(detached.looked),
+            Self::Freed(freed) => Some(freed.time),
+            Self::Lost(lost) => Some(lost.time),
+            Self::Tick { time } | Self::End { time } => Some(*time),
+        }
+    }
+
+    /// The name of its type.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            Self::Umount(_) => "umount",
+            Self::Opened(_) => "opened",
+            Self::Closed(_) => "closed",
+            Self::Entered(_) => "entered",
+            Self::Named(_) => "named",
+            Self::Snapshot(_) => "snapshot",
+            Self::Gone(_) => "gone",
+            Self::Refused(_) => "refused",
+            Self::Detached(_) => "detached",
+            Self::Freed(_) => "freed",
+            Self::Lost(_) => "lost",
+            Self::Tick { .. } => "tick",
+            Self::End { .. } => "end",
+        }
+    }
 }
 
 /// Where and how the stream was taken.
@@ -60,6 +120,12 @@ pub struct Start {
     pub tier: Tier,
     /// Relates the boot clock to wall-clock time.
     pub clock: BootClock,
+    /// Every open and every close on a watched mount is in the stream, but for what was lost.
+    #[serde(default)]
+    pub history: bool,
+    /// Names the run among those of a capture; unknown in streams of old.
+    #[serde(default)]
+    pub run: Option<String>,
 }
 
 /// Names a mount within a stream.
@@ -78,6 +144,9 @@ pub struct MountKey {
 pub struct Umount {
     /// Boot clock at entry, ns.
     pub entered: u64,
+    /// Boot clock when the count that refused it was read, ns; where the tier sees it.
+    #[serde(default)]
+    pub checked: Option<u64>,
     /// Boot clock at return, ns.
     pub returned: u64,
     /// 0, or a negative errno.
@@ -95,6 +164,9 @@ pub struct Umount {
     pub target: Target,
     /// Whether the user wants to see it.
     pub shown: bool,
+    /// It was the caller's own root: the kernel remounts that read-only instead (KERNEL.md 4.1).
+    #[serde(default)]
+    pub remount: bool,
     /// Whether the kernel's busy check ran; `None` where the tier does not see it.
     pub busy_check: Option<bool>,
     /// The last mount that the busy check looked at, and its count.
@@ -102,7 +174,7 @@ pub struct Umount {
 }
 
 /// A file that was opened on a watched mount.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
     /// Boot clock, ns.
     pub time: u64,
@@ -116,6 +188,65 @@ pub struct Opened {
     pub by: Process,
     /// Descriptor it got, where the tier sees it.
     pub fd: Option<u32>,
+    /// Start of the process that opened it, boot clock, ns.
+    #[serde(default)]
+    pub start: u64,
+    /// Hash and length of its name, to tell that the dentry is still the same; 0 for unknown.
+    #[serde(default)]
+    pub name: u64,
+    /// `O_*`.
+    #[serde(default)]
+    pub flags: u32,
+    /// `FMODE_*`.
+    #[serde(default)]
+    pub mode: u32,
+    /// Type and permissions of its inode; 0 for unknown.
+    #[serde(default)]
+    pub inode_mode: u32,
+    /// When it was closed, boot clock, ns: only of what the ledger has.
+    #[serde(default)]
+    pub closed: Option<u64>,
+}
+
+impl Opened {
+    /// Whether it is a file that the kernel opened for itself behind another one, which the user opened: the backing
+    /// file of an overlay. `FMODE_NOACCOUNT` (include/linux/fs.h, the same from 5.10 to 7.2).
+    #[must_use]
+    pub fn is_backing(&self) -> bool {
+        self.mode & 0x2000_0000 != 0
+    }
+
+    /// References that it holds: overlayfs keeps a second file for each that is regular, unless it was opened with
+    /// `O_PATH` (measured on 5.10, 6.1, 6.12 and 7.2).
+    #[must_use]
+    pub fn refs(&self, overlay: bool) -> u64 {
+        const TYPE: u32 = 0o170_000;
+        const REGULAR: u32 = 0o100_000;
+        const PATH_ONLY: u32 = 0o10_000_000;
+        let regular = self.inode_mode & TYPE == REGULAR && self.flags & PATH_ONLY == 0;
+        1 + u64::from(overlay && regular)
+    }
+
+    /// Whether it was opened to be run: `__FMODE_EXEC` (include/linux/fs.h, the same from 5.10 to 7.2).
+    #[must_use]
+    pub fn is_executed(&self) -> bool {
+        self.flags & 0x20 != 0
+    }
+}
+
+/// The name of a file that was opened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Named {
+    /// Address of the mount.
+    pub mount: u64,
+    /// Address of the dentry.
+    pub dentry: u64,
+    /// Hash and length of the last name.
+    pub name: u64,
+    /// Path inside the mount, from its root.
+    pub path: Text,
+    /// It has no name any more.
+    pub deleted: bool,
 }
 
 /// A file that is no more.
@@ -136,10 +267,22 @@ pub struct Entered {
     pub operation: String,
     /// Who.
     pub pid: u32,
+    /// Which thread of it; unknown in streams of old.
+    #[serde(default)]
+    pub tid: Option<u32>,
+    /// Start of the process, boot clock, ns; 0 for unknown.
+    #[serde(default)]
+    pub start: u64,
     /// Its command name.
     pub comm: Text,
     /// The namespace it is in now.
     pub namespace: u32,
+    /// The namespace it was in before, where the tier sees it.
+    #[serde(default)]
+    pub from: Option<u32>,
+    /// The container whose root file system the namespace has.
+    #[serde(default)]
+    pub container: Option<Box<Container>>,
 }
 
 /// A snapshot, and what it is of.
@@ -151,6 +294,18 @@ pub struct Sample {
     pub attempt: u64,
     /// What was found.
     pub snapshot: Snapshot,
+    /// What the ledger had of the files on these mounts; of those that were closed only the latest.
+    #[serde(default)]
+    pub ledger: Vec<Opened>,
+}
+
+/// Totals of what was lost so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// When they were read, boot clock, ns.
+    pub time: u64,
+    /// By probe and reason.
+    pub losses: Losses,
 }
 
 /// A target that is not mounted any more.

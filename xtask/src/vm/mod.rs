@@ -9,17 +9,17 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{setup, workspace::Workspace};
+use crate::workspace::Workspace;
 
 use self::{
     image::Image,
-    kernels::Kernel,
     qemu::{Machine, Run},
 };
 
-pub(crate) use self::{outcome::Outcome, qemu::QEMU};
+pub(crate) use self::{emulator::Emulator, kernels::Kernel, outcome::Outcome};
 
 mod cpio;
+mod emulator;
 mod image;
 mod kernels;
 mod outcome;
@@ -66,6 +66,7 @@ pub(crate) struct VmArgs {
 pub(crate) struct Lab {
     cache: PathBuf,
     init: PathBuf,
+    emulator: Emulator,
 }
 
 /// What to run in a machine.
@@ -92,12 +93,16 @@ pub(crate) struct Job {
 impl Lab {
     /// Installs the emulator if it can, and builds the init.
     pub(crate) fn open(workspace: &Workspace) -> Result<Self> {
-        setup::emulator()?;
+        let emulator = Emulator::find(workspace)?;
         let cache = workspace.target.join("vm");
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
         remove_stale(&cache);
         let init = workspace.static_program("xtask", "vm-init", false)?;
-        Ok(Self { cache, init })
+        Ok(Self {
+            cache,
+            init,
+            emulator,
+        })
     }
 
     /// Fetches the kernel unless it is in the cache.
@@ -137,6 +142,7 @@ impl Lab {
         let initrd = self.cache.join(format!("{purpose}-{}.cpio", std::process::id()));
         fs::write(&initrd, archive).with_context(|| format!("writing {}", initrd.display()))?;
         let machine = Machine {
+            emulator: self.emulator.clone(),
             kernel: kernel.image(),
             initrd: initrd.clone(),
             append: job.append.clone(),

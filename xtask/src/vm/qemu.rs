@@ -13,10 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::outcome::{Outcome, Watch};
-
-/// The emulator.
-pub(crate) const QEMU: &str = "qemu-system-x86_64";
+use super::{
+    emulator::{Emulator, QEMU},
+    outcome::{Outcome, Watch},
+};
 
 /// How long the machine may take until its program starts. Emulated, it takes 5 s on an idle host.
 const BOOT_LIMIT: Duration = Duration::from_mins(3);
@@ -55,6 +55,8 @@ impl Accelerator {
 /// A machine to boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
+    /// What runs it.
+    pub(crate) emulator: Emulator,
     /// The kernel's image.
     pub(crate) kernel: PathBuf,
     /// The archive with the root.
@@ -116,7 +118,7 @@ impl Machine {
         let mut child = self
             .command(accelerator)
             .spawn()
-            .with_context(|| format!("starting {QEMU}; `cargo xtask setup --vm` installs it"))?;
+            .with_context(|| format!("starting {}; `cargo xtask setup --vm` installs it", self.emulator))?;
         let (sender, receiver) = channel();
         let readers = [
             child
@@ -198,7 +200,7 @@ impl Machine {
     }
 
     fn command(&self, accelerator: Accelerator) -> Command {
-        let mut command = Command::new(QEMU);
+        let mut command = self.emulator.command();
         command
             .args(accelerator.args())
             .args(["-m", &self.memory, "-smp", "2"])

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{Containers, Lookup};
-use crate::identity::spec::samples;
+use crate::identity::{metadata::testing, spec::samples};
 
 const AGENT: &str = "9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5";
 const SANDBOX: &str = "7777777777777777777777777777777777777777777777777777777777777777";
@@ -356,4 +356,144 @@ fn hostile_bundles() {
     }
     fs::create_dir_all(root.join(TASKS).join("k8s.io").join(id("4")).join("config.json")).unwrap();
     assert_eq!(containers.all().len(), 6);
+}
+
+const DATABASE: &str = "io.containerd.metadata.v1.bolt/meta.db";
+
+#[test]
+fn labels_are_in_containerds_database() {
+    let (directory, _) = host();
+    let root = directory.path().join("root");
+    let sandbox = &[("controller-revision-hash", "59cb8f6d4b"), ("app", "agent")];
+    let asked = r#"{"Metadata":{"Config":{"metadata":{"name":"agent"},"linux":{"security_context":{"privileged":true}}}}}"#;
+    let asked = Some(("io.cri-containerd.container.metadata", asked));
+    let labels = &[("io.kubernetes.container.name", "agent")];
+    let file = testing::of(
+        "k8s.io",
+        &[
+            (SANDBOX, "pause:1", sandbox, None),
+            (AGENT, "agent:2", labels, asked),
+        ],
+    );
+    let path = root.join("var/lib/containerd").join(DATABASE);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, &file).unwrap();
+    // It was read before the database was there.
+    let containers = Containers::new(directory.path().join("proc"), &root);
+    let cgroup = format!("0::/kubepods/pod{UID}/{AGENT}\n");
+    let found = containers.of_cgroup(cgroup.as_bytes()).unwrap();
+    let owner = found.owner.unwrap();
+    assert_eq!(
+        (owner.kind.as_str(), owner.name.as_str()),
+        ("DaemonSet", "node-agent")
+    );
+    assert_eq!(owner.source, "label controller-revision-hash, pod name");
+    // The configuration names the image; the database knows what was asked for.
+    assert_eq!(
+        (found.image.as_deref(), found.privileged),
+        (Some("registry.example/agent:1.2"), Some(true))
+    );
+    let sandbox = containers.container_of_mount_path(format!("/{TASKS}/k8s.io/{SANDBOX}/rootfs").as_bytes());
+    assert_eq!(sandbox.unwrap().owner.unwrap().kind, "DaemonSet");
+}
+
+#[test]
+fn a_plain_container_has_its_image_from_the_database_that_its_bundle_leads_to() {
+    let (directory, containers) = host();
+    let root = directory.path().join("root");
+    let file = testing::of(
+        "default",
+        &[(
+            "web",
+            "docker.io/library/web:1",
+            &[("nerdctl/name", "shop")],
+            None,
+        )],
+    );
+    let database = root.join("srv/ctd").join(DATABASE);
+    fs::create_dir_all(database.parent().unwrap()).unwrap();
+    fs::write(&database, &file).unwrap();
+    let link = "/srv/ctd/io.containerd.runtime.v2.task/default/web";
+    std::os::unix::fs::symlink(link, root.join(TASKS).join("default/web/work")).unwrap();
+    // Where that is must be a local file system, by the mount table of this machine.
+    let web = containers.of_cgroup(b"0::/default/web\n").unwrap();
+    assert_eq!(
+        (web.name.as_deref(), web.image.as_deref()),
+        (Some("shop"), Some("docker.io/library/web:1"))
+    );
+}
+
+#[test]
+fn a_hostile_database() {
+    for bytes in [
+        Vec::new(),
+        vec![0; 10_000],
+        vec![0xff; 10_000],
+        b"x".repeat(3 << 20),
+    ] {
+        let (directory, containers) = host();
+        let path = directory.path().join("root/var/lib/containerd").join(DATABASE);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let found = containers.of_cgroup(format!("0::/{AGENT}\n").as_bytes()).unwrap();
+        assert_eq!(
+            (found.pod.as_deref(), found.owner),
+            (Some("node-agent-x7k2p"), None)
+        );
+    }
+}
+
+#[test]
+fn owners_of_crio_and_docker_are_in_their_sandboxes() {
+    let (directory, containers) = host();
+    let root = directory.path().join("root");
+    let storage = "run/containers/storage/overlay-containers";
+    let sandbox = "5".repeat(64);
+    let container = "6".repeat(64);
+    let notes = format!(
+        r#""io.kubernetes.pod.name": "web-0", "io.kubernetes.pod.namespace": "shop", "io.kubernetes.cri-o.SandboxID": "{sandbox}""#
+    );
+    let config =
+        |more: &str| format!(r#"{{"annotations": {{"io.container.manager": "cri-o", {notes}{more}}}}}"#);
+    let labels = r#", "io.kubernetes.cri-o.Labels": "{\"statefulset.kubernetes.io/pod-name\": \"web-0\"}""#;
+    plant(
+        &root,
+        &format!("{storage}/{sandbox}/userdata/config.json"),
+        &config(labels),
+    );
+    plant(
+        &root,
+        &format!("{storage}/{container}/userdata/config.json"),
+        &config(""),
+    );
+    let owner = |id: &str| {
+        let found = containers
+            .of_cgroup(format!("0::/crio-{id}.scope\n").as_bytes())
+            .unwrap();
+        found.owner.map(|owner| (owner.kind, owner.name))
+    };
+    let expected = Some(("StatefulSet".to_owned(), "web".to_owned()));
+    assert_eq!((owner(&container), owner(&sandbox)), (expected.clone(), expected));
+
+    let (pod, of) = ("7".repeat(64), "8".repeat(64));
+    let labels = r#""io.kubernetes.pod.name": "once-x7k2p", "io.kubernetes.pod.namespace": "ci""#;
+    let docker =
+        |more: &str| format!(r#"{{"Name": "/k8s_x", "Config": {{"Labels": {{{labels}, {more}}}}}}}"#);
+    plant(
+        &root,
+        &format!("var/lib/docker/containers/{of}/config.v2.json"),
+        &docker(&format!(r#""io.kubernetes.sandbox.id": "{pod}""#)),
+    );
+    plant(
+        &root,
+        &format!("var/lib/docker/containers/{pod}/config.v2.json"),
+        &docker(r#""job-name": "once""#),
+    );
+    let found = containers
+        .of_cgroup(format!("0::/docker/{of}\n").as_bytes())
+        .unwrap();
+    assert_eq!(
+        found.owner.map(|owner| (owner.kind, owner.name)),
+        Some(("Job".to_owned(), "once".to_owned()))
+    );
 }

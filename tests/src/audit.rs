@@ -1,0 +1,252 @@
+//! `ebusy audit`, and what it says: the fields of `ebusy.audit/1` that tests look at.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use crate::{
+    ebusy::{command, run},
+    report::{Holder, Process, Target},
+};
+
+/// An audit.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Audit {
+    pub schema: String,
+    pub probe: String,
+    pub blind: Vec<String>,
+    pub gaps: Vec<String>,
+    pub watched: u64,
+    pub now: Vec<Now>,
+    pub can_pin: Vec<Group>,
+    pub can_leak: Vec<Group>,
+    pub leaked: Vec<Leaked>,
+    pub detached: Vec<Detached>,
+    pub namespaces: Vec<KeptNamespace>,
+    pub own: Option<Own>,
+}
+
+/// A mount that is stuck or busy.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Now {
+    pub target: Target,
+    pub stuck: bool,
+    pub holders: Vec<Holder>,
+    pub unexplained: Option<u64>,
+    pub advice: Vec<String>,
+}
+
+/// Who has copies.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Workload {
+    pub process: Option<Process>,
+    pub same_namespace: bool,
+}
+
+/// The copies of a workload.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Group {
+    pub workload: Workload,
+    pub mount_namespaces: Vec<u32>,
+    pub mounts: u64,
+    pub in_use: u64,
+    pub copies: Vec<CopiedMount>,
+    pub advice: Vec<String>,
+}
+
+/// A copy.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct CopiedMount {
+    pub target: Target,
+    pub path: PathBuf,
+    pub propagation: Option<String>,
+    pub holders: Vec<Holder>,
+}
+
+/// A mount whose container is gone.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Leaked {
+    pub what: String,
+    pub places: Vec<LeakedPlace>,
+    pub advice: Vec<String>,
+}
+
+/// Where it is.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct LeakedPlace {
+    pub mount: Target,
+    pub workload: Option<Workload>,
+}
+
+/// A mount in no namespace.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Detached {
+    pub mount_id: u32,
+    pub fs_type: Option<String>,
+    pub mounted_elsewhere: bool,
+    pub bytes: Option<u64>,
+    pub holders: Vec<Holder>,
+    pub unexplained: Option<u64>,
+    pub advice: Vec<String>,
+}
+
+/// A namespace without a process.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct KeptNamespace {
+    pub number: u32,
+    pub watched: u64,
+    pub kept_by: Vec<Keeper>,
+    pub advice: Vec<String>,
+}
+
+/// What keeps it.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Keeper {
+    pub kind: String,
+    pub process: Option<Process>,
+    pub path: Option<PathBuf>,
+}
+
+/// ebusy's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Own {
+    pub references: u64,
+    pub namespaces: u64,
+}
+
+/// How many findings there are in which section.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the sections")]
+pub struct Found {
+    pub now: usize,
+    pub can_pin: usize,
+    pub can_leak: usize,
+    pub leaked: usize,
+    pub detached: usize,
+    pub namespaces: usize,
+}
+
+/// What belongs to a test: whatever else is on the machine is left out.
+#[derive(Debug, Clone, Default)]
+pub struct Ours {
+    /// Mounts below these directories.
+    pub below: Vec<PathBuf>,
+    /// Detached mounts with these ids.
+    pub detached: Vec<u32>,
+    /// Namespaces that these processes have descriptors of, or that are bound below the directories.
+    pub pids: Vec<u32>,
+}
+
+impl Audit {
+    /// Runs it with `--target` for each of these.
+    pub fn run(targets: &[&Path]) -> Result<(i32, Self)> {
+        let mut command = command("audit")?;
+        command.args(["--format", "json"]);
+        for target in targets {
+            command.arg("--target").arg(target);
+        }
+        let finished = run(&mut command)?;
+        let code = finished.status.code().context("an exit status")?;
+        let audit: Self = serde_json::from_slice(&finished.stdout)
+            .with_context(|| format!("{}{}", String::from_utf8_lossy(&finished.stdout), finished.stderr))?;
+        ensure!(audit.schema == "ebusy.audit/1", "{}", audit.schema);
+        ensure!(
+            audit.blind.is_empty() && audit.gaps.is_empty(),
+            "blind: {:?}, {:?}",
+            audit.blind,
+            audit.gaps
+        );
+        // It measures this; a test of its own looks from outside.
+        let none = Own {
+            references: 0,
+            namespaces: 0,
+        };
+        ensure!(audit.own == Some(none), "{:?}", audit.own);
+        Ok((code, audit))
+    }
+
+    /// Runs it, and leaves out what is not the test's. It says that there is something if there is.
+    pub fn of(ours: &Ours, targets: &[&Path]) -> Result<Self> {
+        let (code, mut audit) = Self::run(targets)?;
+        let all = audit.found();
+        ensure!(
+            (code == 1) == (all != Found::default()),
+            "exit status {code}, {all:?}"
+        );
+        let below = |path: &Path| ours.below.iter().any(|directory| path.starts_with(directory));
+        let is_ours = |target: &Target| below(Path::new(&target.path));
+        audit.now.retain(|now| is_ours(&now.target));
+        for groups in [&mut audit.can_pin, &mut audit.can_leak] {
+            groups.retain(|group| group.copies.iter().any(|copy| is_ours(&copy.target)));
+        }
+        audit
+            .leaked
+            .retain(|leaked| leaked.places.iter().any(|place| is_ours(&place.mount)));
+        audit
+            .detached
+            .retain(|detached| ours.detached.contains(&detached.mount_id));
+        audit.namespaces.retain(|namespace| {
+            namespace.kept_by.iter().any(|keeper| {
+                let pid = keeper.process.as_ref().map(|process| process.pid);
+                pid.is_some_and(|pid| ours.pids.contains(&pid)) || keeper.path.as_deref().is_some_and(below)
+            })
+        });
+        Ok(audit)
+    }
+
+    /// What there is.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        Found {
+            now: self.now.len(),
+            can_pin: self.can_pin.len(),
+            can_leak: self.can_leak.len(),
+            leaked: self.leaked.len(),
+            detached: self.detached.len(),
+            namespaces: self.namespaces.len(),
+        }
+    }
+
+    /// It found that, and nothing else.
+    pub fn expect(&self, expected: Found) -> Result<()> {
+        let found = self.found();
+        ensure!(
+            found == expected,
+            "found {found:?}, expected {expected:?}: {self:#?}"
+        );
+        Ok(())
+    }
+}
+
+impl Group {
+    /// The process that stands for the workload.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.workload.process.as_ref().map(|process| process.pid)
+    }
+}
+
+/// The first command of an advice that begins with a word: up to its end, or to a remark in brackets.
+pub fn command_in(advice: &[String], word: &str) -> Result<String> {
+    advice
+        .iter()
+        .find_map(|text| {
+            let start = text.find(word)?;
+            let text = &text[start..];
+            let end = [" (", "; "].iter().filter_map(|end| text.find(end)).min();
+            Some(text[..end.unwrap_or(text.len())].to_owned())
+        })
+        .with_context(|| format!("no {word} in {advice:?}"))
+}

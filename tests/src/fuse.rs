@@ -1,0 +1,231 @@
+//! A FUSE server, by the protocol itself (uapi/linux/fuse.h), that does not answer everything.
+//!
+//! Its root has the files `file` and `second`; `never-read`, of which a read is not answered even if it is interrupted,
+//! but when somebody looks for [`RELEASE_READS`]; and `never-flushed`, which nobody can close. The lookup of any other name
+//! is not answered before it is interrupted. The mount is in no namespace.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{Read as _, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
+
+use crate::{
+    holder::Skip,
+    process::{ForkedChild, end_with_parent},
+};
+
+const LOOKUP: u32 = 1;
+const GETATTR: u32 = 3;
+const OPEN: u32 = 14;
+const READ: u32 = 15;
+const RELEASE: u32 = 18;
+const FLUSH: u32 = 25;
+const INIT: u32 = 26;
+const OPENDIR: u32 = 27;
+const RELEASEDIR: u32 = 29;
+const INTERRUPT: u32 = 36;
+/// `FUSE_PARALLEL_DIROPS`: a lookup that is not answered does not keep others from the directory.
+const PARALLEL_DIROPS: u32 = 1 << 18;
+
+/// Nodes; that of the root is 1.
+const NODES: [(&[u8], u32); 4] = [
+    (b"file\0", 2),
+    (b"second\0", 3),
+    (b"never-read\0", NEVER_READ),
+    (b"never-flushed\0", NEVER_FLUSHED),
+];
+/// The name that makes all reads of `never-read` fail.
+pub const RELEASE_READS: &[u8] = b"release";
+const NEVER_READ: u32 = 5;
+const NEVER_FLUSHED: u32 = 6;
+/// `FUSE_MIN_READ_BUFFER`, and more.
+const BUFFER: usize = 1 << 17;
+
+/// A server that does not serve yet, and the root of its mount.
+#[derive(Debug)]
+pub struct Connection {
+    device: File,
+    root: OwnedFd,
+}
+
+impl Connection {
+    /// Mounts it; a [`Skip`] where there is no FUSE.
+    pub fn new() -> Result<Self> {
+        let device = File::options().read(true).write(true).open("/dev/fuse");
+        let (Ok(device), Ok(context)) = (device, fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)) else {
+            let skip = "this kernel has no FUSE".to_owned();
+            return Err(Skip { skip }.into());
+        };
+        for (option, value) in [
+            ("source", "ebusy-scratch".to_owned()),
+            ("fd", device.as_raw_fd().to_string()),
+            ("rootmode", "40000".to_owned()),
+            ("user_id", "0".to_owned()),
+            ("group_id", "0".to_owned()),
+        ] {
+            let value = CString::new(value)?;
+            fsconfig_set_string(context.as_fd(), option, value).with_context(|| option.to_owned())?;
+        }
+        fsconfig_create(context.as_fd()).context("fsconfig")?;
+        let root = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+        .context("fsmount")?;
+        Ok(Self { device, root })
+    }
+
+    /// Serves until the file system is gone.
+    #[must_use]
+    pub fn serve_in_thread(self) -> OwnedFd {
+        let Self { device, root } = self;
+        thread::spawn(move || serve(device));
+        root
+    }
+
+    /// Serves until the child is killed: then all that wait are told so. Call this while the process has one thread.
+    pub fn serve_in_child(self) -> Result<(OwnedFd, ForkedChild)> {
+        let Self { device, root } = self;
+        let child = ForkedChild::spawn(0, || {
+            // Whoever is killed drops nothing, and a server that answers nothing would hold up all who look at mounts.
+            end_with_parent();
+            serve(device);
+            Ok(())
+        })?;
+        Ok((root, child))
+    }
+}
+
+fn serve(mut device: File) {
+    let mut buffer = vec![0; BUFFER];
+    // Reads of `never-read`.
+    let mut deaf = Vec::new();
+    loop {
+        let answer = match device.read(&mut buffer) {
+            Ok(length) => Request::parse(&buffer[..length]).and_then(|request| {
+                if request.operation == READ && request.file() == NEVER_READ {
+                    deaf.push(request.number);
+                }
+                if request.operation == LOOKUP && request.body.strip_suffix(b"\0") == Some(RELEASE_READS) {
+                    deaf.push(request.number);
+                    for number in deaf.drain(..) {
+                        let _ = device.write_all(&with_header(number, -libc::ENOENT, &[]));
+                    }
+                    return None;
+                }
+                request.answer(&deaf)
+            }),
+            // One was withdrawn before it was read.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+            // It is unmounted.
+            Err(_) => return,
+        };
+        if let Some(answer) = answer {
+            // One that was withdrawn meanwhile needs none.
+            let _ = device.write_all(&answer);
+        }
+    }
+}
+
+/// `struct fuse_in_header` and what follows.
+struct Request<'a> {
+    operation: u32,
+    number: u64,
+    node: u64,
+    body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let half = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let word = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        Some(Self {
+            operation: half(4)?,
+            number: word(8)?,
+            node: word(16)?,
+            body: bytes.get(40..)?,
+        })
+    }
+
+    fn file(&self) -> u32 {
+        u32::try_from(self.node).unwrap_or(0)
+    }
+
+    /// With its header; `None` if there is to be none.
+    fn answer(&self, deaf: &[u64]) -> Option<Vec<u8>> {
+        let body = match self.operation {
+            INIT => {
+                // The version, and as much as the kernel reads ahead.
+                let mut init = vec![0; 64];
+                put(&mut init, 0, 7);
+                put(&mut init, 4, 31);
+                init[8..12].copy_from_slice(self.body.get(8..12)?);
+                put(&mut init, 12, PARALLEL_DIROPS);
+                put(&mut init, 20, 4096);
+                init
+            }
+            LOOKUP => {
+                let (_, node) = *NODES.iter().find(|(name, _)| *name == self.body)?;
+                // node, generation, entry_valid, attr_valid, their nanoseconds
+                let mut entry = vec![0; 40];
+                put(&mut entry, 0, node);
+                put(&mut entry, 16, 3600);
+                put(&mut entry, 24, 3600);
+                entry.extend(attributes(node));
+                entry
+            }
+            GETATTR => {
+                let mut valid = vec![0; 16];
+                put(&mut valid, 0, 3600);
+                valid.extend(attributes(self.node as u32));
+                valid
+            }
+            OPEN | OPENDIR => vec![0; 16],
+            READ if self.file() == NEVER_READ => return None,
+            FLUSH if self.file() == NEVER_FLUSHED => return None,
+            FLUSH | RELEASE | RELEASEDIR => Vec::new(),
+            INTERRUPT => {
+                let number = u64::from_ne_bytes(self.body.get(..8)?.try_into().ok()?);
+                return (!deaf.contains(&number)).then(|| with_header(number, -libc::EINTR, &[]));
+            }
+            _ => return Some(with_header(self.number, -libc::ENOSYS, &[])),
+        };
+        Some(with_header(self.number, 0, &body))
+    }
+}
+
+/// `struct fuse_out_header`: length, error, number.
+fn with_header(number: u64, error: i32, body: &[u8]) -> Vec<u8> {
+    let mut answer = vec![0; 16];
+    put(&mut answer, 0, 16 + body.len() as u32);
+    answer[4..8].copy_from_slice(&error.to_ne_bytes());
+    answer[8..16].copy_from_slice(&number.to_ne_bytes());
+    answer.extend_from_slice(body);
+    answer
+}
+
+/// `struct fuse_attr`: a directory, or a file of a page.
+fn attributes(node: u32) -> Vec<u8> {
+    let (mode, links) = if node == 1 { (0o40755, 2) } else { (0o100_644, 1) };
+    let mut attributes = vec![0; 88];
+    put(&mut attributes, 0, node);
+    put(&mut attributes, 8, 4096);
+    put(&mut attributes, 16, 8);
+    put(&mut attributes, 60, mode);
+    put(&mut attributes, 64, links);
+    put(&mut attributes, 80, 4096);
+    attributes
+}
+
+fn put(piece: &mut [u8], at: usize, number: u32) {
+    piece[at..at + 4].copy_from_slice(&number.to_ne_bytes());
+}

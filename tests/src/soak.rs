@@ -1,0 +1,420 @@
+//! A recorder under load and faults, round after round: at the end, generated = recorded + counted as lost.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::Write as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::Signal,
+    time::{ClockId, clock_gettime},
+};
+use tempfile::TempDir;
+
+use crate::{
+    capture::{self, Capture},
+    containerd::{self, Containerd},
+    holder::PATIENCE,
+    namespace::Namespace,
+    recording::{Balance, Recording},
+    scratch::{FileSystem, Scratch},
+    steps::hold_fd,
+};
+
+/// How long a round is under load.
+const ROUND: Duration = Duration::from_millis(800);
+/// After that everything is on the disk.
+const FLUSHED: Duration = Duration::from_millis(1500);
+/// Size of the disk that the captures are on.
+const DISK: u64 = 24 << 20;
+
+/// What happens to the recorder in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// Nothing.
+    None,
+    /// It is stopped until the ring is full, and continued.
+    Stopped,
+    /// The disk is full for a while.
+    DiskFull,
+    /// It gets SIGHUP all the time.
+    Hangups,
+    /// It is killed while it records.
+    Killed,
+    /// Containers come and go, and their runtime is restarted.
+    Containers,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Soak {
+    /// For how long; the round that is under way is finished.
+    pub duration: Duration,
+    /// Rounds at the least.
+    pub rounds: usize,
+    /// With real containers, if there can be any.
+    pub containers: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Rounds, with the fault, of those whose load was known to the event.
+    pub balances: Vec<(String, Balance)>,
+    /// Of recorders that were killed: how much of the end was gone, s.
+    pub gone: Vec<f64>,
+    /// Refused umounts: made, in the captures, and counted as lost with other umounts.
+    pub refused: (u64, u64, u64),
+    /// Most memory that a recorder took, KiB.
+    pub memory: u64,
+    /// Most bytes that a capture took.
+    pub disk: u64,
+    /// Events recorded in all, and the bytes that they took.
+    pub size: (u64, u64),
+    /// What could not be done.
+    pub skipped: Option<String>,
+}
+
+impl Default for Soak {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_mins(1),
+            rounds: 1,
+            containers: false,
+        }
+    }
+}
+
+impl Soak {
+    /// Does it.
+    pub fn run(self) -> Result<Report> {
+        let mut report = Report::default();
+        let mut faults = vec![
+            Fault::Stopped,
+            Fault::DiskFull,
+            Fault::Killed,
+            Fault::Hangups,
+            Fault::None,
+        ];
+        let mut runtime = None;
+        if self.containers {
+            report.skipped = containerd::missing();
+            if report.skipped.is_none() {
+                faults.push(Fault::Containers);
+            }
+        }
+        let disk = Disk::new()?;
+        let begun = Instant::now();
+        for (round, fault) in faults.iter().cycle().enumerate() {
+            if begun.elapsed() >= self.duration && round >= self.rounds {
+                break;
+            }
+            Round::new(&disk, &mut report)?
+                .run(*fault, &mut runtime)
+                .with_context(|| format!("round {} ({fault:?})", round + 1))?;
+        }
+        Ok(report)
+    }
+}
+
+/// Every event is accounted for, and every refused umount is in a capture.
+pub fn check(report: &Report) -> Result<()> {
+    for (fault, balance) in &report.balances {
+        balance.check().with_context(|| fault.clone())?;
+    }
+    let (made, recorded, lost) = report.refused;
+    ensure!(
+        recorded <= made && made <= recorded + lost,
+        "refused umounts: {:?}",
+        report.refused
+    );
+    ensure!(!report.balances.is_empty() && report.disk <= DISK, "{report}");
+    Ok(())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (fault, balance) in &self.balances {
+            writeln!(
+                f,
+                "{fault:<10} {:>9} generated = {:>9} recorded + {:>9} lost in the ring + {:>7} not written",
+                balance.generated, balance.recorded, balance.lost_in_ring, balance.not_written
+            )?;
+        }
+        let sum = |of: fn(&Balance) -> u64| self.balances.iter().map(|(_, balance)| of(balance)).sum::<u64>();
+        writeln!(
+            f,
+            "in all     {:>9} generated = {:>9} recorded + {:>9} lost in the ring + {:>7} not written",
+            sum(|balance| balance.generated),
+            sum(|balance| balance.recorded),
+            sum(|balance| balance.lost_in_ring),
+            sum(|balance| balance.not_written)
+        )?;
+        let (made, recorded, lost) = self.refused;
+        writeln!(
+            f,
+            "refused umounts: {made} made, {recorded} recorded; {lost} records of umounts lost"
+        )?;
+        if !self.gone.is_empty() {
+            let worst = self.gone.iter().copied().fold(0.0, f64::max);
+            writeln!(
+                f,
+                "killed {} times: the last {worst:.3} s gone at the worst",
+                self.gone.len()
+            )?;
+        }
+        if let Some(skipped) = &self.skipped {
+            writeln!(f, "without containers: {skipped}")?;
+        }
+        write!(
+            f,
+            "memory {} KiB at the most, disk {} KiB at the most, {:.1} bytes an event",
+            self.memory,
+            self.disk / 1024,
+            self.size.1 as f64 / self.size.0.max(1) as f64
+        )
+    }
+}
+
+/// A small disk of its own.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let size = std::ffi::CString::new(format!("size={DISK}"))?;
+        mount(
+            "ebusy-disk",
+            directory.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            Some(&*size),
+        )?;
+        Ok(Self(directory))
+    }
+
+    fn fill(&self) -> Result<PathBuf> {
+        let path = self.0.path().join("filler");
+        let mut file = File::create(&path)?;
+        while file.write_all(&[0; 4096]).is_ok() {}
+        Ok(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// A thread that works until it is told not to, and what it did.
+struct Load {
+    done: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Load {
+    /// Does something again and again; `work` says how often that was.
+    fn start(mut work: impl FnMut() -> Result<u64> + Send + 'static) -> Self {
+        let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (its_done, its_count) = (Arc::clone(&done), Arc::clone(&count));
+        let thread = thread::spawn(move || {
+            while !its_done.load(Ordering::Acquire) {
+                its_count.fetch_add(work()?, Ordering::AcqRel);
+            }
+            Ok(())
+        });
+        Self { done, count, thread }
+    }
+
+    fn so_far(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn stop(self) -> Result<u64> {
+        self.done.store(true, Ordering::Release);
+        self.thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("a load panicked"))??;
+        Ok(self.count.load(Ordering::Acquire))
+    }
+}
+
+/// One run of the recorder.
+struct Round<'a> {
+    disk: &'a Disk,
+    report: &'a mut Report,
+    folder: PathBuf,
+    scratch: Arc<Scratch>,
+}
+
+impl<'a> Round<'a> {
+    fn new(disk: &'a Disk, report: &'a mut Report) -> Result<Self> {
+        let scratch = Arc::new(Scratch::new(FileSystem::Tmpfs)?);
+        let folder = disk.0.path().join("capture");
+        Ok(Self {
+            disk,
+            report,
+            folder,
+            scratch,
+        })
+    }
+
+    fn run(mut self, fault: Fault, runtime: &mut Option<Containerd>) -> Result<()> {
+        let mut recording = Recording::start(&self.folder, self.scratch.path(), &["--all"])?;
+        let holding = hold_fd(&self.scratch, Namespace::Same, "second")?;
+        // The holder's own opens are not ours: they are of another process.
+        let file = self.scratch.join("file");
+        let opens = Load::start(move || {
+            for _ in 0..100 {
+                File::open(&file)?;
+            }
+            Ok(100)
+        });
+        let target = Arc::clone(&self.scratch);
+        let bursts = Load::start(move || {
+            for _ in 0..10 {
+                ensure!(!target.umount()?, "it was not refused");
+            }
+            thread::sleep(Duration::from_millis(200));
+            Ok(10)
+        });
+        let mounts = Load::start(|| {
+            let scratch = Scratch::new(FileSystem::Tmpfs)?;
+            Ok(u64::from(scratch.umount()?))
+        });
+        self.disturb(fault, &mut recording, &opens, runtime)?;
+        let refused = bursts.stop()?;
+        mounts.stop()?;
+        if fault == Fault::Killed {
+            self.killed(recording, opens)?;
+        } else {
+            let opens = opens.stop()?;
+            self.ended(fault, recording, opens, refused)?;
+        }
+        holding.release()?;
+        fs::remove_dir_all(&self.folder)?;
+        Ok(())
+    }
+
+    fn disturb(
+        &self,
+        fault: Fault,
+        recording: &mut Recording,
+        opens: &Load,
+        runtime: &mut Option<Containerd>,
+    ) -> Result<()> {
+        match fault {
+            Fault::None | Fault::Killed => thread::sleep(ROUND),
+            Fault::Stopped => {
+                recording.running.signal(Signal::STOP)?;
+                let before = opens.so_far();
+                wait_until("opens", || Ok(opens.so_far() - before > 60_000))?;
+                recording.running.signal(Signal::CONT)?;
+                thread::sleep(ROUND);
+            }
+            Fault::DiskFull => {
+                let filler = self.disk.fill()?;
+                wait_until("a full disk", || {
+                    Ok(recording.running.log().contains("NOT RECORDING"))
+                })?;
+                thread::sleep(ROUND);
+                fs::remove_file(filler)?;
+                wait_until("room again", || {
+                    Ok(recording.running.log().contains("recording again"))
+                })?;
+            }
+            Fault::Hangups => {
+                for _ in 0..10 {
+                    recording.running.signal(Signal::HUP)?;
+                    thread::sleep(ROUND / 10);
+                }
+            }
+            Fault::Containers => {
+                // The runtime is restarted: the old one ends here.
+                *runtime = None;
+                let containerd = runtime.insert(Containerd::start()?);
+                for number in 0..3 {
+                    let container = containerd.run(&format!("soak-{number}"), &[])?;
+                    containerd.kill(&container)?;
+                    containerd.ctr(&["containers", "delete", &container.id])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The load goes on while it is killed: what is gone is told by time.
+    fn killed(&mut self, recording: Recording, opens: Load) -> Result<()> {
+        let killed = now();
+        recording.kill()?;
+        opens.stop()?;
+        let capture = Capture::read(&self.folder)?;
+        let last = capture.opened.iter().map(|opened| opened.time).max();
+        let last = last.context("nothing was recorded")? as f64 / 1e9;
+        self.report.gone.push((killed - last).max(0.0));
+        self.note_size(&capture)
+    }
+
+    /// All is known: what was generated, recorded and counted as lost.
+    fn ended(&mut self, fault: Fault, recording: Recording, opens: u64, refused: u64) -> Result<()> {
+        thread::sleep(FLUSHED);
+        self.report.memory = self.report.memory.max(memory(recording.running.pid())?);
+        recording.finish()?.expect_code(0)?;
+        let capture = Capture::read(&self.folder)?;
+        ensure!(capture.closed, "it was not closed");
+        let balance = Balance::of(&capture, std::process::id(), opens);
+        // What containers open is lost beside ours, but not counted here: then the balance is not to the event.
+        if fault != Fault::Containers || balance.lost_in_ring == 0 {
+            self.report.balances.push((format!("{fault:?}"), balance));
+        }
+        let recorded = capture
+            .of("umount")
+            .filter(|umount| umount["ret"] == -16 && umount["caller"]["pid"] == std::process::id());
+        self.report.refused.0 += refused;
+        self.report.refused.1 += recorded.count() as u64;
+        self.report.refused.2 += capture.lost("umount:") + capture.lost("capture: umount");
+        self.note_size(&capture)
+    }
+
+    fn note_size(&mut self, capture: &Capture) -> Result<()> {
+        self.report.disk = self.report.disk.max(capture::size(&self.folder)?);
+        self.report.size.0 += capture.count();
+        self.report.size.1 += capture.bytes;
+        Ok(())
+    }
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done()? {
+        ensure!(Instant::now() < deadline, "waiting for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The boot clock, s.
+fn now() -> f64 {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The most memory that a process had, KiB.
+fn memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.context("VmHWM")?.parse().context("VmHWM")
+}

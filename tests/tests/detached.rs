@@ -1,0 +1,221 @@
+//! Mounts that an umount with `MNT_DETACH` took away are followed to their last reference.
+
+use std::{fs, path::Path, process::ExitCode, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use ebusy_tests::{
+    ebusy::Watch,
+    harness::{self, Verdict},
+    holder::{Holding, PATIENCE},
+    namespace::Namespace,
+    report::{Holder, Incident},
+    scratch::{FileSystem, Scratch},
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+fn main() -> ExitCode {
+    harness::main(vec![
+        harness::test("detached_followed_to_the_last", followed_to_the_last),
+        harness::test("detached_still_in_use_at_the_end", still_in_use_at_the_end),
+        harness::test("detached_what_was_below", what_was_below),
+        harness::test("detached_copy_that_came_by_propagation", copy_by_propagation),
+        harness::test("detached_in_nobodys_use", in_nobodys_use),
+    ])
+}
+
+/// Longer than a mount lives on before it is told, and than the next look takes to come.
+const TOLD: Duration = Duration::from_millis(2500);
+
+fn watch(scratch: &Scratch) -> Result<Watch> {
+    let all = scratch.directory().join("**");
+    let targets = [scratch.directory().as_os_str(), all.as_os_str()];
+    let targets = targets.into_iter().flat_map(|of| ["--target".as_ref(), of]);
+    let arguments = targets.chain(["-vv".as_ref()]).map(std::ffi::OsStr::to_owned);
+    Watch::start(&arguments.collect::<Vec<_>>())
+}
+
+/// Waits until it was looked what keeps detached mounts, so often.
+fn looked(watch: &Watch, times: usize) -> Result<()> {
+    let looks = || watch.log().matches("detached mounts: looking took").count();
+    for _ in 0..PATIENCE.as_millis() / 20 {
+        if looks() >= times {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    anyhow::bail!("{} looks\n{}", looks(), watch.log())
+}
+
+fn detach(scratch: &Scratch) -> Result<()> {
+    ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
+    Ok(())
+}
+
+/// The containers of the host are watched as well, and may have incidents of their own.
+fn retain_own(scratch: &Scratch, incidents: &mut Vec<Incident>) {
+    incidents.retain(|incident| Path::new(&incident.target.path).starts_with(scratch.directory()));
+}
+
+/// The only incident, which is of a mount that was detached by this process.
+fn only(scratch: &Scratch, (mut incidents, log): (Vec<Incident>, String), outcome: &str) -> Result<Incident> {
+    retain_own(scratch, &mut incidents);
+    ensure!(incidents.len() == 1, "{incidents:#?}");
+    let incident = incidents.into_iter().next().context("an incident")?;
+    ensure!(
+        incident.operation == "detach"
+            && incident.reason.is_none()
+            && incident.outcome.as_deref() == Some(outcome)
+            && (incident.attempts, incident.bursts) == (0, 0)
+            && incident.flags == ["MNT_DETACH"]
+            && incident.caller.pid == std::process::id()
+            && incident.callers.is_empty()
+            && incident.lost_events == 0,
+        "{incident:#?}\n{log}"
+    );
+    Ok(incident)
+}
+
+/// The incidents, once one of this scratch is over.
+fn ended(watch: Watch, scratch: &Scratch) -> Result<(Vec<Incident>, String)> {
+    for _ in 0..PATIENCE.as_millis() / 20 {
+        let mut incidents = watch.incidents()?;
+        retain_own(scratch, &mut incidents);
+        if !incidents.is_empty() {
+            return watch.finish();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    anyhow::bail!("nothing was released\n{}", watch.log())
+}
+
+fn is_of(holder: &Holder, holding: u32, kind: &str) -> bool {
+    let pid = holder.process.as_ref().map(|process| process.pid);
+    holder.kind == kind && pid == Some(holding) && holder.through == "target"
+}
+
+/// A file and a working directory keep it: it goes with the second of them, and that one is named for it.
+fn followed_to_the_last() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let (path, id) = (scratch.path().to_owned(), scratch.mount_id());
+    let watch = watch(&scratch)?;
+    let file = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
+    let directory = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
+    let last = directory.claimed.ready.pid;
+    harness::settle();
+    detach(&scratch)?;
+    looked(&watch, 1)?;
+    file.release()?;
+    // Its count is another one.
+    looked(&watch, 2)?;
+    thread::sleep(TOLD);
+    directory.release()?;
+    let incidents = ended(watch, &scratch)?;
+    let incident = only(&scratch, incidents, "released")?;
+    ensure!(
+        incident.target.path == path.to_string_lossy()
+            && incident.target.mount_id == Some(id)
+            && incident.target.fs_type.as_deref() == Some("tmpfs")
+            && incident.holders.len() == 1
+            && is_of(&incident.holders[0], last, "cwd")
+            && incident.holders[0].path == "/dir"
+            && incident.references.counted == Some(1)
+            && incident.references.unexplained == Some(0),
+        "{incident:#?}"
+    );
+    Ok(Verdict::Passed)
+}
+
+fn still_in_use_at_the_end() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Ext2)?;
+    let watch = watch(&scratch)?;
+    let file = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
+    let directory = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
+    harness::settle();
+    detach(&scratch)?;
+    looked(&watch, 1)?;
+    thread::sleep(TOLD);
+    let incident = only(&scratch, watch.finish()?, "still_busy")?;
+    let [first, second] = [(&file, "fd"), (&directory, "cwd")]
+        .map(|(holding, kind)| (holding.claimed.ready.pid, kind))
+        .map(|(pid, kind)| incident.holders.iter().any(|holder| is_of(holder, pid, kind)));
+    ensure!(
+        first && second && incident.holders.len() == 2 && incident.references.unexplained == Some(0),
+        "{incident:#?}"
+    );
+    ensure!(
+        !incident.advice.is_empty() && incident.advice.iter().all(|advice| !advice.contains("umount")),
+        "{:?}",
+        incident.advice
+    );
+    file.release()?;
+    directory.release()?;
+    Ok(Verdict::Passed)
+}
+
+/// What is mounted below goes as well, each by itself: only the one that somebody uses lives on.
+fn what_was_below() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let below = scratch.join("dir").join("volume");
+    fs::create_dir(&below)?;
+    mount("ebusy-volume", &below, "tmpfs", MountFlags::empty(), None)?;
+    fs::write(below.join("file"), "x")?;
+    let watch = watch(&scratch)?;
+    let holding = Holding::start("hold-fd", Namespace::Same, &[below.join("file")])?;
+    let pid = holding.claimed.ready.pid;
+    harness::settle();
+    detach(&scratch)?;
+    looked(&watch, 1)?;
+    thread::sleep(TOLD);
+    holding.release()?;
+    let incidents = ended(watch, &scratch)?;
+    let incident = only(&scratch, incidents, "released")?;
+    ensure!(
+        incident.target.path == below.to_string_lossy()
+            && incident.target.source.as_deref() == Some("ebusy-volume")
+            && incident.holders.len() == 1
+            && is_of(&incident.holders[0], pid, "fd"),
+        "{incident:#?}"
+    );
+    Ok(Verdict::Passed)
+}
+
+/// The copy in a slave namespace goes with the umount, and is what is in use.
+fn copy_by_propagation() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = watch(&scratch)?;
+    let holding = Holding::start("hold-fd", Namespace::Slave, &[scratch.join("file")])?;
+    let ready = holding.claimed.ready.clone();
+    harness::settle();
+    detach(&scratch)?;
+    looked(&watch, 1)?;
+    thread::sleep(TOLD);
+    holding.release()?;
+    let incidents = ended(watch, &scratch)?;
+    let incident = only(&scratch, incidents, "released")?;
+    ensure!(
+        incident.target.mount_namespace == Some(ready.mount_namespace)
+            && incident.target.mount_id != Some(scratch.mount_id())
+            && incident.holders.len() == 1
+            && is_of(&incident.holders[0], ready.pid, "fd"),
+        "{incident:#?}"
+    );
+    Ok(Verdict::Passed)
+}
+
+/// Nobody uses it, or no longer after a moment.
+fn in_nobodys_use() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = watch(&scratch)?;
+    harness::settle();
+    detach(&scratch)?;
+    for _ in 0..50 {
+        mount("ebusy-volume", scratch.path(), "tmpfs", MountFlags::empty(), None)?;
+        unmount(scratch.path(), UnmountFlags::DETACH)?;
+    }
+    thread::sleep(TOLD);
+    let (mut incidents, log) = watch.finish()?;
+    retain_own(&scratch, &mut incidents);
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    ensure!(log.contains(" detached"), "{log}");
+    Ok(Verdict::Passed)
+}

@@ -1,0 +1,421 @@
+//! The ways of umount2: its flags, what its path may be, and callers that are in their own way.
+
+use std::{ffi::OsStr, fs, fs::File, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ebusy_tests::{
+    ebusy::{Watch, who},
+    expect::{Expectation, Expected, Problems},
+    harness::{self, Verdict},
+    holder::{Helper, Holding, program},
+    namespace::{self, Namespace},
+    report::Incident,
+    scratch::{FileSystem, Scratch},
+    steps::{hold_fd, release},
+};
+use rustix::{
+    fs::{StatVfsMountFlags, statvfs},
+    io::Errno,
+    mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount},
+};
+use serde::Deserialize;
+
+fn main() -> ExitCode {
+    let mut tests = Vec::new();
+    for (name, flags) in [
+        ("no_flags", &[][..]),
+        ("force", &["force"]),
+        ("nofollow", &["nofollow"]),
+        ("expire", &["expire"]),
+        ("expire_and_nofollow", &["expire", "nofollow"]),
+    ] {
+        tests.push(harness::test(format!("busy::{name}"), move || busy(flags)));
+    }
+    for name in ["/", "/.", "//", "/../target", "/dir/.."] {
+        let form = format!("path::{}", name.replace('/', "|"));
+        tests.push(harness::test(form, move || by_path(name)));
+    }
+    tests.extend([
+        harness::test("path::symbolic_link", symbolic_link),
+        harness::test("child_mount_and_expire", child_mount_and_expire),
+        harness::test("expire_of_an_idle_mount", expire_of_an_idle_mount),
+        harness::test("expire_of_a_busy_copy", expire_of_a_busy_copy),
+        harness::test("detach", detach),
+        harness::test("bind_mounted_file", bind_mounted_file),
+        harness::test("working_directory_of_the_caller", working_directory_of_the_caller),
+        harness::test("dot", dot),
+        harness::test("descriptor_of_the_caller", descriptor_of_the_caller),
+        harness::test("root_of_the_caller", root_of_the_caller),
+        harness::test("root_of_the_caller::written", root_of_the_caller_written),
+        harness::test(
+            "root_of_the_caller::written_elsewhere",
+            root_of_the_caller_written_elsewhere,
+        ),
+        harness::test("entry_of_32_bits", entry_of_32_bits),
+        harness::test("other_errors", other_errors),
+    ]);
+    harness::main(tests)
+}
+
+/// Between two attempts ebusy has the time to look.
+const PAUSE_MS: &str = "500";
+
+/// What `umounter` says.
+#[derive(Debug, Deserialize)]
+struct Umounter {
+    pid: u32,
+    refused: u64,
+    unmounted: bool,
+    error: Option<i32>,
+}
+
+/// Another process tries: `options`, the path, the number of attempts, flags.
+fn umounter(options: &[&OsStr], path: &OsStr, attempts: &str, flags: &[&str]) -> Result<Umounter> {
+    let mut arguments = options.to_vec();
+    arguments.extend([path, attempts.as_ref(), PAUSE_MS.as_ref()]);
+    arguments.extend(flags.iter().map(AsRef::<OsStr>::as_ref));
+    let helper = Helper::start(&program("umounter")?, &arguments)?;
+    let line = helper.line()?;
+    helper.finish()?;
+    serde_json::from_str(&line).context(line)
+}
+
+fn refused_once(options: &[&OsStr], path: &OsStr, flags: &[&str]) -> Result<Umounter> {
+    let umounter = umounter(options, path, "1", flags)?;
+    ensure!(umounter.refused == 1 && !umounter.unmounted, "{umounter:?}");
+    Ok(umounter)
+}
+
+/// The incident is the one that is expected, and of these flags.
+fn told(watch: Watch, expectation: &Expectation<'_>, flags: &[&str]) -> Result<Verdict> {
+    let (incidents, _) = watch.finish()?;
+    expectation.check_only(&incidents)?;
+    let mut found: Vec<&str> = incidents[0].flags.iter().map(String::as_str).collect();
+    found.sort_unstable();
+    ensure!(found == flags, "{found:?}, expected {flags:?}");
+    Ok(Verdict::Passed)
+}
+
+/// A file is open. With `MNT_EXPIRE` the kernel compares the count of the target itself, without the busy check of
+/// other umounts (`do_umount` in fs/namespace.c); tmpfs has nothing that `MNT_FORCE` could end.
+fn busy(flags: &'static [&'static str]) -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let umounter = refused_once(&[], scratch.path().as_os_str(), flags)?;
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    release(&scratch, [holding])?;
+    let mut names: Vec<&str> = flags
+        .iter()
+        .map(|flag| match *flag {
+            "force" => "MNT_FORCE",
+            "expire" => "MNT_EXPIRE",
+            _ => "UMOUNT_NOFOLLOW",
+        })
+        .collect();
+    names.sort_unstable();
+    told(watch, &expectation, &names)
+}
+
+/// However the path is written, it is the same mount.
+fn by_path(suffix: &str) -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let mut path = scratch.path().as_os_str().to_owned();
+    path.push(suffix);
+    let umounter = refused_once(&[], &path, &[])?;
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    release(&scratch, [holding])?;
+    told(watch, &expectation, &[])
+}
+
+/// A link leads to the mount, unless `UMOUNT_NOFOLLOW` is given: then it is no mount point, which is no refusal.
+fn symbolic_link() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let link = scratch.directory().join("link");
+    std::os::unix::fs::symlink(scratch.path(), &link)?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let not_followed = umounter(&[], link.as_os_str(), "1", &["nofollow"])?;
+    ensure!(not_followed.error == Some(libc::EINVAL), "{not_followed:?}");
+    let umounter = refused_once(&[], link.as_os_str(), &[])?;
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    release(&scratch, [holding])?;
+    told(watch, &expectation, &[])
+}
+
+/// Up to Linux 6.12 the child is in the count, on 7.2 it is asked for: EBUSY either way.
+fn child_mount_and_expire() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = Holding::start("hold-child-mount", Namespace::Same, &[scratch.join("dir")])?;
+    let umounter = refused_once(&[], scratch.path().as_os_str(), &["expire"])?;
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    release(&scratch, [holding])?;
+    told(watch, &expectation, &["MNT_EXPIRE"])
+}
+
+/// The first call marks the mount (EAGAIN), the second unmounts it if nobody has used it since: ebusy has not.
+fn expire_of_an_idle_mount() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    harness::settle();
+    let marked = unmount(scratch.path(), UnmountFlags::EXPIRE);
+    ensure!(marked == Err(Errno::AGAIN), "{marked:?}");
+    let (code, _) = who(scratch.path())?;
+    ensure!(code == 0, "who: {code}");
+    harness::settle();
+    unmount(scratch.path(), UnmountFlags::EXPIRE).context("somebody has used the mount")?;
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    Ok(Verdict::Passed)
+}
+
+/// What marks a mount does not look at its copies; what unmounts it does.
+fn expire_of_a_busy_copy() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
+    let marked = unmount(scratch.path(), UnmountFlags::EXPIRE);
+    ensure!(marked == Err(Errno::AGAIN), "{marked:?}");
+    let umounter = refused_once(&[], scratch.path().as_os_str(), &["expire"])?;
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_copy(&holding)])
+    };
+    release(&scratch, [holding])?;
+    told(watch, &expectation, &["MNT_EXPIRE"])
+}
+
+/// `MNT_DETACH` is never refused.
+fn detach() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
+    ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
+    let (mut incidents, log) = watch.finish()?;
+    // That it lives on is told, where that took a second.
+    incidents.retain(|incident| incident.operation != "detach");
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    ensure!(log.contains(" detached"), "{log}");
+    holding.release()?;
+    Ok(Verdict::Passed)
+}
+
+/// There is one incident of one attempt, balanced, and this process is named for these kinds of references only.
+fn names_only(incidents: &[Incident], caller: u32, pid: u32, kinds: &[&str]) -> Result<()> {
+    ensure!(incidents.len() == 1, "{incidents:#?}");
+    let incident = &incidents[0];
+    let mut problems = Problems::default();
+    problems.equal("caller", &incident.caller.pid, &caller);
+    let mut found: Vec<_> = incident
+        .holders
+        .iter()
+        .map(|holder| {
+            let pid = holder.process.as_ref().map(|process| process.pid);
+            (pid, holder.kind.as_str())
+        })
+        .collect();
+    found.sort_unstable();
+    let expected: Vec<_> = kinds.iter().map(|kind| (Some(pid), *kind)).collect();
+    problems.equal("holders", &found, &expected);
+    let books = &incident.references;
+    problems.equal("counted", &books.counted, &Some(kinds.len() as u64));
+    problems.equal("explained", &books.explained, &(kinds.len() as u64));
+    problems.equal("unexplained", &books.unexplained, &Some(0));
+    problems.equal("overexplained", &books.overexplained, &0);
+    problems.into_result(incident)
+}
+
+/// A mount whose root is a file.
+fn bind_mounted_file() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let elsewhere = scratch.directory().join("elsewhere");
+    fs::write(&elsewhere, "")?;
+    mount_bind(scratch.join("file"), &elsewhere)?;
+    let watch = Watch::targets(&[&elsewhere])?;
+    let holding = Holding::start("hold-fd", Namespace::Same, std::slice::from_ref(&elsewhere))?;
+    let innocent = hold_fd(&scratch, Namespace::Same, "file")?;
+    let umounter = refused_once(&[], elsewhere.as_os_str(), &[])?;
+    harness::settle();
+    let pid = holding.claimed.ready.pid;
+    holding.release()?;
+    unmount(&elsewhere, UnmountFlags::empty())?;
+    let (incidents, _) = watch.finish()?;
+    names_only(&incidents, umounter.pid, pid, &["fd"])?;
+    release(&scratch, [innocent])?;
+    Ok(Verdict::Passed)
+}
+
+/// The caller is in its own way, and is named like everybody else.
+fn by_itself(
+    options: &[&str],
+    path: impl FnOnce(&Path) -> std::path::PathBuf,
+    kinds: &[&str],
+) -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    harness::settle();
+    let options: Vec<&OsStr> = options
+        .iter()
+        .map(|option| {
+            if *option == "TARGET" {
+                scratch.path().as_os_str()
+            } else {
+                option.as_ref()
+            }
+        })
+        .collect();
+    let umounter = refused_once(&options, path(scratch.path()).as_os_str(), &[])?;
+    ensure!(scratch.umount()?, "still busy after the caller's end");
+    let (incidents, log) = watch.finish()?;
+    if kinds == ["fd"] && incidents.is_empty() && log.contains("tier tracepoint") {
+        // That tier has the path as text, and `/proc/self` is the caller's own.
+        return Ok(Verdict::Passed);
+    }
+    names_only(&incidents, umounter.pid, umounter.pid, kinds)?;
+    Ok(Verdict::Passed)
+}
+
+fn working_directory_of_the_caller() -> Result<Verdict> {
+    by_itself(&["--cwd", "TARGET"], Path::to_owned, &["cwd"])
+}
+
+fn dot() -> Result<Verdict> {
+    by_itself(&["--cwd", "TARGET"], |_| ".".into(), &["cwd"])
+}
+
+/// The descriptor that names the mount holds it.
+fn descriptor_of_the_caller() -> Result<Verdict> {
+    by_itself(&["--open", "TARGET"], |_| "/proc/self/fd/{}".into(), &["fd"])
+}
+
+/// What a caller does to its own root is a remount: it succeeds, the mount stays, and nothing can be written any more.
+fn root_of_the_caller() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let root = scratch.path().as_os_str();
+    let umounter = umounter(
+        &["--root".as_ref(), root, "--cwd".as_ref(), "/".as_ref()],
+        "/".as_ref(),
+        "1",
+        &[],
+    )?;
+    ensure!(umounter.unmounted && umounter.refused == 0, "{umounter:?}");
+    ensure!(
+        namespace::mount_id(scratch.path())? == scratch.mount_id(),
+        "it is gone"
+    );
+    let state = statvfs(scratch.path())?;
+    ensure!(
+        state.f_flag.contains(StatVfsMountFlags::RDONLY),
+        "it can be written"
+    );
+    ensure!(scratch.umount()?, "busy");
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    Ok(Verdict::Passed)
+}
+
+/// A file that is open for writing refuses the remount; one that is only read does not.
+fn root_of_the_caller_written() -> Result<Verdict> {
+    root_is_written(|scratch| Holding::start("hold-fd-write", Namespace::Same, &[scratch.join("new")]))
+}
+
+/// It is the file system that is remounted: the file may be open through any mount of it.
+fn root_of_the_caller_written_elsewhere() -> Result<Verdict> {
+    root_is_written(|scratch| Holding::start("hold-fd-write", Namespace::Private, &[scratch.join("new")]))
+}
+
+fn root_is_written(hold: impl FnOnce(&Scratch) -> Result<Holding>) -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let reader = hold_fd(&scratch, Namespace::Same, "file")?;
+    let writer = hold(&scratch)?;
+    let writer_pid = writer.claimed.ready.pid;
+    let root = scratch.path().as_os_str();
+    let options = ["--root".as_ref(), root, "--cwd".as_ref(), "/".as_ref()];
+    let umounter = refused_once(&options, "/".as_ref(), &[])?;
+    harness::settle();
+    writer.release()?;
+    // The same call is not refused any more, though the reader is still there.
+    let again = self::umounter(&options, "/".as_ref(), "1", &[])?;
+    ensure!(again.unmounted, "{again:?}");
+    mount_remount(scratch.path(), MountFlags::empty(), "")?;
+    release(&scratch, [reader])?;
+    let (incidents, _) = watch.finish()?;
+    // Nobody is named but who writes, and nothing is counted: the kernel compares no number of references here.
+    let [incident] = &incidents[..] else {
+        bail!("{} incidents: {incidents:#?}", incidents.len())
+    };
+    let named: Vec<_> = incident.holders.iter().map(|holder| &holder.process).collect();
+    let named: Vec<_> = named.into_iter().flatten().map(|process| process.pid).collect();
+    ensure!(
+        incident.caller.pid == umounter.pid && named == [writer_pid] && incident.references.counted.is_none(),
+        "{incident:#?}"
+    );
+    Ok(Verdict::Passed)
+}
+
+/// A 32-bit caller. The events of system calls leave it out on x86 (`ARCH_TRACE_IGNORE_COMPAT_SYSCALLS`): the
+/// tracepoint tier does not see it, and says nothing; the others see the function in the kernel.
+fn entry_of_32_bits() -> Result<Verdict> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Ok(Verdict::Skipped("not on this architecture".to_owned()));
+    }
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let options: [&OsStr; 2] = ["--entry".as_ref(), "i386".as_ref()];
+    let Ok(umounter) = umounter(&options, scratch.path().as_os_str(), "1", &[]) else {
+        return Ok(Verdict::Skipped("no entry of 32 bits".to_owned()));
+    };
+    ensure!(umounter.refused == 1, "{umounter:?}");
+    let expectation = Expectation {
+        caller: umounter.pid,
+        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
+    };
+    release(&scratch, [holding])?;
+    let (incidents, log) = watch.finish()?;
+    if log.contains("tier tracepoint") {
+        ensure!(incidents.is_empty(), "{incidents:#?}");
+    } else {
+        expectation.check_only(&incidents)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+/// Only EBUSY is a refusal.
+fn other_errors() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.directory().join("**"), scratch.path().to_owned()])?;
+    let file = File::open(scratch.join("file"))?;
+    for (path, flags, error) in [
+        (scratch.join("dir"), &[][..], libc::EINVAL),
+        (scratch.join("file"), &[], libc::EINVAL),
+        (scratch.join("nothing"), &[], libc::ENOENT),
+        (scratch.join("."), &["expire", "detach"], libc::EINVAL),
+        (scratch.join("."), &["expire", "force"], libc::EINVAL),
+    ] {
+        let umounter = umounter(&[], path.as_os_str(), "1", flags)?;
+        ensure!(umounter.error == Some(error), "{}: {umounter:?}", path.display());
+    }
+    drop(file);
+    ensure!(scratch.umount()?, "busy");
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    Ok(Verdict::Passed)
+}

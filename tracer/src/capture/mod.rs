@@ -1,0 +1,31 @@
+//! Captures: the stream of records on disk, in a format of its own (`docs/capture-format.md`), written while ebusy
+//! watches, and read on any machine.
+
+mod disk;
+mod error;
+mod folder;
+mod format;
+mod line;
+mod lines;
+mod notes;
+mod queue;
+mod reader;
+mod recorder;
+mod segment;
+mod state;
+mod writer;
+
+#[cfg(test)]
+mod recorder_tests;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    error::CaptureError,
+    folder::{Folder, Limits},
+    format::{Anchor, BLOCK, BLOCK_MAX, Header, VERSION, run_name},
+    notes::{Gap, Notes, Place},
+    reader::Reader,
+    recorder::{Destination, Recorder, Standing},
+    writer::Writer,
+};

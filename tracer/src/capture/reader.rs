@@ -1,0 +1,495 @@
+//! Reads a capture, in order, in constant memory, past all that is damaged.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead as _, BufReader},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    error::CaptureError,
+    format::{BlockKind, Header},
+    lines::Lines,
+    notes::{Gap, Notes, Place},
+    segment::{Piece, Segment},
+};
+use crate::{
+    probe::Losses,
+    stream::{Lost, Record},
+};
+
+/// What every segment is called: its number, and when it was begun.
+pub(super) const PREFIX: &str = "ebusy-";
+/// The end of its name.
+pub(super) const SUFFIX: &str = ".zst";
+
+/// The number in the name of a segment.
+pub(super) fn segment_number(name: &[u8]) -> Option<u64> {
+    let name = std::str::from_utf8(name).ok()?;
+    let number = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    number.split('-').next()?.parse().ok()
+}
+
+/// A damage whose cost the next block tells.
+#[derive(Debug)]
+struct Damage {
+    file: PathBuf,
+    offset: u64,
+    bytes: u64,
+    reason: String,
+}
+
+/// The records of a capture.
+#[derive(Debug)]
+pub struct Reader {
+    /// Segments to come, in order.
+    files: VecDeque<PathBuf>,
+    /// The one that is being read.
+    segment: Option<Source>,
+    header: Header,
+    /// Records of the block that is being read.
+    lines: Lines,
+    /// They repeat what came before: those up to this time are known already.
+    known_until: Option<u64>,
+    /// What goes before those.
+    ready: VecDeque<Result<Record, CaptureError>>,
+    damage: Option<Damage>,
+    /// Of the run that is being read: its name, and the number of its next record.
+    run: Option<(Option<String>, u64)>,
+    /// An earlier segment of that run was read.
+    continues: bool,
+    /// What the run last told of losses, and what is missing in the files besides.
+    told: Losses,
+    missing: u64,
+    /// Time of the latest record, boot clock, ns.
+    time: u64,
+    notes: Notes,
+    read: u64,
+    total: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Blocks {
+        segment: Box<Segment>,
+        ended: bool,
+    },
+    /// What an older version wrote: no blocks, a file of JSON lines.
+    Plain {
+        file: PathBuf,
+        from: BufReader<File>,
+        offset: u64,
+    },
+}
+
+impl Reader {
+    /// Opens a folder of segments, or one segment. Of a folder, a segment that cannot be read is an item of the
+    /// iteration; it is an error here if there is no other.
+    pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        let failed = |error| CaptureError::Read {
+            file: path.to_owned(),
+            offset: 0,
+            error,
+        };
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        let files = if metadata.is_dir() {
+            segments(path).map_err(failed)?
+        } else {
+            vec![path.to_owned()]
+        };
+        if files.is_empty() {
+            return Err(CaptureError::NoSegments {
+                folder: path.to_owned(),
+            });
+        }
+        let total = files.iter().map(|file| length(file)).sum();
+        let mut files = VecDeque::from(files);
+        let (mut ready, mut read): (VecDeque<Result<Record, _>>, _) = (VecDeque::new(), 0);
+        let (source, header) = loop {
+            let Some(file) = files.pop_front() else {
+                let first = ready.pop_front().and_then(Result::err);
+                return Err(first.unwrap_or(CaptureError::NoSegments {
+                    folder: path.to_owned(),
+                }));
+            };
+            match Source::open(&file) {
+                Ok(opened) => break opened,
+                Err(error) => {
+                    read += length(&file);
+                    ready.push_back(Err(error));
+                }
+            }
+        };
+        let mut reader = Self {
+            files,
+            segment: None,
+            header: header.clone(),
+            lines: Lines::default(),
+            known_until: None,
+            ready,
+            damage: None,
+            run: None,
+            continues: false,
+            told: Losses::default(),
+            missing: 0,
+            time: 0,
+            notes: Notes::default(),
+            read,
+            total,
+        };
+        reader.begin(source, header);
+        Ok(reader)
+    }
+
+    /// The header of the segment that is being read; before the first record, of the first one.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What was noticed so far.
+    #[must_use]
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// Bytes read, and bytes in all.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let offset = self.segment.as_ref().map_or(0, Source::offset);
+        (self.read + offset, self.total)
+    }
+
+    /// Begins a segment.
+    fn begin(&mut self, source: Source, header: Header) {
+        self.notes.segments += 1;
+        let before = self.header.segment;
+        let same_run = self.run.as_ref().is_some_and(|(run, _)| *run == header.start.run);
+        if header
+            .architecture
+            .as_deref()
+            .is_some_and(|name| name != std::env::consts::ARCH)
+        {
+            self.notes.foreign_architecture.clone_from(&header.architecture);
+        }
+        if self.run.is_some() && header.segment > before + 1 {
+            let expected = self.run.as_ref().map_or(0, |(_, next)| *next);
+            self.notes.gaps.push(Gap {
+                before: source.file().to_owned(),
+                segments: header.segment - before - 1,
+                records: same_run.then(|| header.first_record.saturating_sub(expected)),
+            });
+        }
+        self.continues = same_run;
+        if !same_run {
+            self.settle_damage(None);
+            self.time = 0;
+            self.notes.runs += 1;
+            self.run = Some((header.start.run.clone(), header.first_record));
+            self.told = Losses::default();
+            self.missing = 0;
+            if matches!(source, Source::Blocks { .. }) {
+                self.ready.push_back(Ok(Record::Start(header.start.clone())));
+            }
+        }
+        self.header = header;
+        self.segment = Some(source);
+    }
+
+    /// Tells a damage, now that it is known how many records it cost.
+    fn settle_damage(&mut self, records: Option<u64>) {
+        if let Some(Damage {
+            file,
+            offset,
+            bytes,
+            reason,
+        }) = self.damage.take()
+        {
+            self.ready.push_back(Err(CaptureError::Damaged {
+                file,
+                offset,
+                bytes,
+                records,
+                reason,
+            }));
+        }
+    }
+
+    fn note_damage(&mut self, damage: Damage) {
+        self.notes.damaged += 1;
+        // Two in a row cost a number of records that is known for both together only.
+        self.settle_damage(None);
+        self.damage = Some(damage);
+    }
+
+    /// Reads on until there is a record, or something else to tell; whether there may be more.
+    fn advance(&mut self) -> bool {
+        match &mut self.segment {
+            None => {
+                let Some(file) = self.files.pop_front() else {
+                    self.settle_damage(None);
+                    return false;
+                };
+                match Source::open(&file) {
+                    Ok((source, header)) => self.begin(source, header),
+                    Err(error) => {
+                        self.notes.damaged += 1;
+                        self.read += length(&file);
+                        self.ready.push_back(Err(error));
+                    }
+                }
+            }
+            Some(Source::Blocks { segment, ended }) => match segment.next() {
+                Ok(Some(piece)) => {
+                    *ended |= matches!(
+                        piece,
+                        Piece::Block {
+                            kind: BlockKind::End,
+                            ..
+                        }
+                    );
+                    let file = segment.file.clone();
+                    self.piece(file, piece);
+                }
+                Ok(None) => {
+                    if !*ended {
+                        self.notes.unclosed.push(segment.file.clone());
+                    }
+                    self.end_segment();
+                }
+                Err(error) => {
+                    let (file, offset) = (segment.file.clone(), segment.offset);
+                    self.ready
+                        .push_back(Err(CaptureError::Read { file, offset, error }));
+                    self.end_segment();
+                }
+            },
+            Some(Source::Plain { file, from, offset }) => {
+                // A line has no end that could be trusted: as much as a block at the most.
+                let mut line = Vec::new();
+                let most = super::BLOCK_MAX as u64;
+                let read = io::Read::take(from, most).read_until(b'\n', &mut line);
+                let at = *offset;
+                *offset += line.len() as u64;
+                match read {
+                    Ok(0) => self.end_segment(),
+                    Ok(_) => self.lines = Lines::new(file.clone(), at, line),
+                    Err(error) => {
+                        let file = file.clone();
+                        self.ready.push_back(Err(CaptureError::Read {
+                            file,
+                            offset: at,
+                            error,
+                        }));
+                        self.end_segment();
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn end_segment(&mut self) {
+        self.read += self.segment.take().as_ref().map_or(0, Source::offset);
+    }
+
+    fn piece(&mut self, file: PathBuf, piece: Piece) {
+        match piece {
+            Piece::Damage {
+                offset,
+                bytes,
+                reason,
+            } => {
+                self.note_damage(Damage {
+                    file,
+                    offset,
+                    bytes,
+                    reason: reason.to_owned(),
+                });
+            }
+            Piece::Torn { offset, bytes } => self.notes.torn.push(Place { file, offset, bytes }),
+            Piece::Block {
+                kind: BlockKind::Unknown,
+                ..
+            } => self.notes.unknown_blocks += 1,
+            Piece::Block {
+                kind: BlockKind::End,
+                first,
+                ..
+            } => self.expect(first, 0),
+            Piece::Block {
+                kind: BlockKind::State,
+                first,
+                offset,
+                lines,
+                ..
+            } => {
+                // Who has all that came before does not need it again.
+                let next = self.run.as_ref().map_or(0, |(_, next)| *next);
+                if !self.continues || next != first || self.damage.is_some() {
+                    self.expect(first, 0);
+                    self.known_until = self.continues.then_some(self.time);
+                    self.lines = Lines::new(file, offset, lines);
+                }
+            }
+            Piece::Block {
+                kind: BlockKind::Records,
+                first,
+                count,
+                offset,
+                lines,
+            } => {
+                self.known_until = None;
+                self.lines = Lines::new(file, offset, lines);
+                self.expect(first, u64::from(count));
+            }
+        }
+    }
+
+    /// A block has records from number `first` on: tells what is missing before it.
+    fn expect(&mut self, first: u64, count: u64) {
+        let Some((_, next)) = &mut self.run else { return };
+        let missing = first.saturating_sub(*next);
+        *next = first.saturating_add(count);
+        if missing > 0 || self.damage.is_some() {
+            self.notes.lost_records += missing;
+            self.missing += missing;
+            self.settle_damage(Some(missing));
+            if missing > 0 {
+                let time = self.lines.first_time().unwrap_or(0).max(self.time);
+                self.tell_missing(time);
+            }
+        }
+    }
+
+    /// What is missing is lost for the analysis as well: it takes no history for proof then.
+    fn tell_missing(&mut self, time: u64) {
+        let losses = self.with_missing(self.told.clone());
+        self.ready.push_back(Ok(Record::Lost(Lost { time, losses })));
+    }
+
+    fn is_known(&self, record: &Record) -> bool {
+        self.known_until
+            .is_some_and(|until| record.time().is_some_and(|time| time <= until))
+    }
+
+    fn with_missing(&self, mut losses: Losses) -> Losses {
+        losses.add("capture: record missing in the file", self.missing);
+        losses
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Record, CaptureError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            match self.lines.next() {
+                Some(Ok(Some(record))) if self.is_known(&record) => {}
+                Some(Ok(Some(mut record))) => {
+                    self.time = self.time.max(record.time().unwrap_or(0));
+                    if let Record::Lost(lost) = &mut record {
+                        self.told = lost.losses.clone();
+                        lost.losses = self.with_missing(std::mem::take(&mut lost.losses));
+                    }
+                    return Some(Ok(record));
+                }
+                Some(Ok(None)) => self.notes.unknown_records += 1,
+                Some(Err(error)) => {
+                    self.notes.damaged += 1;
+                    self.notes.lost_records += 1;
+                    self.missing += 1;
+                    self.tell_missing(self.time);
+                    return Some(Err(error));
+                }
+                None => {
+                    if !self.advance() {
+                        return self.ready.pop_front();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Source {
+    fn open(file: &Path) -> Result<(Self, Header), CaptureError> {
+        let failed = |error| CaptureError::Read {
+            file: file.to_owned(),
+            offset: 0,
+            error,
+        };
+        let mut from = BufReader::with_capacity(64 << 10, File::open(file).map_err(failed)?);
+        match from.fill_buf().map_err(failed)?.first() {
+            None => Err(CaptureError::Empty {
+                file: file.to_owned(),
+            }),
+            Some(b'{') => {
+                // Its first record is its header; it is read again as a record.
+                let mut line = Vec::new();
+                io::Read::take(&mut from, super::BLOCK_MAX as u64)
+                    .read_until(b'\n', &mut line)
+                    .map_err(failed)?;
+                let Ok(Record::Start(start)) = serde_json::from_slice(&line) else {
+                    return Err(CaptureError::Start {
+                        file: file.to_owned(),
+                    });
+                };
+                io::Seek::rewind(&mut from).map_err(failed)?;
+                let plain = Self::Plain {
+                    file: file.to_owned(),
+                    from,
+                    offset: 0,
+                };
+                Ok((plain, Header::of(start)))
+            }
+            Some(_) => {
+                let segment = Box::new(Segment::open(file, from)?);
+                let header = segment.header.clone();
+                Ok((
+                    Self::Blocks {
+                        segment,
+                        ended: false,
+                    },
+                    header,
+                ))
+            }
+        }
+    }
+
+    fn file(&self) -> &Path {
+        match self {
+            Self::Blocks { segment, .. } => &segment.file,
+            Self::Plain { file, .. } => file,
+        }
+    }
+
+    fn offset(&self) -> u64 {
+        match self {
+            Self::Blocks { segment, .. } => segment.offset,
+            Self::Plain { offset, .. } => *offset,
+        }
+    }
+}
+
+fn length(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |metadata| metadata.len())
+}
+
+/// The segments in a folder, in the order of their numbers.
+fn segments(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Some(number) = segment_number(entry.file_name().as_bytes()) {
+            found.push((number, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}

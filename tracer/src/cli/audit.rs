@@ -1,0 +1,53 @@
+//! `ebusy audit`: who is in a position to keep container mounts, now, without waiting.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::{Common, exit, need_root, output::Results, who::kernel};
+use crate::{
+    by_proc::ProcMounts,
+    identity::{BootClock, Containers},
+    live::{Identities, audit, enter_host_namespace, own_namespace},
+    model::Audit as Report,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Audit;
+
+impl Audit {
+    #[expect(clippy::unused_self, reason = "as all verbs")]
+    pub(super) fn run(self, common: &Common) -> Result<u8> {
+        let patterns = common.patterns()?;
+        need_root()?;
+        let mut results = Results::new(common)?;
+        enter_host_namespace()?;
+        let containers = Arc::new(Containers::new("/proc", "/"));
+        let report = match kernel(common.probe)? {
+            Ok((host, reader)) => {
+                let identities = Identities::new(host.clock, containers, common.cmdline);
+                audit(&host, &reader, &identities, &patterns)
+            }
+            Err(why) => {
+                eprintln!(
+                    "tier proc, {why}: only the mounts of the host's own namespace are seen, and nothing of who uses them"
+                );
+                let mounts = ProcMounts::read(own_namespace())?;
+                mounts.audit(&containers, &patterns, BootClock::sample().now())
+            }
+        };
+        results.audit(&report)?;
+        Ok(verdict(&report))
+    }
+}
+
+/// A section that was not looked at may have something.
+fn verdict(report: &Report) -> u8 {
+    if report.found() {
+        exit::FOUND
+    } else if report.blind.is_empty() && report.gaps.is_empty() {
+        exit::OK
+    } else {
+        exit::UNKNOWN
+    }
+}

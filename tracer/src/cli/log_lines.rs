@@ -1,0 +1,195 @@
+//! What log lines on standard input ask about: every target once.
+
+use std::io::BufRead;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    logs::{LogClock, LogLine, LogReader},
+    render::escape,
+};
+
+/// Targets that are looked at.
+const MAX_TARGETS: usize = 256;
+
+/// A target and the lines about it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The first of them.
+    pub(super) line: LogLine,
+    /// How many there are.
+    pub(super) lines: u64,
+    /// The number of the last one.
+    last: u64,
+}
+
+/// Reads to the end.
+pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
+    let mut reader = LogReader::new(log, clock);
+    let mut asked: Vec<Asked> = Vec::new();
+    let mut left_out = 0_u64;
+    while let Some(line) = reader.read().context("reading the log from stdin")? {
+        let known = asked.iter_mut().find(|asked| same(&asked.line, &line));
+        if let Some(known) = known {
+            known.lines += 1;
+            known.last = line.line;
+        } else if asked.len() < MAX_TARGETS {
+            let last = line.line;
+            asked.push(Asked { line, lines: 1, last });
+        } else {
+            left_out += 1;
+        }
+    }
+    let counts = reader.counts();
+    if counts.cut > 0 {
+        eprintln!(
+            "{} lines were longer than 64 KiB: their ends were not read",
+            counts.cut
+        );
+    }
+    if left_out > 0 {
+        eprintln!("more than {MAX_TARGETS} targets: {left_out} lines about others were left out");
+    }
+    if asked.is_empty() {
+        bail!(
+            "nothing is busy in {} log lines; expected e.g. `failed to unmount target PATH: device or resource busy` or \
+             `umount: PATH: target is busy`",
+            counts.lines
+        );
+    }
+    Ok(asked)
+}
+
+/// Whether two lines are about one thing.
+fn same(one: &LogLine, other: &LogLine) -> bool {
+    let about = |line: &LogLine| {
+        (
+            line.target.clone(),
+            line.container_id.clone().filter(|_| line.target.is_none()),
+            line.pod.clone().filter(|_| line.target.is_none()),
+        )
+    };
+    about(one) == about(other)
+}
+
+impl Asked {
+    /// The path, where it is one.
+    pub(super) fn path(&self) -> Option<Vec<u8>> {
+        let path = self.line.target.as_ref()?.as_bytes();
+        // A link wherever there are containers; the kernel knows no other name than the real one.
+        let path = match path.strip_prefix(b"/var") {
+            Some(rest) if rest.starts_with(b"/run/") => rest,
+            _ => path,
+        };
+        let path = path
+            .strip_suffix(b"/")
+            .filter(|rest| !rest.is_empty())
+            .unwrap_or(path);
+        path.starts_with(b"/").then(|| path.to_vec())
+    }
+
+    /// The data set, where it is no path.
+    pub(super) fn source(&self) -> Option<&[u8]> {
+        let name = self.line.target.as_ref()?.as_bytes();
+        (!name.starts_with(b"/")).then_some(name)
+    }
+
+    /// The container or the pod.
+    pub(super) fn names(&self) -> Vec<String> {
+        let pod = self.line.pod_namespace.as_ref().zip(self.line.pod.as_ref());
+        let pod = pod.map(|(namespace, pod)| format!("{namespace}/{pod}"));
+        self.line.container_id.clone().into_iter().chain(pod).collect()
+    }
+
+    /// `line 3`, `lines 3 to 52 (50 times)`, and what they speak of.
+    pub(super) fn words(&self) -> String {
+        let which = match self.lines {
+            1 => format!("line {}", self.line.line),
+            many => format!("lines {} to {} ({many} times)", self.line.line, self.last),
+        };
+        let time = self
+            .line
+            .time
+            .map_or_else(String::new, |time| format!(", since {}", time.local_clock()));
+        let what = match (&self.line.target, self.names().first()) {
+            (Some(target), _) => escape(target.as_bytes()),
+            (None, Some(name)) => escape(name.as_bytes()),
+            (None, None) => {
+                let message = self.line.message.as_bytes();
+                escape(&message[..message.len().min(80)])
+            }
+        };
+        format!("{which}{time}: {what}")
+    }
+
+    /// What to say where only the mounts of one namespace are known.
+    pub(super) fn not_seen_by_proc(&self) -> String {
+        format!(
+            "{}: not mounted in this mount namespace; others are not seen at tier proc",
+            self.words()
+        )
+    }
+
+    /// What to say where no mount was found.
+    pub(super) fn not_matched(&self) -> String {
+        let why = if self.line.target.is_some() || !self.names().is_empty() {
+            "not mounted any more in any mount namespace: there is nothing to unmount"
+        } else {
+            "the line does not say what was busy; see what is stuck: ebusy who"
+        };
+        format!("{}: {why}", self.words())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::{Asked, read};
+    use crate::{logs::LogClock, model::Timestamp};
+
+    fn asked(log: &str) -> anyhow::Result<Vec<Asked>> {
+        let clock = LogClock {
+            now: Timestamp::from_nanos(1_755_129_600_000_000_000),
+            boot: None,
+            zone: TimeZone::UTC,
+        };
+        read(log.as_bytes(), clock)
+    }
+
+    #[test]
+    fn every_target_once() {
+        let log = "umount: /var/run/x/: target is busy\nfine\numount: /mnt/y z: target is busy\n\
+                   umount: /var/run/x/: target is busy\ncannot destroy 'a/b': dataset is busy\nEBUSY: Device or resource busy\n";
+        let asked = asked(log).unwrap();
+        let words: Vec<String> = asked.iter().map(Asked::words).collect();
+        assert_eq!(
+            words,
+            [
+                "lines 1 to 4 (2 times): /var/run/x/",
+                "line 3: /mnt/y z",
+                "line 5: a/b",
+                "line 6: EBUSY: Device or resource busy",
+            ]
+        );
+        assert_eq!(asked[0].path().unwrap(), b"/run/x");
+        assert_eq!((asked[2].path(), asked[2].source()), (None, Some(&b"a/b"[..])));
+        assert!(asked[1].not_matched().contains("not mounted any more"));
+        assert!(asked[3].not_matched().contains("does not say what"));
+    }
+
+    #[test]
+    fn nothing_busy_is_an_error_that_says_what_was_expected() {
+        let error = asked("all is well\nall is well\n").unwrap_err().to_string();
+        assert!(error.starts_with("nothing is busy in 2 log lines; expected"));
+    }
+
+    #[test]
+    fn a_flood_of_targets_is_cut() {
+        let lines: Vec<String> = (0..300)
+            .map(|index| format!("umount: /m/{index}: target is busy"))
+            .collect();
+        let log = lines.join("\n");
+        assert_eq!(asked(&log).unwrap().len(), 256);
+    }
+}

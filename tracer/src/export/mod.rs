@@ -1,0 +1,11 @@
+//! Captures in formats of others: JSON lines of all events and incidents, and a trace for the Perfetto UI.
+//!
+//! Both are written as the capture is read, with memory that does not grow with it. Kernel addresses leave as keys
+//! that tell only whether two are the same.
+
+mod event;
+mod jsonl;
+mod perfetto;
+mod proto;
+
+pub use self::{event::EVENT_SCHEMA, jsonl::Jsonl, perfetto::Perfetto};

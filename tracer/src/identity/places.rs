@@ -1,0 +1,99 @@
+//! Directories in which runtimes keep what they know: the usual ones, and those that were learnt from a mount.
+
+use std::path::{Path, PathBuf};
+
+/// Whose directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// State directories of containerd, below which the bundles of tasks are.
+    Containerd,
+    /// Those of containers/storage (CRI-O, Podman), below which are layers and bundles.
+    Storage,
+    /// Data directories of Docker.
+    Docker,
+}
+
+/// As they come from various packagers.
+const USUAL: &[(Keeper, &str)] = &[
+    (Keeper::Containerd, "/run/containerd"),
+    (Keeper::Containerd, "/run/k3s/containerd"),
+    (Keeper::Containerd, "/run/docker/containerd/daemon"),
+    (Keeper::Containerd, "/run/k0s/containerd"),
+    (Keeper::Containerd, "/var/snap/microk8s/common/run/containerd"),
+    (Keeper::Storage, "/run/containers/storage"),
+    (Keeper::Storage, "/var/lib/containers/storage"),
+    (Keeper::Docker, "/var/lib/docker"),
+];
+
+/// A host has a few; a path of a mount may be anybody's word.
+const MOST: usize = 32;
+
+/// The directories that are looked into.
+#[derive(Debug)]
+pub(super) struct Places {
+    known: Vec<(Keeper, PathBuf)>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let usual = USUAL.iter().map(|(keeper, path)| (*keeper, PathBuf::from(path)));
+        Self {
+            known: usual.collect(),
+        }
+    }
+}
+
+impl Places {
+    /// Grows with every directory that is learnt.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(super) fn of(&self, keeper: Keeper) -> Vec<PathBuf> {
+        let own = self.known.iter().filter(|(of, _)| *of == keeper);
+        own.map(|(_, path)| path.clone()).collect()
+    }
+
+    /// Whether it is one of them.
+    pub(super) fn has(&self, keeper: Keeper, directory: &Path) -> bool {
+        self.known
+            .iter()
+            .any(|(of, path)| *of == keeper && path == directory)
+    }
+
+    /// Whether it lies in one of them.
+    pub(super) fn covers(&self, keeper: Keeper, directory: &Path) -> bool {
+        let mut own = self.known.iter().filter(|(of, _)| *of == keeper);
+        own.any(|(_, path)| directory.starts_with(path))
+    }
+
+    pub(super) fn learn(&mut self, keeper: Keeper, directory: PathBuf) {
+        if self.known.len() < MOST && !self.has(keeper, &directory) {
+            self.known.push((keeper, directory));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Keeper, MOST, Places};
+
+    #[test]
+    fn what_is_learnt_is_bounded() {
+        let mut places = Places::default();
+        let usual = places.len();
+        places.learn(Keeper::Docker, "/srv/docker".into());
+        places.learn(Keeper::Docker, "/srv/docker".into());
+        assert_eq!(places.len(), usual + 1);
+        assert!(places.has(Keeper::Docker, Path::new("/srv/docker")));
+        assert!(!places.has(Keeper::Storage, Path::new("/srv/docker")));
+        assert!(places.covers(Keeper::Docker, Path::new("/srv/docker/x")));
+        assert_eq!(places.of(Keeper::Docker).len(), 2);
+        for index in 0..100 {
+            places.learn(Keeper::Storage, format!("/srv/{index}").into());
+        }
+        assert_eq!(places.len(), MOST);
+    }
+}

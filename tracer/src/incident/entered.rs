@@ -1,0 +1,276 @@
+//! Who came into which mount namespace, and when: how a holder got to the mount that it holds.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::{
+    identity::BootClock,
+    model::{self, Holder, Kind, Process},
+    stream::{Entered, Opened},
+};
+
+/// Enterings kept at the most; the oldest go first.
+const KEPT_MAX: usize = 20_000;
+/// Of one thread: a program that goes through many containers may have opened files in the last few.
+const EACH_MAX: usize = 16;
+
+/// The latest enterings.
+#[derive(Debug, Default)]
+pub(super) struct Enterings {
+    /// By thread, in order.
+    threads: HashMap<u32, VecDeque<Entered>>,
+    order: VecDeque<(u32, u64)>,
+    /// Records were lost some time before.
+    doubtful_until: u64,
+}
+
+impl Enterings {
+    /// Records were lost before `now`.
+    pub(super) fn lost(&mut self, now: u64) {
+        self.doubtful_until = now;
+    }
+
+    /// A thread came into another namespace. Where it was before is told by its entering before, unless records were lost
+    /// since.
+    pub(super) fn push(&mut self, mut entered: Entered) {
+        let doubtful = self.doubtful_until;
+        let tid = entered.tid.unwrap_or(entered.pid);
+        let thread = self.threads.entry(tid).or_default();
+        let before = thread
+            .back()
+            .filter(|before| is_same(before, entered.pid, entered.start) && before.time > doubtful);
+        entered.from = entered.from.or(before.map(|before| before.namespace));
+        self.order.push_back((tid, entered.time));
+        thread.push_back(entered);
+        if thread.len() > EACH_MAX {
+            thread.pop_front();
+        }
+        while self.order.len() > KEPT_MAX {
+            let Some((tid, time)) = self.order.pop_front() else {
+                break;
+            };
+            // It may have been one too many of its thread.
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                thread.pop_front_if(|oldest| oldest.time <= time);
+                if thread.is_empty() {
+                    self.threads.remove(&tid);
+                }
+            }
+        }
+    }
+
+    /// The last time before `until` that a thread, or the first one of its process, came into a namespace.
+    fn find(&self, process: &Process, start: u64, namespace: u32, until: u64) -> Option<&Entered> {
+        let of_thread = |tid: u32| {
+            let mut latest_first = self.threads.get(&tid)?.iter().rev();
+            latest_first.find(|entered| {
+                is_same(entered, process.pid, start)
+                    && entered.namespace == namespace
+                    && entered.time <= until
+            })
+        };
+        process.tid.and_then(of_thread).or_else(|| of_thread(process.pid))
+    }
+
+    /// How a holder got to its mount: `opened` if its open was seen, `start` of its process, `found` when it was found.
+    /// `None` where that is unknown, and where it was in that namespace for as long as ebusy has looked.
+    pub(super) fn way_in(
+        &self,
+        holder: &Holder,
+        opened: Option<&Opened>,
+        (start, found): (u64, u64),
+        clock: Option<BootClock>,
+    ) -> Option<Box<model::Entered>> {
+        let process = holder.process.as_ref()?;
+        let held = holder.mount_namespace?;
+        let at = |time: u64| Some(clock?.timestamp(time));
+        let outside = |from: Option<u32>, time: Option<u64>| {
+            let from = from.filter(|from| *from != held && is_by_path(holder.kind))?;
+            Some(Box::new(model::Entered {
+                time: time.and_then(at),
+                operation: model::Entered::OUTSIDE.to_owned(),
+                namespace: held,
+                from: Some(from),
+                container: None,
+            }))
+        };
+        let entered = |entered: &Entered| {
+            Box::new(model::Entered {
+                time: at(entered.time),
+                operation: entered.operation.clone(),
+                namespace: held,
+                from: entered.from,
+                container: entered.container.as_deref().cloned(),
+            })
+        };
+        match opened.filter(|opened| opened.by.pid == process.pid && opened.start == start) {
+            // Where it was when it opened the file: it may have gone elsewhere since.
+            Some(opened) if opened.by.mount_namespace.is_none_or(|own| own == held) => {
+                self.find(&opened.by, start, held, opened.time).map(entered)
+            }
+            Some(opened) => outside(opened.by.mount_namespace, Some(opened.time)),
+            None => self
+                .find(process, start, held, found)
+                .map(entered)
+                .or_else(|| outside(process.mount_namespace, None)),
+        }
+    }
+}
+
+/// A pid comes again: only together with the start of the process it is the same.
+fn is_same(entered: &Entered, pid: u32, start: u64) -> bool {
+    entered.pid == pid && entered.start == start && start != 0
+}
+
+/// Whether such a reference is taken by a path or by a descriptor that leads there.
+fn is_by_path(kind: Kind) -> bool {
+    matches!(kind, Kind::Fd | Kind::Cwd | Kind::Root | Kind::Exe | Kind::Mmap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EACH_MAX, Enterings, KEPT_MAX};
+    use crate::{
+        identity::BootClock,
+        model::{self, Container, Holder, Kind, Process, Timestamp},
+        stream::{Entered, Opened},
+    };
+
+    const HOST: u32 = 100;
+    const POD: u32 = 200;
+    const CLOCK: BootClock = BootClock { offset_nanos: 0 };
+
+    fn entered(tid: u32, time: u64, namespace: u32) -> Entered {
+        Entered {
+            time,
+            operation: "setns".to_owned(),
+            pid: 7,
+            tid: Some(tid),
+            start: 5,
+            comm: "nsenter".into(),
+            namespace,
+            from: None,
+            container: None,
+        }
+    }
+
+    fn holder(own: u32) -> Holder {
+        Holder {
+            process: Some(Process {
+                pid: 7,
+                tid: Some(7),
+                mount_namespace: Some(own),
+                ..Process::default()
+            }),
+            mount_namespace: Some(POD),
+            ..Holder::default()
+        }
+    }
+
+    fn opened(tid: u32, time: u64, namespace: u32) -> Opened {
+        Opened {
+            time,
+            start: 5,
+            by: Process {
+                pid: 7,
+                tid: Some(tid),
+                mount_namespace: Some(namespace),
+                ..Process::default()
+            },
+            ..Opened::default()
+        }
+    }
+
+    fn way(of: &Enterings, holder: &Holder, opened: Option<&Opened>) -> Option<model::Entered> {
+        of.way_in(holder, opened, (5, 1000), Some(CLOCK)).map(|way| *way)
+    }
+
+    #[test]
+    fn the_last_entering_before_the_open_is_the_way_in() {
+        let mut enterings = Enterings::default();
+        for (time, namespace) in [(10, POD), (20, HOST), (30, POD), (40, HOST), (50, POD)] {
+            let container = (namespace == POD).then(|| {
+                Box::new(Container {
+                    id: "9c41".to_owned(),
+                    ..Container::default()
+                })
+            });
+            let record = Entered {
+                container,
+                ..entered(8, time, namespace)
+            };
+            enterings.push(record);
+        }
+        let way = way(&enterings, &holder(HOST), Some(&opened(8, 35, POD))).unwrap();
+        assert_eq!(way.time, Some(Timestamp::from_nanos(30)));
+        assert_eq!(
+            (way.operation.as_str(), way.namespace, way.from),
+            ("setns", POD, Some(HOST))
+        );
+        assert_eq!(way.container.unwrap().id, "9c41");
+    }
+
+    #[test]
+    fn another_process_with_the_same_pid_did_not_enter() {
+        let mut enterings = Enterings::default();
+        enterings.push(entered(7, 10, POD));
+        assert!(way(&enterings, &holder(POD), None).is_some());
+        let of_start = |start| enterings.way_in(&holder(POD), None, (start, 1000), Some(CLOCK));
+        assert_eq!((of_start(6), of_start(0)), (None, None));
+        // Nor did it before it was found.
+        assert_eq!(enterings.way_in(&holder(POD), None, (5, 9), Some(CLOCK)), None);
+    }
+
+    #[test]
+    fn outside_is_who_was_in_another_namespace() {
+        let mut enterings = Enterings::default();
+        let by_root = way(&enterings, &holder(HOST), Some(&opened(7, 35, HOST))).unwrap();
+        assert_eq!(
+            (by_root.operation.as_str(), by_root.namespace, by_root.from),
+            ("outside", POD, Some(HOST))
+        );
+        assert_eq!(by_root.time, Some(Timestamp::from_nanos(35)));
+        assert_eq!(way(&enterings, &holder(HOST), None).unwrap().time, None);
+        // It was inside when it opened the file, and left afterwards.
+        assert_eq!(way(&enterings, &holder(HOST), Some(&opened(7, 35, POD))), None);
+        // Nothing is told of what nobody opened, nor where a number is missing.
+        let other = |change: fn(&mut Holder)| {
+            let mut holder = holder(HOST);
+            change(&mut holder);
+            way(&enterings, &holder, None)
+        };
+        assert_eq!(other(|holder| holder.kind = Kind::Loop), None);
+        assert_eq!(other(|holder| holder.mount_namespace = None), None);
+        assert_eq!(other(|holder| holder.process = None), None);
+        let no_number = |holder: &mut Holder| holder.process.as_mut().unwrap().mount_namespace = None;
+        assert_eq!(other(no_number), None);
+        // One that entered at some time, and is outside when it is found, entered.
+        enterings.push(entered(7, 10, POD));
+        assert_eq!(way(&enterings, &holder(HOST), None).unwrap().operation, "setns");
+    }
+
+    #[test]
+    fn after_a_loss_nobody_knows_where_it_came_from() {
+        let mut enterings = Enterings::default();
+        enterings.push(entered(7, 10, HOST));
+        enterings.lost(20);
+        enterings.push(entered(7, 30, POD));
+        assert_eq!(way(&enterings, &holder(POD), None).unwrap().from, None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut enterings = Enterings::default();
+        for time in 0..100 {
+            enterings.push(entered(7, time, POD));
+        }
+        assert_eq!(enterings.threads[&7].len(), EACH_MAX);
+        for tid in 0..2 * KEPT_MAX as u32 {
+            enterings.push(entered(1000 + tid, 1000, POD));
+        }
+        assert_eq!(
+            (enterings.order.len(), enterings.threads.len()),
+            (KEPT_MAX, KEPT_MAX)
+        );
+        assert!(!enterings.threads.contains_key(&7));
+    }
+}

@@ -1,0 +1,157 @@
+//! System calls other than umount2 that were refused: those of one operation on one target are one incident, until what
+//! kept the target is gone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::track::{GAVE_UP, TELL, bursts};
+use crate::{
+    identity::BootClock,
+    model::{Books, Caller, Incident, Outcome, Text},
+    render::{advise_operation, fixes_of_words},
+    stream::{Freed, Refused},
+};
+
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    first: u64,
+    attempts: u64,
+    bursts: u64,
+    callers: BTreeMap<u32, (Text, u64)>,
+    last: Refused,
+    announced: bool,
+}
+
+/// The incidents that are open, by the number of their cause.
+#[derive(Debug, Default)]
+pub(super) struct Operations {
+    open: HashMap<u64, Open>,
+}
+
+/// What every incident has of the run that it is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) clock: BootClock,
+    pub(super) tier: &'a str,
+    pub(super) lost: u64,
+}
+
+impl Operations {
+    /// A refused call; `id` is for a new incident. Whether it is one.
+    pub(super) fn refused(&mut self, refused: Refused, id: u64) -> bool {
+        let caller = (refused.caller.pid, refused.caller.comm.clone());
+        let mut new = false;
+        let open = self.open.entry(refused.cause).or_insert_with(|| {
+            new = true;
+            Open {
+                id,
+                first: refused.returned,
+                attempts: 0,
+                bursts: 0,
+                callers: BTreeMap::new(),
+                last: refused.clone(),
+                announced: false,
+            }
+        });
+        open.bursts += u64::from(bursts(open.attempts, open.last.returned, refused.returned));
+        open.attempts += 1;
+        open.callers.entry(caller.0).or_insert((caller.1, 0)).1 += 1;
+        let known = std::mem::replace(&mut open.last, refused);
+        for holder in &mut open.last.holders {
+            let before = known.holders.iter().find(|before| {
+                let pid = |of: &crate::model::Holder| of.process.as_ref().map(|process| process.pid);
+                before.kind == holder.kind
+                    && before.mount_id == holder.mount_id
+                    && before.path == holder.path
+                    && before.fd == holder.fd
+                    && pid(before) == pid(holder)
+            });
+            if open.attempts > 1 {
+                holder.attempts_blocked = before.map_or(0, |before| before.attempts_blocked) + 1;
+            }
+        }
+        new
+    }
+
+    /// What kept the target of a call is gone.
+    pub(super) fn freed(&mut self, freed: &Freed, run: Run<'_>) -> Option<Incident> {
+        let open = self.open.remove(&freed.cause)?;
+        Some(incident(&open, run, Some((Outcome::Released, freed.time))))
+    }
+
+    /// Incidents that nobody asks for any more, with their outcome, and those that have lasted a while.
+    pub(super) fn tick(&mut self, time: u64, run: Run<'_>) -> (Vec<Incident>, Vec<Incident>) {
+        let quiet: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| time.saturating_sub(open.last.returned) >= GAVE_UP)
+            .map(|(cause, _)| *cause)
+            .collect();
+        let closed = quiet
+            .into_iter()
+            .filter_map(|cause| self.open.remove(&cause))
+            .map(|open| incident(&open, run, Some((Outcome::GaveUp, time))))
+            .collect();
+        let mut told = Vec::new();
+        for open in self.open.values_mut() {
+            if !open.announced && time.saturating_sub(open.first) >= TELL {
+                open.announced = true;
+                told.push(incident(open, run, None));
+            }
+        }
+        (closed, told)
+    }
+
+    /// All that are open when ebusy stops.
+    pub(super) fn end(&mut self, time: u64, run: Run<'_>) -> Vec<Incident> {
+        let mut open: Vec<Open> = std::mem::take(&mut self.open).into_values().collect();
+        open.sort_by_key(|open| open.id);
+        open.iter()
+            .map(|open| incident(open, run, Some((Outcome::StillBusy, time))))
+            .collect()
+    }
+}
+
+fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
+    let last = &open.last;
+    let mut callers: Vec<Caller> = open
+        .callers
+        .iter()
+        .map(|(pid, (comm, attempts))| Caller {
+            pid: *pid,
+            comm: comm.clone(),
+            attempts: *attempts,
+        })
+        .collect();
+    callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
+    let clock = run.clock;
+    let advice = advise_operation(last.reason, &last.holders, &last.target);
+    Incident {
+        schema: Incident::SCHEMA.to_owned(),
+        id: open.id,
+        operation: last.operation.name().to_owned(),
+        reason: Some(last.reason),
+        started: clock.timestamp(open.first),
+        ended: end.map(|(_, time)| clock.timestamp(time)),
+        outcome: end.map(|(outcome, _)| outcome),
+        attempts: open.attempts,
+        bursts: open.bursts,
+        flags: Vec::new(),
+        caller: last.caller.clone(),
+        callers,
+        target: last.target.clone(),
+        // Nothing is counted: the kernel refuses for one that is there, whatever their number.
+        references: Books {
+            explained: last.holders.iter().map(|holder| holder.refs).sum(),
+            sampled_at: Some(clock.timestamp(last.looked)),
+            ..Books::default()
+        },
+        fixes: fixes_of_words(&advice),
+        advice,
+        holders: last.holders.clone(),
+        candidates: Vec::new(),
+        bystanders: last.bystanders.clone(),
+        probe: run.tier.to_owned(),
+        lost_events: run.lost,
+    }
+}

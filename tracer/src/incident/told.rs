@@ -1,0 +1,104 @@
+//! What is told of an incident: from what was kept of it to the report.
+
+use super::{books::Verdict, holders::Settled, track::Open};
+use crate::{
+    identity::BootClock,
+    model::{Caller, Incident, Outcome},
+    render::{fixes, texts},
+};
+
+/// What an umount of a process's own root means.
+pub(crate) const REMOUNT: &str = "umount of a process's own root directory only remounts it read-only, which a file open for writing refuses";
+
+/// `MNT_*` and `UMOUNT_*` names of flags.
+pub(crate) fn flag_names(flags: u32) -> Vec<String> {
+    // include/linux/fs.h
+    let names = [
+        (1, "MNT_FORCE"),
+        (2, "MNT_DETACH"),
+        (4, "MNT_EXPIRE"),
+        (8, "UMOUNT_NOFOLLOW"),
+    ];
+    let mut found: Vec<String> = names
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|(_, name)| (*name).to_owned())
+        .collect();
+    if flags & !15 != 0 {
+        found.push(format!("{:#x}", flags & !15));
+    }
+    found
+}
+
+/// The books of the last attempt that was followed by a snapshot in time; those of the very last one, if the kernel told
+/// how many there were, and the history knows them all or nobody has ever looked.
+pub(super) fn settle(open: &Open) -> Settled {
+    let last = open.returns.last().copied();
+    let sampled = open.books.as_ref().map(|(_, _, attempt)| *attempt);
+    let told = open
+        .told
+        .of_target(open.mount)
+        .zip(last)
+        .filter(|(verdict, last)| {
+            let overlay = open.target.fs_type.as_deref() == Some("overlay");
+            let known = open.holders.known_of(verdict.guilty, *last, overlay);
+            sampled.is_none() || sampled != Some(*last) && verdict.books.counted == Some(known)
+        });
+    let settled = |verdict: &Verdict, attempt, snapshot| {
+        open.holders
+            .settle(verdict, snapshot, Some(attempt), &open.returns, &open.target)
+    };
+    match (&told, &open.books) {
+        (Some((verdict, last)), _) => settled(verdict, *last, None),
+        (None, Some((verdict, snapshot, attempt))) => settled(verdict, *attempt, Some(*snapshot)),
+        (None, None) => Settled::default(),
+    }
+}
+
+pub(super) fn incident(
+    open: &Open,
+    settled: Settled,
+    clock: BootClock,
+    tier: &str,
+    lost: u64,
+    end: Option<(Outcome, u64)>,
+) -> Incident {
+    let mut callers: Vec<Caller> = open
+        .callers
+        .iter()
+        .map(|(pid, (comm, attempts))| Caller {
+            pid: *pid,
+            comm: comm.clone(),
+            attempts: *attempts,
+        })
+        .collect();
+    callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
+    let fixes = fixes(&settled.holders, &settled.candidates, &open.target);
+    let mut advice = texts(&fixes);
+    if open.told.remount {
+        advice.push(REMOUNT.to_owned());
+    }
+    Incident {
+        schema: Incident::SCHEMA.to_owned(),
+        id: open.id,
+        operation: "umount2".to_owned(),
+        reason: None,
+        started: clock.timestamp(open.first_entered),
+        ended: end.map(|(_, time)| clock.timestamp(time)),
+        outcome: end.map(|(outcome, _)| outcome),
+        attempts: open.attempts,
+        bursts: open.bursts,
+        flags: flag_names(open.flags),
+        caller: open.caller.clone(),
+        callers,
+        target: open.target.clone(),
+        references: settled.books,
+        holders: settled.holders,
+        candidates: settled.candidates,
+        bystanders: settled.bystanders,
+        probe: tier.to_owned(),
+        lost_events: lost + open.holders.dropped,
+        advice,
+        fixes,
+    }
+}

@@ -1,0 +1,56 @@
+//! Threads that come into another mount namespace, and whose namespace it is.
+
+use std::time::Instant;
+
+use super::Session;
+use crate::{
+    identity::Containers,
+    live::mounts::MountsView,
+    model::{Container, Entered as Way, Process},
+    stream::{Entered, Record},
+};
+
+impl Session {
+    /// Enters it into the stream.
+    pub(super) fn entered(&mut self, time: u64, operation: &str, by: Process, start: u64) {
+        let namespace = by.mount_namespace.unwrap_or(0);
+        // A new namespace has no container yet: its root file system comes later.
+        let container = if operation == Way::SETNS {
+            if self.view.namespace(namespace).is_none() && Instant::now() >= self.view_next {
+                self.refresh_view();
+            }
+            owner(&self.view, self.identities.containers(), namespace)
+        } else {
+            None
+        };
+        self.view_stale = true;
+        self.push(Record::Entered(Entered {
+            time,
+            operation: operation.to_owned(),
+            pid: by.pid,
+            tid: by.tid,
+            start,
+            comm: by.comm,
+            namespace,
+            from: None,
+            container: container.map(Box::new),
+        }));
+    }
+}
+
+/// The container whose root file system is the root of a namespace: that is mounted elsewhere as well, at a place that
+/// tells whose it is. Who happens to be in the namespace tells nothing: others may have entered it.
+fn owner(view: &MountsView, containers: &Containers, number: u32) -> Option<Container> {
+    let root = &view.namespace(number)?.at(b"/")?.mount;
+    let elsewhere = view.all().filter(|(namespace, mounted)| {
+        namespace.number != number
+            && mounted.mount.superblock == root.superblock
+            && mounted.mount.root == root.root
+    });
+    let mut paths: Vec<&[u8]> = elsewhere.map(|(_, mounted)| mounted.path.as_slice()).collect();
+    // The host's namespace comes first; other containers see the same place under a path of their own.
+    paths.dedup();
+    paths
+        .into_iter()
+        .find_map(|path| containers.container_of_mount_path(path))
+}

@@ -1,0 +1,220 @@
+//! System calls other than umount2 that were refused: what keeps their target is looked for when they fail, and again
+//! from time to time, until it is gone or nobody asks any more.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::Session;
+use crate::{
+    live::{
+        boot_nanos,
+        keepers::Keepers,
+        place::on_mount,
+        refused::{Asked, Found, text},
+    },
+    model::{Holder, Kind, Operation, Process, Reason, Target},
+    stream::{Freed, RawOperation, Record, Refused},
+};
+
+/// A look is good for so long: a caller may ask again and again.
+const FRESH: Duration = Duration::from_millis(300);
+/// How long after the last refusal it is still looked for.
+const FOLLOWED: Duration = Duration::from_secs(30);
+/// Causes that are followed at the most; the oldest is forgotten.
+const CAUSES_MAX: usize = 256;
+
+/// What is known of refused calls.
+#[derive(Debug, Default)]
+pub(super) struct Causes {
+    causes: HashMap<(Operation, u32, Vec<u8>), Cause>,
+    next: u64,
+}
+
+impl Causes {
+    /// A new number.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+#[derive(Debug)]
+struct Cause {
+    number: u64,
+    asked: Asked,
+    found: Found,
+    shown: bool,
+    looked: Instant,
+    looked_at: u64,
+    refused: Instant,
+    /// How long the last look took.
+    took: Duration,
+}
+
+/// Whether two looks found the same.
+fn same(before: &Holder, now: &Holder) -> bool {
+    let pid = |of: &Holder| of.process.as_ref().map(|process| process.pid);
+    let mount = |of: &Holder| (of.mount_id, of.mount_namespace, of.kind == Kind::Mount);
+    mount(before) == mount(now)
+        && before.path == now.path
+        && before.seen_as == now.seen_as
+        && before.held_by == now.held_by
+        && (before.fd, pid(before)) == (now.fd, pid(now))
+}
+
+impl Session {
+    /// A system call was refused.
+    pub(super) fn operation(&mut self, raw: &RawOperation) {
+        let kernel = self.host.kernel(&self.probes.reader);
+        let Some(asked) = Asked::of(kernel, raw) else {
+            return;
+        };
+        let name = asked.name();
+        let caller = self.identities.complete(&raw.caller, raw.start);
+        let key = (asked.operation, asked.namespace, name);
+        let now = Instant::now();
+        let known = self
+            .causes
+            .causes
+            .get(&key)
+            .is_some_and(|cause| cause.asked == asked && now - cause.looked < FRESH);
+        if !known {
+            let (found, took) = self.look_for(&asked, true);
+            let shown = self.is_operation_shown(&key.2, &caller, &found);
+            self.causes.next += 1;
+            let before = self.causes.causes.remove(&key);
+            let number = before.map_or(self.causes.next, |cause| cause.number);
+            if self.causes.causes.len() >= CAUSES_MAX {
+                let oldest = self.causes.causes.iter().min_by_key(|(_, cause)| cause.refused);
+                if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                    self.causes.causes.remove(&oldest);
+                }
+            }
+            let cause = Cause {
+                number,
+                asked,
+                found,
+                shown,
+                looked: Instant::now(),
+                looked_at: boot_nanos(),
+                refused: now,
+                took,
+            };
+            self.causes.causes.insert(key.clone(), cause);
+        }
+        let Some(cause) = self.causes.causes.get_mut(&key) else {
+            return;
+        };
+        cause.refused = now;
+        if !cause.shown {
+            return;
+        }
+        let refused = Refused {
+            cause: cause.number,
+            operation: cause.asked.operation,
+            returned: raw.time,
+            caller,
+            reason: cause.found.reason,
+            holders: cause.found.holders.clone(),
+            bystanders: cause.found.bystanders.clone(),
+            looked: cause.looked_at,
+            target: self.operation_target(&key),
+        };
+        self.push(Record::Refused(Box::new(refused)));
+    }
+
+    fn look_for(&mut self, asked: &Asked, refresh: bool) -> (Found, Duration) {
+        let began = Instant::now();
+        if refresh {
+            self.refresh_view();
+        }
+        let keepers = Keepers::new(
+            &self.host,
+            &self.probes.reader,
+            &self.identities,
+            &self.view,
+            asked.namespace,
+        );
+        let found = asked.look(&keepers);
+        (found, began.elapsed())
+    }
+
+    /// Shown is what is shown of umounts, and what a mount keeps that is watched.
+    fn is_operation_shown(&self, path: &[u8], caller: &Process, found: &Found) -> bool {
+        self.is_shown(&text(path), caller)
+            || found
+                .holders
+                .iter()
+                .filter_map(|holder| holder.seen_as.as_ref())
+                .any(|seen| self.options.patterns.covers(seen.as_bytes()))
+    }
+
+    fn operation_target(&self, (operation, number, path): &(Operation, u32, Vec<u8>)) -> Target {
+        let kernel = self.host.kernel(&self.probes.reader);
+        let mounted = self
+            .view
+            .namespace(*number)
+            .and_then(|namespace| on_mount(namespace, path, *operation == Operation::Remount));
+        let superblock = mounted.and_then(|(mounted, _)| kernel.superblock(mounted.mount.superblock));
+        let remounted = mounted.filter(|_| *operation == Operation::Remount);
+        let path = text(path);
+        Target {
+            path_base64: path.base64_if_lossy(),
+            container: self
+                .identities
+                .containers()
+                .container_of_mount_path(path.as_bytes()),
+            path,
+            mount_id: remounted.map(|(mounted, _)| mounted.mount.id),
+            fs_type: superblock.as_ref().map(|superblock| superblock.fs_type.clone()),
+            source: remounted.and_then(|(mounted, _)| Some(kernel.device_name(&mounted.mount)?.into())),
+            device: superblock.map(|superblock| superblock.device),
+            mount_namespace: Some(*number),
+            propagation: None,
+        }
+    }
+
+    /// Looks again for what keeps the targets of calls that were refused lately; at the `end` whenever it was that it was
+    /// looked for last.
+    pub(super) fn follow_operations(&mut self, end: bool) {
+        let now = Instant::now();
+        self.causes
+            .causes
+            .retain(|_, cause| now - cause.refused < FOLLOWED + FRESH);
+        let due: Vec<_> = self
+            .causes
+            .causes
+            .iter()
+            .filter(|(_, cause)| {
+                let rest = FRESH.max(cause.took * 5);
+                cause.shown && cause.found.reason != Reason::Unknown && (end || now - cause.looked >= rest)
+            })
+            .map(|(key, cause)| (key.clone(), cause.asked.clone()))
+            .collect();
+        for (index, (key, asked)) in due.into_iter().enumerate() {
+            let (found, took) = self.look_for(&asked, index == 0);
+            let Some(cause) = self.causes.causes.get_mut(&key) else {
+                continue;
+            };
+            cause.looked = Instant::now();
+            cause.looked_at = boot_nanos();
+            cause.took = took;
+            // Those that came later refused nothing: what was mounted since has its layers to itself.
+            let before = std::mem::take(&mut cause.found.holders);
+            let mut still = found.holders;
+            still.retain(|holder| before.iter().any(|before| same(before, holder)));
+            let gone = still.is_empty();
+            let number = cause.number;
+            cause.found.holders = still;
+            if gone {
+                self.causes.causes.remove(&key);
+                self.push(Record::Freed(Freed {
+                    cause: number,
+                    time: boot_nanos(),
+                }));
+            }
+        }
+    }
+}

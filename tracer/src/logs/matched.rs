@@ -1,0 +1,280 @@
+//! Which incident explains which log line.
+
+use serde::Serialize;
+
+use super::{BusyError, LogLine};
+use crate::{
+    identity::mount_claim,
+    model::{Incident, Text},
+};
+
+/// A log may have coarser times than ebusy, of another clock.
+const BEFORE: i64 = 2_000_000_000;
+/// A runtime says that it failed after its last attempt: the shim's answer may take 10 s
+/// (containerd, `cmd/containerd-shim-runc-v2/process/init.go`).
+const AFTER: i64 = 12_000_000_000;
+
+/// A log line and the incident that explains it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Match<'a> {
+    /// The line.
+    pub line: &'a LogLine,
+    /// The `id` of the incident.
+    pub incident: Option<u64>,
+    /// What they have in common: `path`, `container`, `pod`; `time` where the line has one.
+    pub by: Vec<&'static str>,
+    /// Why there is none.
+    pub not_seen: Option<NotSeen>,
+}
+
+/// Why a line has no incident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotSeen {
+    /// The line does not say what was busy.
+    NoTarget,
+    /// No incident is about that target.
+    NoIncident,
+    /// Incidents are about that target, but at other times.
+    OtherTime,
+}
+
+impl NotSeen {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NoTarget => "the line does not say what was busy",
+            Self::NoIncident => "no refusal of that target was seen",
+            Self::OtherTime => "refusals of that target were seen, but at other times",
+        }
+    }
+}
+
+/// Matches every line with the incident that explains it. Lines of one back-off have the same incident, as long as its
+/// attempts are one.
+#[must_use]
+pub fn matched<'a>(lines: &'a [LogLine], incidents: &[Incident]) -> Vec<Match<'a>> {
+    lines.iter().map(|line| of_line(line, incidents)).collect()
+}
+
+fn of_line<'a>(line: &'a LogLine, incidents: &[Incident]) -> Match<'a> {
+    let about: Vec<(&Incident, Vec<&'static str>)> = incidents
+        .iter()
+        .filter_map(|incident| Some((incident, in_common(line, incident)?)))
+        .collect();
+    let best = about
+        .iter()
+        .filter_map(|(incident, by)| Some((away(line, incident)?, incident, by)))
+        // The nearest in time; among those the one of the same path, of the same operation, and the latest.
+        .min_by_key(|(away, incident, by)| {
+            let path = by.contains(&"path");
+            let same = operation(line.error).is_none_or(|name| incident.operation.contains(name));
+            (*away, !path, !same, std::cmp::Reverse(incident.started))
+        });
+    let not_seen = match (&best, about.is_empty()) {
+        (Some(_), _) => None,
+        (None, false) => Some(NotSeen::OtherTime),
+        (None, true) if line.target.is_none() && line.container_id.is_none() && line.pod.is_none() => {
+            Some(NotSeen::NoTarget)
+        }
+        (None, true) => Some(NotSeen::NoIncident),
+    };
+    Match {
+        line,
+        incident: best.as_ref().map(|(_, incident, _)| incident.id),
+        by: best.map_or_else(Vec::new, |(_, _, by)| {
+            by.iter().copied().chain(line.time.map(|_| "time")).collect()
+        }),
+        not_seen,
+    }
+}
+
+/// A word that is in the incident's `operation`.
+fn operation(error: BusyError) -> Option<&'static str> {
+    match error {
+        BusyError::Umount | BusyError::UmountFailed => Some("umount"),
+        BusyError::Mount | BusyError::OverlayInUse => Some("mount"),
+        _ => None,
+    }
+}
+
+/// How far from the incident's time the line is, in nanoseconds; `None` if too far.
+fn away(line: &LogLine, incident: &Incident) -> Option<i64> {
+    let Some(time) = line.time.map(super::Timestamp::as_nanos) else {
+        return Some(0);
+    };
+    let start = incident.started.as_nanos();
+    let end = incident
+        .ended
+        .map_or(i64::MAX, |ended| ended.as_nanos().max(start));
+    if time < start {
+        let early = start.saturating_sub(time);
+        (early <= BEFORE).then_some(early)
+    } else {
+        let late = time.saturating_sub(end).max(0);
+        (late <= AFTER).then_some(late)
+    }
+}
+
+/// By what a line is about the incident's target.
+fn in_common(line: &LogLine, incident: &Incident) -> Option<Vec<&'static str>> {
+    let target = &incident.target;
+    let mut by = Vec::new();
+    if let Some(path) = &line.target {
+        if same_path(path, &target.path) || target.source.as_ref().is_some_and(|source| source == path) {
+            by.push("path");
+        } else if !related(path, &target.path) {
+            return None;
+        }
+    }
+    let container = target.container.as_ref();
+    let same = |id: &String| container.is_some_and(|of| !of.id.is_empty() && of.id == *id);
+    if line.container_id.as_ref().is_some_and(same) {
+        by.push("container");
+    }
+    let pod = container.and_then(|of| Some((of.pod.as_deref()?, of.pod_namespace.as_deref()?)));
+    if pod.is_some() && pod == line.pod.as_deref().zip(line.pod_namespace.as_deref()) {
+        by.push("pod");
+    }
+    (!by.is_empty()).then_some(by)
+}
+
+/// JSON may have lost bytes that are no UTF-8: so they are compared as it shows them.
+fn same_path(one: &Text, other: &Text) -> bool {
+    let plain = |path: &Text| {
+        let path = path.to_str_lossy();
+        // /var/run is a link to /run wherever there are containers.
+        let path = path
+            .strip_prefix("/var")
+            .filter(|rest| rest.starts_with("/run/"))
+            .unwrap_or(&path);
+        path.trim_end_matches('/').to_owned()
+    };
+    plain(one) == plain(other)
+}
+
+/// Two mounts of one owner, or two views of one path: what is busy inside a root file system is told of that (containerd
+/// drops the errors of all mounts but the last, `core/mount/mount_unix.go` `UnmountRecursive`).
+fn related(one: &Text, other: &Text) -> bool {
+    let owner = |path: &Text| mount_claim(path.as_bytes()).and_then(|claim| claim.owner);
+    let (one, other) = (owner(one), owner(other));
+    one.is_some() && one == other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Match, NotSeen, matched};
+    use crate::{
+        logs::{LogLine, samples},
+        model::{Container, Incident, Outcome, Target, Timestamp},
+        render::samples as reports,
+    };
+
+    /// From 03:43:17.000 of 2023-11-14 and 22 h on: 50 attempts in 2.46 s, closed 30 s after the last.
+    fn incident(id: u64, millis: i64) -> Incident {
+        Incident {
+            id,
+            started: reports::at(millis),
+            ended: Some(reports::at(millis + 32_000)),
+            outcome: Some(Outcome::GaveUp),
+            ..reports::incident(Vec::new())
+        }
+    }
+
+    fn line(time: Option<Timestamp>) -> LogLine {
+        let path = reports::target().path;
+        let mut line = samples::one(&format!(
+            "failed to unmount target {}: device or resource busy",
+            path.to_str_lossy()
+        ));
+        line.time = time;
+        line
+    }
+
+    fn brief<'a>(found: &'a Match<'_>) -> (Option<u64>, &'a [&'static str], Option<NotSeen>) {
+        (found.incident, &found.by, found.not_seen)
+    }
+
+    #[test]
+    fn lines_of_a_back_off_go_to_the_bursts_that_they_speak_of() {
+        let incidents = [incident(1, 0), incident(2, 64_000), incident(3, 300_000)];
+        let times = [2_500, 4_500, 9_000, 66_500, 302_500, 200_000];
+        let mut lines: Vec<LogLine> = times.iter().map(|at| line(Some(reports::at(*at)))).collect();
+        lines.push(line(None));
+        let found = matched(&lines, &incidents);
+        let ids: Vec<Option<u64>> = found.iter().map(|of| of.incident).collect();
+        // Without a time, the latest.
+        assert_eq!(ids, [Some(1), Some(1), Some(1), Some(2), Some(3), None, Some(3)]);
+        assert_eq!(
+            brief(&found[0]),
+            (Some(1), &["path", "container", "time"][..], None)
+        );
+        assert_eq!(brief(&found[5]), (None, &[][..], Some(NotSeen::OtherTime)));
+        assert_eq!(found[6].by, ["path", "container"]);
+    }
+
+    #[test]
+    fn a_clock_that_is_coarse_and_a_shim_that_is_slow() {
+        let incidents = [incident(1, 500)];
+        let at = |millis| matched(&[line(Some(reports::at(millis)))], &incidents)[0].incident;
+        assert_eq!(at(0), Some(1));
+        assert_eq!(at(-2_000), None);
+        assert_eq!(at(32_500 + 11_000), Some(1));
+        assert_eq!(at(32_500 + 13_000), None);
+    }
+
+    #[test]
+    fn by_container_pod_and_the_view_of_the_path() {
+        let incidents = [incident(1, 0)];
+        let path = reports::target().path.to_str_lossy().into_owned();
+        let of = |log: &str| {
+            let line = samples::one(log);
+            let found = matched(std::slice::from_ref(&line), &incidents);
+            (found[0].incident, found[0].by.clone(), found[0].not_seen)
+        };
+        let id = reports::target().container.unwrap().id;
+        assert_eq!(
+            of(&format!("umount: /var{path}/: target is busy")),
+            (Some(1), vec!["path", "container"], None)
+        );
+        // A mount inside is told of by the root file system.
+        assert_eq!(
+            of(&format!("umount: {path}/data: target is busy")),
+            (Some(1), vec!["container"], None)
+        );
+        assert_eq!(
+            of(&format!("container_id:\"{id}\" device or resource busy")),
+            (Some(1), vec!["container"], None)
+        );
+        assert_eq!(
+            of(r#"err="device or resource busy" pod="ci/wf-build-7h2kq""#),
+            (Some(1), vec!["pod"], None)
+        );
+        assert_eq!(
+            of("umount: /mnt/x: target is busy"),
+            (None, vec![], Some(NotSeen::NoIncident))
+        );
+        assert_eq!(
+            of("Device or resource busy"),
+            (None, vec![], Some(NotSeen::NoTarget))
+        );
+    }
+
+    #[test]
+    fn the_path_counts_before_the_container() {
+        let shm = Incident {
+            target: Target {
+                path: "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/x/shm".into(),
+                container: Some(Container {
+                    id: reports::target().container.unwrap().id,
+                    ..Container::default()
+                }),
+                ..reports::target()
+            },
+            ..incident(7, 0)
+        };
+        let lines = [line(Some(reports::at(1_000)))];
+        assert_eq!(matched(&lines, &[shm, incident(1, 0)])[0].incident, Some(1));
+    }
+}

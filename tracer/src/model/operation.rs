@@ -1,0 +1,59 @@
+//! What else than an umount is refused because something is busy, and why.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! named {
+    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident => $name:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $type {
+            $($(#[$variant_doc])* #[serde(rename = $name)] $variant,)+
+        }
+
+        impl $type {
+            /// The name in JSON.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// What was to be done: `operation` of an incident that is not about umount2.
+    Operation {
+        /// Remove a directory: rmdir, unlinkat.
+        Rmdir => "rmdir",
+        /// Remove a file: unlink, unlinkat.
+        Unlink => "unlink",
+        /// Rename, or replace by renaming.
+        Rename => "rename",
+        /// Mount: mount, fsconfig.
+        Mount => "mount",
+        /// Make a mounted file system read-only, or change it otherwise: mount, fsconfig, `mount_setattr`.
+        Remount => "remount",
+        /// Open a block device for oneself.
+        Open => "open",
+    }
+}
+
+named! {
+    /// Why: `reason` of an incident that is not about umount2.
+    Reason {
+        /// Something is mounted on it, in the mount namespace of the caller.
+        MountPoint => "mount_point",
+        /// The same file system is mounted right there already.
+        MountedThere => "mounted_there",
+        /// A layer is the upper or work directory of another overlay that is still there.
+        OverlayInUse => "overlay_in_use",
+        /// The block device is in use.
+        DeviceInUse => "device_in_use",
+        /// Files are open for writing, or removed files are still open.
+        OpenFiles => "open_files",
+        /// Nothing was found that explains it.
+        Unknown => "unknown",
+    }
+}

@@ -1,0 +1,322 @@
+use super::{advise, fixes};
+use crate::{
+    model::{Container, FixAction, Holder, Kind, Owner, Process, Sharer, Target, Through, UNIX_GARBAGE},
+    render::samples,
+};
+
+fn plain(pid: u32, comm: &str, kind: Kind) -> Holder {
+    let process = Process {
+        pid,
+        comm: comm.into(),
+        ..Process::default()
+    };
+    Holder {
+        kind,
+        through: Through::Target,
+        process: Some(process),
+        ..samples::holder()
+    }
+}
+
+fn advice(holders: &[Holder]) -> Vec<String> {
+    advise(holders, &samples::target())
+}
+
+#[test]
+fn a_pod_with_a_slave_copy() {
+    assert_eq!(
+        advice(&[samples::holder()]),
+        [
+            "have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)",
+            "or leave it running: nsenter -t 48211 -p umount -N 48211 -l \
+             /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs \
+             (takes its copy away; its files stay open; its image needs no umount)",
+            "to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block, not \
+             the cure",
+        ]
+    );
+}
+
+#[test]
+fn a_shared_copy_must_not_be_unmounted() {
+    let mut holder = samples::holder();
+    holder.propagation = Some("shared".into());
+    let fixes = fixes(&[holder], &[], &samples::target());
+    let notes: Vec<&str> = fixes
+        .iter()
+        .filter(|fix| fix.action == FixAction::Note)
+        .map(|fix| fix.text.as_str())
+        .collect();
+    assert_eq!(
+        notes,
+        [
+            "no umount in the mount namespace of node-agent: its copy is shared, the target would go with it",
+            "umount -l of the target only hides it: its space and its device stay busy until the last holder ends",
+        ]
+    );
+    assert!(fixes.iter().all(|fix| !fix.text.contains("umount -N")));
+}
+
+#[test]
+fn a_program_finds_the_command_what_it_interrupts_and_what_follows() {
+    let [first, copy, setting, force, hides] = fixes(&[samples::holder()], &[], &samples::target())
+        .try_into()
+        .unwrap();
+    assert_eq!(first.action, FixAction::Command);
+    assert_eq!(
+        first.command.as_deref(),
+        Some("kubectl -n monitoring delete pod node-agent-x7k2p")
+    );
+    assert_eq!(first.interrupts.as_deref(), Some("is recreated"));
+    assert_eq!(
+        first.then.as_deref(),
+        Some("containerd tries again by itself, within 5 min")
+    );
+    assert_eq!(first.check.as_deref(), Some("ebusy who 9c41d0e7a2f4"));
+    assert!(
+        copy.command
+            .unwrap()
+            .starts_with("nsenter -t 48211 -p umount -N 48211 -l /host/")
+    );
+    assert_eq!((setting.action, setting.command), (FixAction::Change, None));
+    assert_eq!(force.command.as_deref(), Some("kill -9 48211"));
+    assert_eq!(
+        (hides.action, hides.then, hides.check),
+        (FixAction::Note, None, None)
+    );
+    let volume = Target {
+        path:
+            "/var/lib/kubelet/pods/0c9a2f1e-3b4d-4e5f-8a6b-7c8d9e0f1a2b/volumes/kubernetes.io~csi/pvc-1/mount"
+                .into(),
+        container: None,
+        ..samples::target()
+    };
+    let then = |target: &Target| fixes(&[samples::holder()], &[], target).remove(0).then.unwrap();
+    assert!(then(&volume).starts_with("the kubelet"));
+    assert_eq!(
+        then(&Target {
+            path: "/mnt".into(),
+            ..volume.clone()
+        }),
+        "run the umount again"
+    );
+}
+
+fn kernel(kind: Kind, by: &str) -> Holder {
+    Holder {
+        process: None,
+        held_by: Some(by.into()),
+        seen_as: Some("/m/img".into()),
+        path: "/img".into(),
+        ..plain(0, "", kind)
+    }
+}
+
+#[test]
+fn what_no_process_has() {
+    let command = |kind, by: &str| {
+        fixes(&[kernel(kind, by)], &[], &samples::target())
+            .remove(0)
+            .command
+    };
+    for (kind, by, expected) in [
+        (Kind::Loop, "/dev/loop3", "losetup -d /dev/loop3"),
+        (Kind::Swap, "", "swapoff /m/img"),
+        (Kind::Accounting, "", "accton off"),
+        (Kind::ChildMount, "", "umount /m/img"),
+        (Kind::Deferred, UNIX_GARBAGE, "getent passwd root"),
+        (Kind::NfsExport, "*", "exportfs -u '*:/m/img'; exportfs -f"),
+        (
+            Kind::BinfmtMisc,
+            "a b",
+            "echo -1 > '/proc/sys/fs/binfmt_misc/a b'",
+        ),
+        (
+            Kind::Uprobe,
+            "g/e",
+            "echo 0 > /sys/kernel/tracing/events/g/e/enable; echo -:g/e >> /sys/kernel/tracing/uprobe_events",
+        ),
+    ] {
+        assert_eq!(command(kind, by).as_deref(), Some(expected));
+    }
+    let fixes = fixes(&[kernel(Kind::Deferred, "")], &[], &samples::target());
+    assert_eq!(fixes[0].action, FixAction::Wait);
+    assert!(fixes[1].text.starts_with("killing does not help"));
+}
+
+#[test]
+fn every_kind_has_something_to_do() {
+    for kind in Kind::ALL {
+        let nobody = fixes(&[kernel(kind, "x")], &[], &samples::target());
+        let somebody = fixes(&[plain(412, "tail", kind)], &[], &samples::target());
+        let holdable = !matches!(
+            kind,
+            Kind::Fd
+                | Kind::Cwd
+                | Kind::Root
+                | Kind::Exe
+                | Kind::Mmap
+                | Kind::IoUring
+                | Kind::Fanotify
+                | Kind::PathWalk
+                // Of other operations than umount.
+                | Kind::Mount
+        );
+        assert!(!holdable || nobody[0].action != FixAction::Note, "{kind:?}");
+        assert!(somebody[0].action != FixAction::Note, "{kind:?}");
+    }
+}
+
+#[test]
+fn what_is_only_suspected_comes_after_what_is_known() {
+    let fixes = fixes(
+        &[plain(412, "tail", Kind::Fd)],
+        &[plain(77, "ls", Kind::PathWalk)],
+        &samples::target(),
+    );
+    assert_eq!(fixes[1].text, "perhaps: have ls finish its lookup, or: kill 77");
+}
+
+#[test]
+fn every_kind_of_a_plain_process() {
+    for (kind, text) in [
+        (Kind::Fd, "have tail close the file, or: kill 412"),
+        (Kind::Cwd, "have tail leave the directory, or: kill 412"),
+        (Kind::Root, "end tail, whose root directory it is: kill 412"),
+        (Kind::Exe, "end tail, which runs from it: kill 412"),
+        (Kind::Mmap, "end tail, which has a file of it mapped: kill 412"),
+    ] {
+        assert_eq!(advice(&[plain(412, "tail", kind)]), [text]);
+    }
+    let both = [plain(412, "tail", Kind::Fd), plain(412, "tail", Kind::Cwd)];
+    assert_eq!(
+        advice(&both),
+        ["have tail close the file and leave the directory, or: kill 412"]
+    );
+}
+
+#[test]
+fn a_mount_on_top_goes_first() {
+    let child = Holder {
+        kind: Kind::ChildMount,
+        process: None,
+        seen_as: None,
+        path: "/data".into(),
+        ..samples::holder()
+    };
+    let target = Target {
+        path: "/mnt/x".into(),
+        ..samples::target()
+    };
+    let advice = advise(&[plain(412, "tail", Kind::Fd), child], &target);
+    assert_eq!(
+        advice,
+        [
+            "umount /mnt/x/data first: it is mounted on top",
+            "and have tail close the file, or: kill 412"
+        ]
+    );
+}
+
+#[test]
+fn units_containers_and_what_is_left_of_the_target() {
+    let with = |change: &dyn Fn(&mut Process)| {
+        let mut holder = plain(412, "tail", Kind::Fd);
+        holder.process.iter_mut().for_each(change);
+        advice(&[holder]).remove(0)
+    };
+    let container = |runtime: &str, namespace: Option<&str>, name: Option<&str>| Container {
+        runtime: Some(runtime.into()),
+        id: "d0".repeat(32),
+        name: name.map(Into::into),
+        namespace: namespace.map(Into::into),
+        ..Container::default()
+    };
+    let unit = |unit: &str| with(&|process| process.unit = Some(unit.into()));
+    let of = |container: &Container| with(&|process| process.container = Some(container.clone()));
+    assert_eq!(
+        unit("log.service"),
+        "have tail close the file, or: systemctl restart log.service (restarts that service)"
+    );
+    for name in ["session-3.scope", "user@0.service", "a b.service"] {
+        assert_eq!(unit(name), "have tail close the file, or: kill 412");
+    }
+    assert_eq!(
+        of(&container("docker", Some("moby"), Some("web"))),
+        "have tail close the file, or: docker restart web (restarts that container)"
+    );
+    assert_eq!(
+        of(&container("podman", None, None)),
+        "have tail close the file, or: podman restart d0d0d0d0d0d0 (restarts that container)"
+    );
+    assert_eq!(
+        of(&Container {
+            id: "web".into(),
+            ..container("containerd", Some("default"), None)
+        }),
+        "have tail close the file, or: ctr -n default task kill web (ends that container; -s KILL if it ignores that)"
+    );
+    let own = samples::target().container.unwrap();
+    assert_eq!(of(&own), "have tail close the file, or: kill 412");
+    assert_eq!(
+        with(&|process| process.comm = "containerd-shim".into()),
+        "have containerd-shim close the file"
+    );
+    assert_eq!(with(&|process| process.pid = 1), "have tail close the file");
+}
+
+#[test]
+fn who_shares_a_reference_has_to_let_go_as_well() {
+    let mut holder = plain(412, "sh", Kind::Fd);
+    holder.shared_with = vec![Sharer {
+        pid: 415,
+        comm: "cat".into(),
+        fd: Some(0),
+    }];
+    assert_eq!(
+        advice(&[holder]),
+        ["have sh and 1 more close the file, or: kill -HUP 412 415"]
+    );
+}
+
+#[test]
+fn one_advice_for_every_owner() {
+    let holders: Vec<Holder> = (0..20)
+        .map(|index| plain(400 + index, "tail", Kind::Fd))
+        .collect();
+    let advice = advice(&holders);
+    assert_eq!(advice.len(), 9);
+    assert_eq!(advice[8], "and the same for 12 other holders");
+    let mut same = vec![samples::holder(), samples::holder()];
+    same[1].fd = Some(38);
+    assert_eq!(advise(&same, &samples::target()).len(), 3);
+}
+
+#[test]
+fn hostile_names_stay_words() {
+    let mut holder = samples::holder();
+    let process = holder.process.as_mut().unwrap();
+    process.comm = "x\n\u{202e}".into();
+    let container = process.container.as_mut().unwrap();
+    container.pod = Some("--all; reboot".into());
+    container.owner = Some(Owner {
+        kind: "x".into(),
+        name: "y".into(),
+        source: String::new(),
+    });
+    holder.seen_as = Some("/host/$(reboot)\n/f".into());
+    holder.path = "/f".into();
+    let advice = advice(&[holder]);
+    assert_eq!(advice[0], "have x\\n\\u{202e} close the file, or: kill 48211");
+    assert!(
+        advice[1].contains("umount -N 48211 -l $'/host/$(reboot)\\012' ("),
+        "{}",
+        advice[1]
+    );
+    assert!(!advice.concat().contains("--all"));
+}
+
+#[test]
+fn nothing_to_advise() {
+    assert!(advice(&[]).is_empty());
+}

@@ -1,0 +1,509 @@
+//! One incident: the verdict in a sentence, the picture, who held it, the books, what to do.
+
+use jiff::tz::TimeZone;
+
+use super::{
+    text::{Name, Page, Words, advice},
+    timeline::timeline,
+};
+use crate::{
+    identity::mount_claim,
+    incident::Span,
+    model::{Container, Entered, Holder, Incident, Kind, Outcome, Process, Target, Through},
+    render::{
+        books::{Account, books},
+        kinds::{also, way},
+        names::{container_short, short_id},
+        sanitize::escape,
+        times::{between, duration, moment},
+    },
+    report::{Finding, of_holder, of_target},
+};
+
+/// Holders that are told one by one.
+const HOLDERS: usize = 50;
+/// Other processes that share a reference, by name.
+const SHARERS: usize = 12;
+
+pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zone: &TimeZone) {
+    let Finding {
+        incident,
+        timeline: times,
+    } = finding;
+    let id = incident.id;
+    page.put(format_args!(
+        "<section class=\"card incident\" id=\"i{id}\">\n<h2><a class=\"number\" href=\"#i{id}\">#{id}</a>"
+    ));
+    verdict(page, incident);
+    page.put(format_args!("</h2>\n"));
+    state(page, incident, zone);
+    for note in notes {
+        page.put(format_args!("<p class=\"dim\">{}</p>\n", Words(note)));
+    }
+    page.put(format_args!("<h3>Timeline</h3>\n"));
+    timeline(page, finding, zone);
+    let groups = [
+        ("Held by", &incident.holders, times.holders.as_slice()),
+        ("Suspected, not seen by reference", &incident.candidates, &[]),
+        (
+            "Not blocking, but keeping the file system in use",
+            &incident.bystanders,
+            times.bystanders.as_slice(),
+        ),
+    ];
+    for (title, holders, spans) in groups {
+        if holders.is_empty() {
+            continue;
+        }
+        page.put(format_args!("<h3>{title}</h3>\n"));
+        for (index, holder) in holders.iter().enumerate().take(HOLDERS) {
+            self::holder(page, holder, spans.get(index), incident, zone);
+        }
+        if holders.len() > HOLDERS {
+            page.put(format_args!(
+                "<p class=\"dim\">{} more: see <code>--format json</code></p>\n",
+                holders.len() - HOLDERS
+            ));
+        }
+    }
+    account(page, incident);
+    if !incident.advice.is_empty() {
+        page.put(format_args!("<h3>What to do, least harmful first</h3>\n<ol>\n"));
+        for text in &incident.advice {
+            page.put(format_args!("<li>"));
+            advice(page, text);
+            page.put(format_args!("</li>\n"));
+        }
+        page.put(format_args!("</ol>\n"));
+    }
+    particulars(page, incident, zone);
+    page.put(format_args!("</section>\n"));
+}
+
+/// `The root file system of ci/build could not be unmounted: node-agent (pid 48211) had /var/log/app.log open.`
+fn verdict(page: &mut Page, incident: &Incident) {
+    target(page, &incident.target);
+    page.put(format_args!(" could not be unmounted: "));
+    let books = &incident.references;
+    let Some(first) = incident.holders.first() else {
+        page.put(format_args!(
+            "{}.",
+            match (books.sampled_at, books.counted) {
+                (None, _) => "nobody could be looked for after the refusal",
+                (_, Some(0)) => "what held it was gone before ebusy could look",
+                (_, Some(_)) => "no process was found that holds it; it is something in the kernel",
+                (_, None) => "no holder was found, and this tier does not count",
+            }
+        ));
+        return;
+    };
+    match &first.process {
+        Some(process) => {
+            if let Some(container) = &process.container {
+                page.put(format_args!("{} in ", Name(process.comm.as_bytes())));
+                self::container(page, container);
+            } else {
+                page.put(format_args!("{}", Name(process.comm.as_bytes())));
+            }
+            page.put(format_args!(" (pid {}) ", process.pid));
+        }
+        None => page.put(format_args!("the kernel ")),
+    }
+    let path = Name(first.path.as_bytes());
+    match first.kind {
+        Kind::Fd => page.put(format_args!("had <code>{path}</code> open")),
+        Kind::Cwd => page.put(format_args!("had <code>{path}</code> as its working directory")),
+        Kind::Root => page.put(format_args!("had <code>{path}</code> as its root directory")),
+        Kind::Exe => page.put(format_args!("was running the program <code>{path}</code>")),
+        Kind::Mmap => page.put(format_args!("had <code>{path}</code> mapped into its memory")),
+        Kind::ChildMount => page.put(format_args!(
+            "has another mount on top of it, at <code>{path}</code>"
+        )),
+        _ => page.put(format_args!("held <code>{path}</code> ({})", Words(&way(first)))),
+    }
+    match incident.holders.len() - 1 {
+        0 => page.put(format_args!(".")),
+        1 => page.put(format_args!(", and 1 other holder.")),
+        more => page.put(format_args!(", and {more} other holders.")),
+    }
+}
+
+fn target(page: &mut Page, target: &Target) {
+    let claim = mount_claim(target.path.as_bytes());
+    match (&target.container, claim) {
+        (Some(of), Some(claim)) if claim.what == "rootfs" => {
+            page.put(format_args!("The root file system of "));
+            container(page, of);
+        }
+        (Some(of), Some(claim)) if !claim.what.starts_with("mount ") => {
+            page.put(format_args!("The {} of ", Words(&claim.what)));
+            container(page, of);
+        }
+        (Some(of), _) => {
+            page.put(format_args!("<code>{}</code> of ", Name(target.path.as_bytes())));
+            container(page, of);
+        }
+        (None, _) => page.put(format_args!("<code>{}</code>", Name(target.path.as_bytes()))),
+    }
+}
+
+fn container(page: &mut Page, of: &Container) {
+    match (&of.pod, &of.name) {
+        (Some(pod), name) => {
+            if let Some(namespace) = &of.pod_namespace {
+                page.put(format_args!("{}/", Name(namespace.as_bytes())));
+            }
+            page.put(format_args!("{}", Name(pod.as_bytes())));
+            if let Some(name) = name {
+                page.put(format_args!(" “{}”", Name(name.as_bytes())));
+            }
+        }
+        (None, Some(name)) => page.put(format_args!("container “{}”", Name(name.as_bytes()))),
+        (None, None) => page.put(format_args!("container {}", Name(short_id(&of.id).as_bytes()))),
+    }
+}
+
+fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
+    if incident.operation == Incident::DETACH {
+        return detached(page, incident, zone);
+    }
+    let ended = incident.ended.unwrap_or(incident.started);
+    let took = duration(between(incident.started, ended));
+    let (class, tag, words) = match incident.outcome {
+        None => ("", "open", String::new()),
+        Some(outcome) => (
+            outcome.name(),
+            outcome.name(),
+            match outcome {
+                Outcome::Released => format!("It was unmounted {took} after the first refusal."),
+                Outcome::Detached => {
+                    format!(
+                        "It was detached {took} after the first refusal, and lives on unseen until its holders end."
+                    )
+                }
+                Outcome::GaveUp => "Nobody tried again for 30 s; it is still mounted.".to_owned(),
+                Outcome::Gone => format!("Its mount namespace ended {took} after the first refusal."),
+                Outcome::StillBusy => {
+                    format!("It was still busy when the capture ended, {took} after the first refusal.")
+                }
+            },
+        ),
+    };
+    let attempts = match (incident.attempts, incident.bursts) {
+        (1, _) => "1 attempt".to_owned(),
+        (attempts, 0 | 1) => format!("{attempts} attempts"),
+        (attempts, bursts) => format!("{attempts} attempts in {bursts} bursts"),
+    };
+    page.put(format_args!(
+        "<p><span class=\"tag {class}\">{}</span> {attempts} refused, the first on {}, by <b>{}</b> (pid {}). {words}</p>\n",
+        tag.replace('_', " "),
+        super::summary::date(incident.started, zone),
+        Name(incident.caller.comm.as_bytes()),
+        incident.caller.pid,
+    ));
+}
+
+/// A mount that was detached and lived on.
+fn detached(page: &mut Page, incident: &Incident, zone: &TimeZone) {
+    let ended = incident.ended.unwrap_or(incident.started);
+    let took = duration(between(incident.started, ended));
+    let (class, words) = match incident.outcome {
+        None => ("", String::new()),
+        Some(Outcome::Released) => ("released", format!("Its last reference went {took} later.")),
+        Some(outcome) => (
+            outcome.name(),
+            format!("It was still in use when the capture ended, {took} later."),
+        ),
+    };
+    page.put(format_args!(
+        "<p><span class=\"tag {class}\">detached</span> Taken out of its namespace on {}, by <b>{}</b> (pid {}), while it \
+         was in use. {words}</p>\n",
+        super::summary::date(incident.started, zone),
+        Name(incident.caller.comm.as_bytes()),
+        incident.caller.pid,
+    ));
+}
+
+fn holder(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Incident, zone: &TimeZone) {
+    page.put(format_args!("<div class=\"holder\">\n<p class=\"who\">"));
+    match &holder.process {
+        Some(process) => {
+            page.put(format_args!(
+                "{}, pid {}",
+                Name(process.comm.as_bytes()),
+                process.pid
+            ));
+            if let Some(tid) = process.tid.filter(|tid| *tid != process.pid) {
+                page.put(format_args!(", thread {tid}"));
+            }
+        }
+        None => page.put(format_args!("No process")),
+    }
+    page.put(format_args!(": {}</p>\n<dl>\n", Words(&way(holder))));
+    let also: Vec<&str> = holder.also.iter().map(|kind| also(*kind)).collect();
+    if !also.is_empty() {
+        row(page, "also", &also.join(", "));
+    }
+    if !holder.path.is_empty() {
+        page.put(format_args!(
+            "<dt>path inside</dt><dd><code>{}</code>{}</dd>\n",
+            Name(holder.path.as_bytes()),
+            if holder.deleted { " (deleted)" } else { "" }
+        ));
+    }
+    if let Some(seen) = holder.seen_as.as_ref().filter(|seen| **seen != holder.path) {
+        page.put(format_args!(
+            "<dt>as it sees it</dt><dd><code>{}</code></dd>\n",
+            Name(seen.as_bytes())
+        ));
+    }
+    let copy = match holder.through {
+        Through::Target => "the mount itself",
+        Through::PropagatedCopy => "its own copy of the mount, which receives what happens on the host",
+        Through::PrivateCopy => "a private copy of the mount, which does not block",
+    };
+    let namespace = holder
+        .mount_namespace
+        .map(|number| format!(", mount namespace {number}"))
+        .unwrap_or_default();
+    row(page, "through", &format!("{copy}{namespace}"));
+    since(page, holder, span, incident, zone);
+    way_in(page, holder, zone);
+    row(
+        page,
+        "counts for",
+        &match (holder.refs, holder.counted) {
+            _ if holder.through == Through::PrivateCopy => {
+                "nothing in the books: its mount does not block".to_owned()
+            }
+            (1, true) => "1 reference in the books".to_owned(),
+            (refs, true) => format!("{refs} references in the books"),
+            (1, false) => "1 reference, not in the last count".to_owned(),
+            (refs, false) => format!("{refs} references, not in the last count"),
+        },
+    );
+    if let Some(reason) = &holder.reason {
+        row(page, "suspected as", reason);
+    }
+    if let Some(process) = &holder.process {
+        self::process(page, process);
+    }
+    sharers(page, holder);
+    page.put(format_args!("</dl>\n</div>\n"));
+}
+
+/// How it came into the mount namespace.
+fn way_in(page: &mut Page, holder: &Holder, zone: &TimeZone) {
+    let Some(entered) = holder.entered.as_deref() else {
+        return;
+    };
+    let words = match (entered.operation.as_str(), entered.from, entered.time) {
+        (Entered::OUTSIDE, Some(own), time) => {
+            let verb = if time.is_some() { "opened" } else { "held" };
+            format!("{verb} from outside: its own mount namespace is {own}")
+        }
+        (Entered::SETNS, _, Some(time)) => {
+            let namespace = entered.namespace;
+            let of = entered.container.as_ref();
+            let of = of.map_or(String::new(), |of| format!(" of {}", container_short(of)));
+            format!(
+                "entered mount namespace {namespace}{of} by setns at {}",
+                moment(time, time, zone)
+            )
+        }
+        _ => return,
+    };
+    row(page, "way in", &words);
+}
+
+fn since(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Incident, zone: &TimeZone) {
+    let Some(opened) = holder.opened else {
+        row(page, "since", "unknown: that was not seen");
+        return;
+    };
+    let reference = incident.ended.unwrap_or(incident.started);
+    let mut words = moment(opened, reference, zone);
+    let before = between(opened, incident.started);
+    if before > 0 {
+        words = format!("{words}, {} before the first refusal", duration(before));
+    }
+    if let Some(by) = &holder.opened_by {
+        let own = holder
+            .process
+            .as_ref()
+            .is_some_and(|process| process.pid == by.pid);
+        if own {
+            words.push_str(", opened by the same process");
+        } else {
+            words = format!("{words}, opened by {} ({})", by.comm.to_str_lossy(), by.pid);
+        }
+    }
+    if let Some(span) = span.filter(|span| span.ended) {
+        words = format!("{words}; until {}", moment(span.until, reference, zone));
+    }
+    row(page, "since", &words);
+}
+
+fn process(page: &mut Page, process: &Process) {
+    if let Some(container) = &process.container {
+        page.put(format_args!("<dt>container</dt><dd>"));
+        self::container(page, container);
+        if let Some(owner) = &container.owner {
+            page.put(format_args!(
+                ", of {} {}",
+                Name(owner.kind.as_bytes()),
+                Name(owner.name.as_bytes())
+            ));
+        }
+        if let Some(image) = &container.image {
+            page.put(format_args!(", image <code>{}</code>", Name(image.as_bytes())));
+        }
+        page.put(format_args!("</dd>\n"));
+    } else if let Some(unit) = &process.unit {
+        row(page, "unit", unit);
+    }
+    if let Some(exe) = &process.exe {
+        page.put(format_args!(
+            "<dt>program</dt><dd><code>{}</code></dd>\n",
+            Name(exe.as_bytes())
+        ));
+    }
+    if let Some(arguments) = &process.cmdline {
+        let line: Vec<String> = arguments
+            .iter()
+            .map(|part| Name(part.as_bytes()).to_string())
+            .collect();
+        page.put(format_args!(
+            "<dt>command line</dt><dd><code>{}</code></dd>\n",
+            line.join(" ")
+        ));
+    }
+    if !process.parents.is_empty() {
+        let parents: Vec<String> = process
+            .parents
+            .iter()
+            .map(|parent| format!("{} {}", parent.comm.to_str_lossy(), parent.pid))
+            .collect();
+        row(page, "started by", &parents.join(" ← "));
+    }
+}
+
+fn sharers(page: &mut Page, holder: &Holder) {
+    if holder.shared_with.is_empty() {
+        return;
+    }
+    let mut names: Vec<String> = holder
+        .shared_with
+        .iter()
+        .take(SHARERS)
+        .map(|sharer| format!("{} {}", sharer.comm.to_str_lossy(), sharer.pid))
+        .collect();
+    if holder.shared_with.len() > SHARERS {
+        names.push(format!("{} more", holder.shared_with.len() - SHARERS));
+    }
+    let title = if holder.kind == Kind::ChildMount {
+        "used by"
+    } else {
+        "shared with"
+    };
+    row(page, title, &names.join(", "));
+}
+
+fn account(page: &mut Page, incident: &Incident) {
+    let line = books(Account {
+        books: &incident.references,
+        holders: &incident.holders,
+        target: &incident.target,
+        attempts: Some(incident.attempts),
+        lost: Some(incident.lost_events),
+        probe: &incident.probe,
+    });
+    let line = line.strip_prefix("BOOKS").unwrap_or(&line).trim();
+    let (sum, rest) = line.split_once(['(', ',', ';']).unwrap_or((line, ""));
+    let rest = line
+        .get(sum.len()..)
+        .filter(|_| !rest.is_empty())
+        .unwrap_or_default();
+    page.put(format_args!(
+        "<h3>Books</h3>\n<p class=\"books\"><b>{}</b><span class=\"dim\">{}</span></p>\n",
+        Words(sum.trim_end()),
+        Words(rest)
+    ));
+}
+
+fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
+    let target = &incident.target;
+    page.put(format_args!(
+        "<details>\n<summary>Particulars</summary>\n<dl>\n<dt>mount</dt><dd><code>{}</code></dd>\n",
+        Name(target.path.as_bytes())
+    ));
+    if let Some(fs_type) = &target.fs_type {
+        row(page, "file system", fs_type);
+    }
+    if let Some(source) = &target.source {
+        page.put(format_args!(
+            "<dt>source</dt><dd><code>{}</code></dd>\n",
+            Name(source.as_bytes())
+        ));
+    }
+    let numbers = [
+        ("mount id", target.mount_id),
+        ("mount namespace", target.mount_namespace),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            row(page, name, &number.to_string());
+        }
+    }
+    if let Some(container) = &target.container {
+        page.put(format_args!(
+            "<dt>container id</dt><dd><code>{}</code></dd>\n",
+            Name(container.id.as_bytes())
+        ));
+    }
+    let callers: Vec<String> = incident
+        .callers
+        .iter()
+        .take(SHARERS)
+        .map(|caller| {
+            format!(
+                "{} {} ({} attempts)",
+                caller.comm.to_str_lossy(),
+                caller.pid,
+                caller.attempts
+            )
+        })
+        .collect();
+    row(page, "refused to", &callers.join(", "));
+    if !incident.flags.is_empty() {
+        row(page, "flags", &incident.flags.join(" | "));
+    }
+    if let Some(sampled) = incident.references.sampled_at {
+        row(page, "looked at", &super::summary::date(sampled, zone));
+    }
+    row(page, "tier", &incident.probe);
+    page.put(format_args!("</dl>\n</details>\n"));
+}
+
+fn row(page: &mut Page, name: &str, value: &str) {
+    page.put(format_args!("<dt>{name}</dt><dd>{}</dd>\n", Words(value)));
+}
+
+/// The row of an incident in the list of all.
+pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone) {
+    let outcome = incident.outcome.map_or("open", Outcome::name);
+    let id = incident.id;
+    page.put(format_args!(
+        "<tr><td><a href=\"#i{id}\">#{id}</a></td><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td \
+         class=\"{outcome}\">{}</td></tr>\n",
+        super::summary::date(incident.started, zone),
+        Words(&escape(of_target(&incident.target).as_bytes())),
+        incident
+            .holders
+            .first()
+            .map(|holder| escape(of_holder(holder).as_bytes()))
+            .map_or_else(|| "nobody found".to_owned(), |name| Words(&name).to_string()),
+        incident.attempts,
+        outcome.replace('_', " ")
+    ));
+}

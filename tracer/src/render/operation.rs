@@ -1,0 +1,233 @@
+//! A refused rmdir, mount, remount and the like as text: an incident that is not about umount2.
+
+use super::{
+    Style,
+    books::state,
+    holder::View,
+    line::{Line, short_name},
+    names,
+    quote::shell,
+    report::Report,
+};
+use crate::model::{Incident, Outcome, Reason};
+
+/// The incident in at most 14 lines of 110 columns.
+pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> String {
+    let now = incident
+        .references
+        .sampled_at
+        .or(incident.ended)
+        .unwrap_or(incident.started);
+    let over = matches!(
+        incident.outcome,
+        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
+    );
+    Report {
+        verdict: verdict(incident),
+        holders: &incident.holders,
+        no_holder: incident.holders.is_empty().then(|| {
+            Line::new("HOLDER")
+                .words(
+                    "none found: it was gone before ebusy looked, or is of a kind that ebusy does not know",
+                )
+                .finish()
+        }),
+        candidates: &[],
+        bystanders: &incident.bystanders,
+        view: View {
+            target: &incident.target,
+            attempts: Some(incident.attempts),
+            now,
+            zone: &style.zone,
+        },
+        account: vec![why(incident, reason), state(incident, &style.zone)],
+        advice: &incident.advice,
+        over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
+        check: (!over).then(|| check(incident, reason)).flatten(),
+    }
+    .write(style)
+}
+
+fn verdict(incident: &Incident) -> String {
+    let words = match incident.operation.as_str() {
+        "rmdir" => "rmdir of ",
+        "unlink" => "unlink of ",
+        "rename" => "rename of ",
+        "mount" => "mount of ",
+        "remount" => "remount of ",
+        "open" => "exclusive open of ",
+        _ => "",
+    };
+    let line = Line::new("EBUSY").words(words);
+    let line = match &incident.target.container {
+        Some(_) => names::target(line, &incident.target),
+        None => line.path(incident.target.path.as_bytes()),
+    };
+    let line = line
+        .words(", refused to ")
+        .with(|line| names::caller(line, &incident.caller));
+    let others = incident
+        .callers
+        .iter()
+        .filter(|caller| caller.pid != incident.caller.pid)
+        .count();
+    if others > 0 {
+        line.maybe(6, format!(" and {others} more"))
+    } else {
+        line
+    }
+    .finish()
+}
+
+fn why(incident: &Incident, reason: Reason) -> String {
+    let words = match reason {
+        Reason::MountPoint => "something is mounted on it in the caller's mount namespace",
+        Reason::MountedThere => "it is mounted right there already",
+        Reason::OverlayInUse => "a layer is the upper or work directory of an overlay that is still there",
+        Reason::DeviceInUse => "the block device is in use",
+        Reason::OpenFiles => "files are open for writing, or were removed and are still open",
+        Reason::Unknown => "nothing was found that explains it",
+    };
+    Line::new("WHY")
+        .words(words)
+        .words(format!(
+            "; {} lost; tier {}",
+            incident.lost_events,
+            short_name(incident.probe.as_bytes())
+        ))
+        .finish()
+}
+
+/// What to run to see whether it is free.
+fn check(incident: &Incident, reason: Reason) -> Option<String> {
+    let path = std::str::from_utf8(incident.target.path.as_bytes()).ok()?;
+    let word = shell(path.as_bytes());
+    let command = match reason {
+        Reason::MountPoint | Reason::MountedThere => {
+            format!("findmnt --mountpoint {word} (prints nothing once it is free)")
+        }
+        Reason::OpenFiles => format!("ebusy who {word} (no HOLDER that writes)"),
+        _ => return None,
+    };
+    (word.len() <= 50).then(|| Line::new("CHECK").words(command).finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use crate::{
+        model::{Books, Holder, Incident, Kind, Operation, Process, Reason, Sharer, Target, Through},
+        render::{Style, advise_operation, incident, samples},
+    };
+
+    fn text(operation: Operation, reason: Reason, path: &str, holders: Vec<Holder>) -> String {
+        let mut of = samples::incident(Vec::new());
+        of.operation = operation.name().into();
+        of.reason = Some(reason);
+        of.target = Target {
+            path: path.into(),
+            ..Target::default()
+        };
+        of.caller = Process {
+            pid: 812,
+            comm: "rm".into(),
+            ..Process::default()
+        };
+        of.callers.clear();
+        of.attempts = 1;
+        of.probe = "tracepoint".into();
+        of.references = Books {
+            sampled_at: of.references.sampled_at,
+            ..Books::default()
+        };
+        of.advice = advise_operation(reason, &holders, &of.target);
+        of.holders = holders;
+        let style = Style {
+            terminal: false,
+            zone: TimeZone::UTC,
+        };
+        incident(&Incident { ..of }, &style)
+    }
+
+    fn mount(through: Through) -> Holder {
+        Holder {
+            kind: Kind::Mount,
+            refs: 1,
+            held_by: Some("/dev/loop3".into()),
+            path: "/".into(),
+            seen_as: Some("/mnt/data".into()),
+            mount_namespace: Some(4_026_532_180),
+            propagation: Some("private".into()),
+            through,
+            counted: true,
+            process: (through != Through::Target).then(|| Process {
+                pid: 18_905,
+                comm: "lxcfs".into(),
+                ..Process::default()
+            }),
+            ..Holder::default()
+        }
+    }
+
+    #[test]
+    fn a_directory_with_a_mount_on_it() {
+        let holder = Holder {
+            kind: Kind::ChildMount,
+            refs: 1,
+            counted: true,
+            held_by: Some("tmpfs".into()),
+            path: "/srv/volume".into(),
+            seen_as: Some("/srv/volume".into()),
+            shared_with: vec![Sharer {
+                pid: 700,
+                comm: "tail".into(),
+                fd: Some(3),
+            }],
+            ..Holder::default()
+        };
+        insta::assert_snapshot!(text(Operation::Rmdir, Reason::MountPoint, "/srv/volume", vec![holder]), @r#"
+        EBUSY  rmdir of /srv/volume, refused to rm 812
+        HOLDER a mount on top of it: tmpfs, used by 1
+          mount  in the mount /srv/volume
+          through  the mount itself
+          since  unknown, used by tail 700 (fd 3)
+        WHY    something is mounted on it in the caller's mount namespace; 0 lost; tier tracepoint
+        STATE  gave up after 2.46 s, 1 attempt (03:43:19)
+        FIX    have tail leave the mount on top, or: kill 700
+               and umount /srv/volume first: it is mounted on top
+               that umount will be refused in turn because of tail 700: ebusy who /srv/volume
+        CHECK  findmnt --mountpoint /srv/volume (prints nothing once it is free)
+        "#);
+    }
+
+    #[test]
+    fn a_device_in_a_private_copy_and_here() {
+        let holders = vec![mount(Through::PrivateCopy), mount(Through::Target)];
+        insta::assert_snapshot!(text(Operation::Open, Reason::DeviceInUse, "/dev/loop3", holders), @r#"
+        EBUSY  exclusive open of /dev/loop3, refused to rm 812
+        HOLDER lxcfs, pid 18905, a mount that is there: /dev/loop3
+          mount  in the mount /; seen as /mnt/data
+          through  a private copy of the mount, mnt ns 4026532180
+        HOLDER a mount that is there: /dev/loop3
+          mount  in the mount /; seen as /mnt/data
+          through  the caller's own mount namespace, mnt ns 4026532180
+        WHY    the block device is in use; 0 lost; tier tracepoint
+        STATE  gave up after 2.46 s, 1 attempt (03:43:19)
+        FIX    nsenter -t 18905 -m umount /mnt/data (takes its copy away; needs umount in its image)
+               and umount /mnt/data
+               or end lxcfs: kill 18905
+               +2 more to try: see --format json
+        "#);
+    }
+
+    #[test]
+    fn nothing_found() {
+        insta::assert_snapshot!(text(Operation::Mount, Reason::Unknown, "/mnt", Vec::new()), @r#"
+        EBUSY  mount of /mnt, refused to rm 812
+        HOLDER none found: it was gone before ebusy looked, or is of a kind that ebusy does not know
+        WHY    nothing was found that explains it; 0 lost; tier tracepoint
+        STATE  gave up after 2.46 s, 1 attempt (03:43:19)
+        "#);
+    }
+}

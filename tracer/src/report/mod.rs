@@ -1,0 +1,16 @@
+//! What is made of a capture: its incidents, by the same analysis as live, chosen, redacted and summed up.
+
+mod analysis;
+mod filter;
+mod redact;
+mod redact_records;
+mod summary;
+mod workload;
+
+pub use self::{
+    analysis::{Analysis, Finding, Seen},
+    filter::{Filter, When, glob},
+    redact::Redactor,
+    summary::{Count, Hour, Recurrence, Summary, Tally},
+    workload::{of_container, of_holder, of_target},
+};

@@ -1,0 +1,44 @@
+//! The same for records, before they are exported.
+
+use super::Redactor;
+use crate::{kernel::Reference, stream::Record};
+
+impl Redactor {
+    /// A record.
+    pub fn record(&self, record: &mut Record) {
+        match record {
+            Record::Umount(umount) => {
+                self.process(&mut umount.caller);
+                self.target(&mut umount.target);
+                if let Some(passed) = &mut umount.passed {
+                    *passed = self.text(passed);
+                }
+            }
+            Record::Opened(opened) => self.process(&mut opened.by),
+            Record::Entered(entered) => {
+                if let Some(container) = &mut entered.container {
+                    self.container(container);
+                }
+            }
+            Record::Named(named) => named.path = self.text(&named.path),
+            Record::Snapshot(sample) => {
+                let snapshot = &mut sample.snapshot;
+                let found = snapshot.references.iter_mut().chain(&mut snapshot.candidates);
+                for Reference { holder, .. } in found {
+                    self.holder(holder);
+                }
+                for opened in &mut sample.ledger {
+                    self.process(&mut opened.by);
+                }
+            }
+            Record::Refused(refused) => {
+                self.process(&mut refused.caller);
+                self.target(&mut refused.target);
+                for holder in refused.holders.iter_mut().chain(&mut refused.bystanders) {
+                    self.holder(holder);
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Mounts that an umount with `MNT_DETACH` took away and that live on, as they are in the stream.
+
+use serde::{Deserialize, Serialize};
+
+use super::MountKey;
+use crate::model::{Holder, Process, Target};
+
+/// A mount was detached and is there still; again whenever something else is found to keep it. A
+/// [`Freed`](super::Freed) of the same cause says that its last reference went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Detached {
+    /// Our own number; of the numbers of [`Refused`](super::Refused).
+    pub cause: u64,
+    /// The mount.
+    pub mount: MountKey,
+    /// Return of the umount2 that detached it, boot clock, ns.
+    pub detached: u64,
+    /// Who called that.
+    pub caller: Process,
+    /// What it was, and where.
+    pub target: Target,
+    /// What keeps it.
+    pub holders: Vec<Holder>,
+    /// The kernel's own count of references, without those of its children; unknown where that cannot be read.
+    pub counted: Option<u64>,
+    /// When it was looked for, boot clock, ns.
+    pub looked: u64,
+}

@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -20,18 +21,33 @@ use ebusy_tests::{
 /// How long a peer may take: they are known to hang.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How long one that was killed may take to end: in a call that no signal ends, it does not.
+const END: Duration = Duration::from_secs(2);
+
+/// How often one may hang before it is not asked any more.
+const HANGS_MAX: u32 = 2;
+
 /// A program that is asked who uses a mount.
 struct Peer {
     name: &'static str,
     program: &'static str,
     arguments: fn(&Scratch) -> Vec<String>,
+    hangs: AtomicU32,
 }
 
-const PEERS: [Peer; 3] = [
+/// What one said.
+enum Answer {
+    NotInstalled,
+    Hangs,
+    Pids(BTreeSet<u32>),
+}
+
+static PEERS: [Peer; 3] = [
     Peer {
         name: "fuser -m",
         program: "fuser",
         arguments: |scratch| vec!["-m".to_owned(), scratch.path().display().to_string()],
+        hangs: AtomicU32::new(0),
     },
     Peer {
         name: "lsof +f --",
@@ -40,6 +56,7 @@ const PEERS: [Peer; 3] = [
             let path = scratch.path().display().to_string();
             ["-t", "+f", "--", &path].map(str::to_owned).to_vec()
         },
+        hangs: AtomicU32::new(0),
     },
     Peer {
         name: "lsfd -Q MNTID==",
@@ -50,6 +67,7 @@ const PEERS: [Peer; 3] = [
                 .map(str::to_owned)
                 .to_vec()
         },
+        hangs: AtomicU32::new(0),
     },
 ];
 
@@ -71,14 +89,14 @@ fn measure(row: &Row, file_system: FileSystem) -> Result<Verdict> {
         let holding = row.hold(&scratch, namespace)?;
         let owners = owners(&holding);
         for peer in &PEERS {
-            let found = peer.ask(&scratch)?;
-            let result = match (found, blocks) {
-                (None, _) => "not installed",
-                (Some(found), true) if !owners.is_empty() && owners.is_subset(&found) => "found",
-                (Some(_), true) => "missed",
+            let result = match (peer.ask(&scratch)?, blocks) {
+                (Answer::NotInstalled, _) => "not installed",
+                (Answer::Hangs, _) => "hangs",
+                (Answer::Pids(found), true) if !owners.is_empty() && owners.is_subset(&found) => "found",
+                (Answer::Pids(_), true) => "missed",
                 // Of a private copy nobody is to be named: it does not block.
-                (Some(found), false) if found.intersection(&owners).next().is_some() => "accused",
-                (Some(_), false) => "not accused",
+                (Answer::Pids(found), false) if found.intersection(&owners).next().is_some() => "accused",
+                (Answer::Pids(_), false) => "not accused",
             };
             println!("\nmeasured: {what}: {}: {result}", peer.name);
         }
@@ -98,27 +116,41 @@ fn owners(holding: &Holding) -> BTreeSet<u32> {
 }
 
 impl Peer {
-    /// The processes that it names; `None` if it is not there.
-    fn ask(&self, scratch: &Scratch) -> Result<Option<BTreeSet<u32>>> {
+    /// Asks it, but not one that has hung before: on a host where something does not answer, it would hang each time.
+    fn ask(&self, scratch: &Scratch) -> Result<Answer> {
+        if self.hangs.load(Ordering::Relaxed) >= HANGS_MAX {
+            return Ok(Answer::Hangs);
+        }
         let mut command = Command::new(self.program);
         command.args((self.arguments)(scratch));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = match child.stderr(Stdio::null()).spawn() {
             Ok(child) => child,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Answer::NotInstalled),
             Err(error) => return Err(error).context(self.name),
         };
-        let deadline = Instant::now() + LIMIT;
-        while child.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                child.kill()?;
-            }
-            thread::sleep(Duration::from_millis(2));
+        if !ends_within(&mut child, LIMIT)? {
+            self.hangs.fetch_add(1, Ordering::Relaxed);
+            child.kill()?;
+            // Whether it ends or not: what it waits for is not ours, and nobody else waits for it.
+            ends_within(&mut child, END)?;
+            return Ok(Answer::Hangs);
         }
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let own = std::process::id();
         let pids = text.split_whitespace().filter_map(|word| word.parse().ok());
-        Ok(Some(pids.filter(|pid| *pid != own).collect()))
+        Ok(Answer::Pids(pids.filter(|pid| *pid != own).collect()))
     }
+}
+
+fn ends_within(child: &mut Child, limit: Duration) -> Result<bool> {
+    let deadline = Instant::now() + limit;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(true)
 }

@@ -8,6 +8,7 @@ use workspace::Workspace;
 
 mod apt;
 mod command;
+mod leftover;
 mod lint;
 mod run;
 mod setup;

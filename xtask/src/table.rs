@@ -234,6 +234,7 @@ impl Peer<'_> {
             (true, true) => "some",
             (true, false) => "named",
             (false, true) => "no",
+            (false, false) if results.contains("hangs") => return "hangs".to_owned(),
             (false, false) => return "not installed".to_owned(),
         };
         let accused = if results.contains("accused") {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    run, say, table,
+    leftover, run, say, table,
     tally::{Reader, Tally},
     toolchain, tools,
     vm::{self, Job, Lab},
@@ -328,7 +328,9 @@ fn host_test(
         .env("EBUSY_HOLDERS", &built.holder_directory)
         .env("PATH", path)
         .env("RUST_BACKTRACE", "1");
-    follow(&format!("host: {}", test.name), command, Stream::Both, HOST_LIMIT)
+    let tally = follow(&format!("host: {}", test.name), command, Stream::Both, HOST_LIMIT);
+    leftover::end(&built.holder_directory, &built.ebusy);
+    tally
 }
 
 /// `6.18 tracepoint`: the host's kernel, and the tier that ebusy takes there.

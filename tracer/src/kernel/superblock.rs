@@ -27,27 +27,37 @@ impl Kernel<'_> {
         self.superblocks_of(fs_type)
     }
 
-    /// Upper and work directory of an overlay; `None` where the kernel does not describe overlays.
+    /// Upper and work directory of an overlay; `None` where the kernel does not describe overlays, and they are not as
+    /// they were before modules described themselves.
     #[must_use]
     pub fn overlay_directories(self, superblock: u64) -> Option<OverlayDirectories> {
         let t = &self.layout.table;
-        let fields: OverlayFields = self.ways.module();
-        if [t.sb_info, fields.layers, fields.mount, fields.work].contains(&ABSENT) {
+        if t.sb_info == ABSENT {
             return None;
         }
+        let described: OverlayFields = self.ways.module();
+        let known = ![described.layers, described.mount, described.work].contains(&ABSENT);
+        let fields = if known {
+            described
+        } else {
+            OverlayFields::LINUX_5_10
+        };
         let info = self.memory.word(superblock, t.sb_info)?;
-        let layers = self.memory.word(info, fields.layers)?;
-        let upper = self
-            .memory
-            .word(layers, fields.mount)
-            .filter(|vfsmount| is_kernel_address(*vfsmount))
-            .map(|vfsmount| vfsmount.wrapping_sub(u64::from(t.mount_mnt)))
-            .and_then(|mount| self.memory.word(mount, t.mount_root));
-        let work = self
-            .memory
-            .word(info, fields.work)
-            .filter(|dentry| is_kernel_address(*dentry));
-        Some(OverlayDirectories { upper, work })
+        let pointer =
+            |from, offset| Some(self.memory.word(from, offset)?).filter(|at| is_kernel_address(*at));
+        let upper_mount = pointer(pointer(info, fields.layers)?, fields.mount)
+            .map(|vfsmount| vfsmount.wrapping_sub(u64::from(t.mount_mnt)));
+        let directories = OverlayDirectories {
+            upper: upper_mount.and_then(|mount| self.memory.word(mount, t.mount_root)),
+            work: pointer(info, fields.work),
+        };
+        // What nobody described proves itself: mount, upper and work directory are of one file system.
+        let proven = || {
+            let below = self.memory.word(upper_mount?, t.mount_sb)?;
+            let of = |dentry: Option<u64>| self.superblock_at(dentry?);
+            Some([of(directories.upper), of(directories.work)] == [Some(below); 2])
+        };
+        (known || proven() == Some(true)).then_some(directories)
     }
 
     /// Superblock of a dentry.

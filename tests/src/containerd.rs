@@ -138,16 +138,8 @@ impl Containerd {
             path("t.sock"),
         );
         fs::write(path("config.toml"), config)?;
-        let daemon = Command::new(find("containerd").context("containerd")?)
-            .args(["--config", &path("config.toml")])
-            .env("PATH", Self::search_path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(path("log"))?)
-            .spawn()
-            .context("start containerd")?;
         let mut containerd = Self {
-            daemon,
+            daemon: daemon(directory.path())?,
             containers: Vec::new(),
             directory,
             namespace,
@@ -158,6 +150,14 @@ impl Containerd {
         let archive = image::archive(&find("busybox").context("busybox")?, &images)?;
         containerd.ctr_ok(&["image", "import", &archive.display().to_string()])?;
         Ok(containerd)
+    }
+
+    /// Kills it while its containers run, and starts it again: it takes them over.
+    pub fn restart(&mut self) -> Result<()> {
+        self.daemon.kill()?;
+        self.daemon.wait()?;
+        self.daemon = daemon(self.directory.path())?;
+        self.wait_until_it_answers()
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
@@ -176,10 +176,6 @@ impl Containerd {
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
-    }
-
-    fn search_path() -> String {
-        format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
     }
 
     /// Its folder.
@@ -261,6 +257,24 @@ impl Containerd {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Starts the program; what it logs goes after what is there.
+fn daemon(directory: &Path) -> Result<Child> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("log"))?;
+    Command::new(find("containerd").context("containerd")?)
+        .arg("--config")
+        .arg(directory.join("config.toml"))
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("start containerd")
 }
 
 impl Drop for Containerd {

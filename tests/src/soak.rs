@@ -17,13 +17,14 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::Signal,
-    time::{ClockId, clock_gettime},
+    time::{ClockId, clock_gettime, clock_settime},
 };
 use tempfile::TempDir;
 
 use crate::{
     capture::{self, Capture},
     containerd::{self, Containerd},
+    harness,
     holder::PATIENCE,
     namespace::Namespace,
     recording::{Balance, Recording},
@@ -37,6 +38,10 @@ const ROUND: Duration = Duration::from_millis(800);
 const FLUSHED: Duration = Duration::from_millis(1500);
 /// Size of the disk that the captures are on.
 const DISK: u64 = 24 << 20;
+/// Memory that a recorder may take, KiB: the rings, what waits for the disk (16 MiB), and the tables of processes.
+const MEMORY_MAX: u64 = 192 << 10;
+/// A killed recorder loses less than that of the end, s.
+const GONE_MAX: f64 = 1.0;
 
 /// What happens to the recorder in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +56,10 @@ enum Fault {
     Hangups,
     /// It is killed while it records.
     Killed,
-    /// Containers come and go, and their runtime is restarted.
+    /// Containers come and go, and their runtime is restarted while one runs.
     Containers,
+    /// The wall clock is set, forward and back: only in a virtual machine.
+    ClockStepped,
 }
 
 /// What to do.
@@ -81,6 +88,8 @@ pub struct Report {
     pub disk: u64,
     /// Events recorded in all, and the bytes that they took.
     pub size: (u64, u64),
+    /// How long the load was on, of the rounds that are balanced.
+    pub loaded: Duration,
     /// What could not be done.
     pub skipped: Option<String>,
 }
@@ -106,6 +115,9 @@ impl Soak {
             Fault::Hangups,
             Fault::None,
         ];
+        if harness::in_machine() {
+            faults.push(Fault::ClockStepped);
+        }
         let mut runtime = None;
         if self.containers {
             report.skipped = containerd::missing();
@@ -138,7 +150,11 @@ pub fn check(report: &Report) -> Result<()> {
         "refused umounts: {:?}",
         report.refused
     );
-    ensure!(!report.balances.is_empty() && report.disk <= DISK, "{report}");
+    ensure!(
+        !report.balances.is_empty() && report.disk <= DISK && report.memory <= MEMORY_MAX,
+        "{report}"
+    );
+    ensure!(report.gone.iter().all(|gone| *gone < GONE_MAX), "{report}");
     Ok(())
 }
 
@@ -178,10 +194,11 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "memory {} KiB at the most, disk {} KiB at the most, {:.1} bytes an event",
+            "memory {} KiB at the most, disk {} KiB at the most, {:.1} bytes an event, {:.0} events a second",
             self.memory,
             self.disk / 1024,
-            self.size.1 as f64 / self.size.0.max(1) as f64
+            self.size.1 as f64 / self.size.0.max(1) as f64,
+            sum(|balance| balance.generated) as f64 / self.loaded.as_secs_f64().max(0.001)
         )
     }
 }
@@ -276,6 +293,7 @@ impl<'a> Round<'a> {
         let holding = hold_fd(&self.scratch, Namespace::Same, "second")?;
         // The holder's own opens are not ours: they are of another process.
         let file = self.scratch.join("file");
+        let begun = Instant::now();
         let opens = Load::start(move || {
             for _ in 0..100 {
                 File::open(&file)?;
@@ -301,6 +319,7 @@ impl<'a> Round<'a> {
             self.killed(recording, opens)?;
         } else {
             let opens = opens.stop()?;
+            self.report.loaded += begun.elapsed();
             self.ended(fault, recording, opens, refused)?;
         }
         holding.release()?;
@@ -342,13 +361,25 @@ impl<'a> Round<'a> {
                 }
             }
             Fault::Containers => {
-                // The runtime is restarted: the old one ends here.
-                *runtime = None;
-                let containerd = runtime.insert(Containerd::start()?);
+                let containerd = match runtime {
+                    Some(runtime) => runtime,
+                    None => runtime.insert(Containerd::start()?),
+                };
                 for number in 0..3 {
                     let container = containerd.run(&format!("soak-{number}"), &[])?;
+                    if number == 1 {
+                        containerd.restart()?;
+                    }
                     containerd.kill(&container)?;
                     containerd.ctr(&["containers", "delete", &container.id])?;
+                }
+            }
+            Fault::ClockStepped => {
+                for hours in [1, -2, 1] {
+                    let mut now = clock_gettime(ClockId::Realtime);
+                    now.tv_sec += hours * 3600;
+                    clock_settime(ClockId::Realtime, now)?;
+                    thread::sleep(ROUND);
                 }
             }
         }

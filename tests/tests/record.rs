@@ -18,13 +18,16 @@ use ebusy_tests::{
     holder::PATIENCE,
     namespace::Namespace,
     recording::{Balance, Recording},
+    report::{self, Incident},
     scratch::{FileSystem, Scratch},
     soak::{self, Soak},
     steps::{hold_fd, refused, release},
 };
+use jiff::Timestamp;
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::Signal,
+    time::{ClockId, clock_gettime, clock_settime},
 };
 
 /// After that everything is on the disk.
@@ -38,7 +41,9 @@ fn main() -> ExitCode {
         harness::test("record_folder_limit", folder_limit),
         harness::test("record_disk_full", disk_full),
         harness::test("record_stopped", stopped),
+        harness::test("record_clock_stepped", clock_stepped),
         harness::test("record_usage", usage),
+        harness::test("watch_and_who_redacted", redacted),
         harness::test("watch_evidence", watch_evidence),
         harness::test("capture_on_what_is_watched", on_what_is_watched),
         harness::test("soak", soak),
@@ -268,6 +273,118 @@ fn stopped() -> Result<Verdict> {
     ensure!(balance.lost_in_ring > 0, "{balance:?}");
     balance.check()?;
     println!("stopped: {balance:?}");
+    Ok(Verdict::Passed)
+}
+
+/// The wall clock goes forward by an hour, and back by two.
+fn clock_stepped() -> Result<Verdict> {
+    if !harness::in_machine() {
+        return Ok(Verdict::Skipped(
+            "it sets the wall clock: only in a virtual machine".to_owned(),
+        ));
+    }
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let folder = tempfile::tempdir()?;
+    let began = Timestamp::now();
+    let recording = Recording::start(folder.path(), scratch.path(), &[])?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let first = Instant::now();
+    let mut opens = open(&scratch, 100)?;
+    refused(&scratch, 2)?;
+    for (segments, hours) in [(2, 1), (3, -2)] {
+        step(hours * 3600)?;
+        wait_until("a segment after a step", || {
+            opens += open(&scratch, 1)?;
+            Ok(capture::segments(folder.path())?.len() == segments)
+        })?;
+        refused(&scratch, 2)?;
+    }
+    let lasted = first.elapsed();
+    release(&scratch, [holding])?;
+    recording.finish()?.expect_code(0)?;
+    step(3600)?;
+    let capture = Capture::read(folder.path())?;
+    Balance::of(&capture, own(), opens).check()?;
+    let ahead: Vec<i64> = capture
+        .headers
+        .iter()
+        .map(ahead)
+        .collect::<Option<_>>()
+        .context("anchors")?;
+    ensure!(
+        ahead == [0, 3600, -3600],
+        "{ahead:?} s ahead in {:#?}",
+        capture.headers
+    );
+
+    let told = ebusy::run(command("report")?.arg(folder.path()).args(["--format", "json"]))?;
+    told.expect_code(0)?;
+    for words in ["stepped by +3600.", "stepped by -7200."] {
+        ensure!(told.stderr.contains(words), "{}", told.stderr);
+    }
+    let incidents: Vec<Incident> = report::incidents(&String::from_utf8(told.stdout)?)?;
+    let [incident] = &incidents[..] else {
+        anyhow::bail!("{incidents:#?}")
+    };
+    ensure!(incident.attempts == 6, "{incident:#?}");
+    let started: Timestamp = incident.started.parse()?;
+    let ended: Timestamp = incident.ended.as_deref().context("it has not ended")?.parse()?;
+    // By the clock that it began with, and as long as it was.
+    let whole = jiff::SignedDuration::try_from(lasted)?;
+    let took = ended.duration_since(started);
+    let apart = (took - whole).abs();
+    let after = started.duration_since(began);
+    ensure!(
+        apart.as_secs() < 5 && (0..60).contains(&after.as_secs()),
+        "it began {after:?} after the test, and lasted {took:?} in place of {whole:?}"
+    );
+    println!("clock stepped: {ahead:?} s, an incident of {took:?}");
+    Ok(Verdict::Passed)
+}
+
+/// Sets the wall clock.
+fn step(seconds: i64) -> Result<()> {
+    let mut now = clock_gettime(ClockId::Realtime);
+    now.tv_sec += seconds;
+    clock_settime(ClockId::Realtime, now).context("setting the clock")
+}
+
+/// By how many seconds the wall clock was ahead of that of its run when a segment was begun.
+fn ahead(header: &serde_json::Value) -> Option<i64> {
+    let clock = &header["clock"];
+    let (boot, wall) = (clock["boot_nanos"].as_i64()?, clock["realtime_nanos"].as_i64()?);
+    let run = header["start"]["clock"]["offset_nanos"].as_i64()?;
+    Some(((wall - boot - run) as f64 / 1e9).round() as i64)
+}
+
+/// What would be told about the target has hashes for names, and is the same otherwise.
+fn redacted() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let path = scratch.path().to_str().context("a path")?.to_owned();
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let names: Vec<&str> = path.split('/').filter(|name| name.len() > 4).collect();
+    ensure!(!names.is_empty(), "{path} has no name to hide");
+    for format in ["text", "json"] {
+        for redact in [false, true] {
+            let flag = redact.then_some("--redact");
+            let who = ebusy::run(command("who")?.args(["--format", format, &path]).args(flag))?;
+            who.expect_code(1)?;
+            let watch = ebusy::run(
+                command("watch")?
+                    .args(["--format", format, "--target", &path, "--no-capture"])
+                    .args(flag)
+                    .args(["--", "umount", &path]),
+            )?;
+            for output in [who.stdout, watch.stdout] {
+                let text = String::from_utf8(output)?;
+                ensure!(
+                    text.contains("hold-fd") && names.iter().all(|name| text.contains(name) != redact),
+                    "{format}, redact {redact}: {text}"
+                );
+            }
+        }
+    }
+    release(&scratch, [holding])?;
     Ok(Verdict::Passed)
 }
 

@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("mountinfo", mountinfo),
     ("cgroup", cgroup),
     ("log", log),
+    ("boltdb", boltdb),
 ];
 
 /// A record of a ring.
@@ -129,6 +130,11 @@ pub fn mountinfo(bytes: &[u8]) {
 pub fn cgroup(bytes: &[u8]) {
     let _ = identity::membership(bytes);
     let _ = identity::systemd_unit(bytes);
+}
+
+/// The database of containerd.
+pub fn boltdb(bytes: &[u8]) {
+    let _ = identity::metadata_of_bytes(bytes);
 }
 
 /// A log of a runtime, of the kubelet, of the journal or of the kernel.

@@ -244,6 +244,30 @@ fn secrets(folder: &Path) -> String {
     let requester = format!(
         r#""cmdline":["SECRETargument","--x=/SECRETvalue"],"requester":{{"pid":7,"comm":"sh","unit":"SECRETby.service","container":{container}}}"#
     );
+    // Types that the capture has not, or that have more by now.
+    let part = |record: &str, name: &str| {
+        let line = text
+            .lines()
+            .rfind(|line| line.contains(&format!("\"record\":\"{record}\"")))
+            .unwrap();
+        serde_json::from_str::<Value>(line).unwrap()[name].to_string()
+    };
+    let holder =
+        serde_json::from_str::<Value>(&part("snapshot", "snapshot")).unwrap()["references"][0]["holder"]
+            .to_string();
+    let (caller, target, mount) = (
+        part("umount", "caller"),
+        part("umount", "target"),
+        part("umount", "mount"),
+    );
+    let more = format!(
+        r#"{{"record":"entered","time":11800000000,"operation":"setns","pid":7,"comm":"sh","namespace":5,"from":4,"container":null}}
+{{"record":"detached","cause":1,"mount":{mount},"detached":11800000000,"caller":{caller},"target":{target},"holders":[{holder}],"counted":1,"looked":11800000001}}
+{{"record":"tick","time":13411216134}}
+"#
+    );
+    let end = text.rfind("{\"record\":\"end\"").unwrap();
+    let text = [&text[..end], &more, &text[end..]].concat();
     let text = text
         .replace("/tmp/ebusy-demo", "/SECRETdir/SECRETmountpoint")
         .replace("app.log", "SECRETfile")
@@ -348,6 +372,44 @@ fn a_log_is_matched_with_the_incidents() {
         text.contains("messages line 2") && text.contains("no refusal of that target was seen"),
         "{text}"
     );
+}
+
+#[test]
+fn an_export_says_where_a_thread_came_from_and_whose_namespace_it_entered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = secrets(folder.path());
+    let entered = |more: &[&str]| -> Value {
+        let text = printed(&[&["export", &path, "--to", "jsonl"], more].concat(), 0);
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .filter(|line| line["type"] == "entered")
+            .next_back()
+            .unwrap()
+    };
+    let event = entered(&[]);
+    assert_eq!(event["mount_namespace"], 5);
+    assert_eq!(event["from"], 4);
+    assert_eq!(event["container"]["pod"], "SECRETpod");
+    let event = entered(&["--redact"]);
+    assert_eq!(
+        (&event["from"], &event["operation"]),
+        (&4.into(), &"setns".into())
+    );
+    assert!(!event["container"]["pod"].as_str().unwrap().contains("SECRET"));
+    // What older streams do not have is unknown.
+    let old = printed(
+        &[
+            "export",
+            &capture("slave-copy-7.2-fentry.stream"),
+            "--to",
+            "jsonl",
+        ],
+        0,
+    );
+    let old = old.lines().find(|line| line.contains("\"entered\",")).unwrap();
+    assert!(old.contains("\"from\":null,\"container\":null"), "{old}");
 }
 
 #[test]

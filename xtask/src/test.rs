@@ -37,7 +37,7 @@ struct Plan {
 }
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-const MATRIX: [Plan; 9] = [
+const MATRIX: [Plan; 10] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -93,6 +93,14 @@ const MATRIX: [Plan; 9] = [
         kernels: &["5.10", "7.2"],
         append: "",
         only: "_a_",
+    },
+    // What may happen to a recorder, and what only a machine of its own stands: steps of the wall clock.
+    Plan {
+        test: "record",
+        tier: "fentry",
+        kernels: &["6.1", "7.2"],
+        append: "",
+        only: "record_",
     },
     // 32-bit callers, which the tracepoint tier of the host does not see.
     Plan {

@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Instant};
 
 use super::{
     folder::{Folder, Limits, Open},
-    format::{BlockKind, Blocks, Header, encode_header},
+    format::{Anchor, BlockKind, Blocks, Header, STEP, encode_header},
     queue::Batch,
     recorder::{Destination, FLUSH, Shared, say},
     state::State,
@@ -72,7 +72,8 @@ impl Disk {
                 let reopen = std::mem::take(&mut queue.reopen);
                 (batches, queue.closing, reopen)
             };
-            if self.is_old() {
+            // A new segment has both clocks in its header: so a step of the wall clock is known to the half second.
+            if self.is_old() || self.is_stepped() {
                 let ended = self.end();
                 self.note(ended);
             }
@@ -141,6 +142,15 @@ impl Disk {
     fn is_old(&self) -> bool {
         self.open.as_ref().is_some_and(|open| {
             u128::from(boot_nanos().saturating_sub(open.begun)) > self.limits.segment_age.as_nanos()
+        })
+    }
+
+    fn is_stepped(&self) -> bool {
+        let begun = self.header.clock.filter(|_| self.open.is_some());
+        begun.is_some_and(|begun| {
+            let run = self.header.start.clock;
+            let parted = Anchor::now().off(run).saturating_sub(begun.off(run));
+            parted.saturating_abs() > STEP
         })
     }
 

@@ -76,6 +76,28 @@ pub struct Anchor {
     pub realtime_nanos: i64,
 }
 
+/// By so much the clocks must part to tell that one was stepped, ns. Both run at the same rate (the kernel steers
+/// `CLOCK_BOOTTIME` as `CLOCK_REALTIME`), so that only a step parts them; a leap second is one.
+pub(super) const STEP: i64 = 500_000_000;
+
+impl Anchor {
+    /// Both clocks now.
+    pub(super) fn now() -> Self {
+        let clock = BootClock::sample();
+        let boot_nanos = crate::live::boot_nanos();
+        Self {
+            boot_nanos,
+            realtime_nanos: clock.timestamp(boot_nanos).as_nanos(),
+        }
+    }
+
+    /// By how much the wall clock is ahead of what a run takes it for, ns.
+    pub(super) fn off(self, run: BootClock) -> i64 {
+        self.realtime_nanos
+            .saturating_sub(run.timestamp(self.boot_nanos).as_nanos())
+    }
+}
+
 impl Header {
     /// Of a stream of which no more is known.
     #[must_use]
@@ -111,16 +133,11 @@ impl Header {
 
     /// For the next segment of the same run.
     pub(super) fn begin(&mut self, segment: u64, first_record: u64) {
-        let clock = BootClock::sample();
-        let boot_nanos = crate::live::boot_nanos();
-        let now = clock.timestamp(boot_nanos);
+        let now = Anchor::now();
         self.segment = segment;
         self.first_record = first_record;
-        self.started = Some(now);
-        self.clock = Some(Anchor {
-            boot_nanos,
-            realtime_nanos: now.as_nanos(),
-        });
+        self.started = Some(Timestamp::from_nanos(now.realtime_nanos));
+        self.clock = Some(now);
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::{
     error::CaptureError,
     folder::{Folder, Limits},
     format::{Anchor, BLOCK, BLOCK_MAX, Header, VERSION, run_name},
-    notes::{Gap, Notes, Place},
+    notes::{Gap, Notes, Place, Step},
     reader::Reader,
     recorder::{Destination, Recorder, Standing},
     writer::Writer,

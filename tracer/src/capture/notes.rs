@@ -24,6 +24,15 @@ pub struct Gap {
     pub records: Option<u64>,
 }
 
+/// The wall clock was set while a run recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The first segment that was begun after it.
+    pub before: PathBuf,
+    /// By how much, ns: negative for back.
+    pub nanos: i64,
+}
+
 /// What was noticed while reading: no errors, but to be told. Complete when all was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notes {
@@ -33,6 +42,8 @@ pub struct Notes {
     pub unclosed: Vec<PathBuf>,
     /// Missing segments.
     pub gaps: Vec<Gap>,
+    /// Steps of the wall clock.
+    pub steps: Vec<Step>,
     /// Damaged places.
     pub damaged: u64,
     /// Records that are known to be missing: in damaged places and gaps.
@@ -81,6 +92,14 @@ impl Notes {
             lines.push(format!(
                 "{}: {segments} segments before it are missing, with {records} records",
                 before.display()
+            ));
+        }
+        for Step { before, nanos } in &self.steps {
+            lines.push(format!(
+                "{}: the wall clock was stepped by {:+.3} s before it; all times are those of the clock that the run \
+                 began with, so that they stay in order: add the steps to find them in a log",
+                before.display(),
+                *nanos as f64 / 1e9
             ));
         }
         if self.damaged > 0 {

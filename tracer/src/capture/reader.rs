@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     error::CaptureError,
-    format::{BlockKind, Header},
+    format::{BlockKind, Header, STEP},
     lines::Lines,
-    notes::{Gap, Notes, Place},
+    notes::{Gap, Notes, Place, Step},
     segment::{Piece, Segment},
 };
 use crate::{
@@ -57,6 +57,8 @@ pub struct Reader {
     damage: Option<Damage>,
     /// Of the run that is being read: its name, and the number of its next record.
     run: Option<(Option<String>, u64)>,
+    /// By how much the wall clock is off from what it was when that run began, ns.
+    stepped: i64,
     /// An earlier segment of that run was read.
     continues: bool,
     /// What the run last told of losses, and what is missing in the files besides.
@@ -130,6 +132,7 @@ impl Reader {
             ready,
             damage: None,
             run: None,
+            stepped: 0,
             continues: false,
             told: Losses::default(),
             missing: 0,
@@ -189,9 +192,21 @@ impl Reader {
             self.run = Some((header.start.run.clone(), header.first_record));
             self.told = Losses::default();
             self.missing = 0;
+            self.stepped = 0;
             if matches!(source, Source::Blocks { .. }) {
                 self.ready.push_back(Ok(Record::Start(header.start.clone())));
             }
+        }
+        let stepped = header
+            .clock
+            .map_or(self.stepped, |clock| clock.off(header.start.clock));
+        let nanos = stepped.saturating_sub(self.stepped);
+        if nanos.saturating_abs() > STEP {
+            self.stepped = stepped;
+            self.notes.steps.push(Step {
+                before: source.file().to_owned(),
+                nanos,
+            });
         }
         self.header = header;
         self.segment = Some(source);

@@ -10,9 +10,10 @@ use super::{Destination, Folder, Header, Limits, Reader, Recorder};
 use crate::{
     identity::BootClock,
     live::boot_nanos,
-    model::{Process, Target},
+    model::{Holder, Outcome, Process, Target},
     probe::{Losses, Tier},
-    stream::{Closed, Gone, Lost, MountKey, Record, Start, Umount},
+    report::Analysis,
+    stream::{Closed, Detached, Freed, Gone, Lost, MountKey, Record, Start, Umount},
 };
 
 fn start() -> Start {
@@ -20,7 +21,7 @@ fn start() -> Start {
         version: "1".to_owned(),
         kernel: "6.12".to_owned(),
         tier: Tier::Fentry,
-        clock: BootClock { offset_nanos: 0 },
+        clock: BootClock::sample(),
         history: true,
         run: Some(super::run_name()),
     }
@@ -165,6 +166,102 @@ fn a_new_segment_repeats_what_is_open_and_who_read_the_old_one_does_not_see_it_t
         names(folder.path()),
         ["start", "umount", "umount", "lost", "closed"]
     );
+}
+
+fn detached(cause: u64, detached: u64, looked: u64, pids: &[u32]) -> Record {
+    let holder = |pid: &u32| Holder {
+        refs: 1,
+        process: Some(Process {
+            pid: *pid,
+            ..Process::default()
+        }),
+        ..Holder::default()
+    };
+    Record::Detached(Box::new(Detached {
+        cause,
+        mount: key(cause),
+        detached,
+        caller: Process::default(),
+        target: Target::default(),
+        holders: pids.iter().map(holder).collect(),
+        counted: Some(1),
+        looked,
+    }))
+}
+
+#[test]
+fn a_mount_that_was_detached_before_the_first_segment_that_is_left_is_still_told() {
+    const S: u64 = 1_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let mut recorder = recorder(folder.path(), Limits::new(1 << 20, None));
+    // Longer ago than any refused umount is waited for.
+    let then = boot_nanos().saturating_sub(3600 * S);
+    for record in [
+        detached(1, then, then, &[7]),
+        detached(1, then, then + S, &[8]),
+        detached(1, then, then + 2 * S, &[]),
+        detached(2, then, then + 3 * S, &[9]),
+        detached(3, then, then + 4 * S, &[5]),
+        Record::Freed(Freed {
+            cause: 3,
+            time: then + 5 * S,
+        }),
+    ] {
+        recorder.push(&record, false);
+    }
+    recorder.reopen();
+    while recorder.standing().segments < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let now = then + 3600 * S;
+    for record in [
+        Record::Tick { time: now },
+        Record::Freed(Freed {
+            cause: 1,
+            time: now + S,
+        }),
+        Record::End { time: now + 2 * S },
+    ] {
+        recorder.push(&record, false);
+    }
+    recorder.close();
+    let outcomes = || {
+        let mut analysis = Analysis::default();
+        let mut findings = Vec::new();
+        for record in Reader::open(folder.path()).unwrap() {
+            findings.extend(analysis.push(record.unwrap()));
+        }
+        findings.extend(analysis.finish());
+        let clock = analysis.clock().unwrap();
+        let told = findings.iter().map(|finding| {
+            let incident = &finding.incident;
+            let pids: Vec<u32> = incident
+                .holders
+                .iter()
+                .filter_map(|holder| Some(holder.process.as_ref()?.pid))
+                .collect();
+            let boot = clock.timestamp(then);
+            assert_eq!(incident.started, boot);
+            (incident.outcome, pids)
+        });
+        told.collect::<Vec<_>>()
+    };
+    let wanted = [
+        (Some(Outcome::Released), vec![8]),
+        (Some(Outcome::StillBusy), vec![9]),
+    ];
+    // The third one was gone before it was told, or before the segment.
+    let whole = outcomes();
+    let [first, second] = <[PathBuf; 2]>::try_from(segments(folder.path())).unwrap();
+    assert_eq!(
+        names(&second),
+        [
+            "start", "detached", "detached", "detached", "tick", "freed", "end"
+        ]
+    );
+    fs::remove_file(first).unwrap();
+    assert_eq!(outcomes(), wanted);
+    assert_eq!(whole, wanted);
 }
 
 #[test]

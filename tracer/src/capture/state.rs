@@ -9,6 +9,9 @@ use crate::{
 
 /// Incidents whose records are repeated at the most.
 const INCIDENTS_MAX: usize = 256;
+/// Detached mounts, and refused operations, whose records are repeated at the most, each. Of more, those that came first
+/// are: the records of later ones are in later segments, which stay longer.
+const CAUSES_MAX: usize = 1024;
 /// Bytes of records that are repeated at the most.
 const BYTES_MAX: usize = 16 << 20;
 /// An incident that was quiet for longer is over: see `incident::track`.
@@ -24,6 +27,12 @@ pub(super) enum Mark {
     Sample(MountKey, std::ops::Range<usize>),
     /// A target is gone.
     Gone(MountKey),
+    /// A mount was detached and lives on, by the number of its cause; whether somebody was found to keep it.
+    Detached(u64, bool, std::ops::Range<usize>),
+    /// A system call other than umount2 was refused, by the number of its cause, and when it returned.
+    Operation(u64, u64, std::ops::Range<usize>),
+    /// What a cause was is gone.
+    Freed(u64),
     /// Totals of what was lost.
     Lost(Losses),
 }
@@ -37,6 +46,11 @@ impl Mark {
             }
             Record::Snapshot(sample) => Some(Self::Sample(sample.mount, line)),
             Record::Gone(gone) => Some(Self::Gone(gone.mount)),
+            Record::Detached(detached) => {
+                Some(Self::Detached(detached.cause, !detached.holders.is_empty(), line))
+            }
+            Record::Refused(refused) => Some(Self::Operation(refused.cause, refused.returned, line)),
+            Record::Freed(freed) => Some(Self::Freed(freed.cause)),
             Record::Lost(lost) => Some(Self::Lost(lost.losses.clone())),
             _ => None,
         }
@@ -51,10 +65,29 @@ struct Incident {
     sample: Vec<u8>,
 }
 
+/// A detached mount: it may live on for weeks, and is told when its last reference goes.
+#[derive(Debug, Default)]
+struct Detached {
+    /// The last record with a holder: it says who had the last reference, when nobody was left.
+    kept: Vec<u8>,
+    /// The last record, where that is another one.
+    last: Vec<u8>,
+}
+
+/// A refused operation.
+#[derive(Debug, Default)]
+struct Operation {
+    first: Vec<u8>,
+    last: Vec<u8>,
+    returned: u64,
+}
+
 /// The open incidents, and what was lost so far.
 #[derive(Debug, Default)]
 pub(super) struct State {
     incidents: BTreeMap<MountKey, Incident>,
+    detached: BTreeMap<u64, Detached>,
+    operations: BTreeMap<u64, Operation>,
     pub(super) losses: Losses,
 }
 
@@ -91,6 +124,32 @@ impl State {
                 Mark::Gone(mount) => {
                     self.incidents.remove(&mount);
                 }
+                Mark::Detached(cause, has_holders, range) => {
+                    let Some(detached) = room(&mut self.detached, cause) else {
+                        continue;
+                    };
+                    detached.last = if has_holders {
+                        detached.kept = line(range);
+                        Vec::new()
+                    } else {
+                        line(range)
+                    };
+                }
+                Mark::Operation(cause, returned, range) => {
+                    let Some(operation) = room(&mut self.operations, cause) else {
+                        continue;
+                    };
+                    operation.returned = returned;
+                    if operation.first.is_empty() {
+                        operation.first = line(range);
+                    } else {
+                        operation.last = line(range);
+                    }
+                }
+                Mark::Freed(cause) => {
+                    self.detached.remove(&cause);
+                    self.operations.remove(&cause);
+                }
                 Mark::Lost(losses) => self.losses = losses,
             }
         }
@@ -100,12 +159,16 @@ impl State {
     pub(super) fn lines(&mut self, now: u64) -> (Vec<u8>, u32) {
         self.forget_quiet(now);
         let (mut lines, mut count) = (Vec::new(), 0);
-        for incident in self.incidents.values() {
-            for line in [&incident.first, &incident.last, &incident.sample] {
-                if !line.is_empty() && lines.len() + line.len() <= BYTES_MAX {
-                    lines.extend_from_slice(line);
-                    count += 1;
-                }
+        let umounts = self.incidents.values();
+        let umounts = umounts.flat_map(|incident| [&incident.first, &incident.last, &incident.sample]);
+        let detached = self.detached.values();
+        let detached = detached.flat_map(|detached| [&detached.kept, &detached.last]);
+        let operations = self.operations.values();
+        let operations = operations.flat_map(|operation| [&operation.first, &operation.last]);
+        for line in detached.chain(operations).chain(umounts) {
+            if !line.is_empty() && lines.len() + line.len() <= BYTES_MAX {
+                lines.extend_from_slice(line);
+                count += 1;
             }
         }
         (lines, count)
@@ -114,5 +177,15 @@ impl State {
     fn forget_quiet(&mut self, now: u64) {
         self.incidents
             .retain(|_, incident| now.saturating_sub(incident.returned) <= QUIET);
+        self.operations
+            .retain(|_, operation| now.saturating_sub(operation.returned) <= QUIET);
     }
+}
+
+/// What is kept of a cause, if there is room for it.
+fn room<T: Default>(of: &mut BTreeMap<u64, T>, cause: u64) -> Option<&mut T> {
+    if of.len() >= CAUSES_MAX && !of.contains_key(&cause) {
+        return None;
+    }
+    Some(of.entry(cause).or_default())
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::{CaptureError, Header, Reader, Writer, format::BLOCK_HEADER};
+use super::{Anchor, CaptureError, Header, Reader, Writer, format::BLOCK_HEADER};
 use crate::{
     identity::BootClock,
     probe::Tier,
@@ -14,7 +14,7 @@ fn start(run: &str) -> Start {
         version: "1".to_owned(),
         kernel: "6.12".to_owned(),
         tier: Tier::Fentry,
-        clock: BootClock { offset_nanos: 0 },
+        clock: BootClock::sample(),
         history: true,
         run: Some(run.to_owned()),
     }
@@ -82,6 +82,50 @@ fn what_is_written_is_read() {
     assert_eq!(errors, [""; 0]);
     assert_eq!(notes.lines(), [""; 0]);
     assert_eq!((notes.segments, notes.runs), (1, 1));
+}
+
+#[test]
+fn a_step_of_the_wall_clock_is_told_and_moves_no_time() {
+    const S: i64 = 1_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = BootClock {
+        offset_nanos: 1_795_000_000 * S,
+    };
+    // Times of day by which the wall clock is ahead of the clock that the run began with; less than a step is none.
+    for (number, ahead) in [(1, 0), (2, S / 10), (3, 3600 * S), (4, -2 * S), (5, -2 * S)] {
+        let boot_nanos = number * 10 * S as u64;
+        let header = Header {
+            segment: number,
+            first_record: number - 1,
+            clock: Some(Anchor {
+                boot_nanos,
+                realtime_nanos: clock.timestamp(boot_nanos).as_nanos() + ahead,
+            }),
+            ..Header::here(Start { clock, ..start("a") })
+        };
+        let mut writer = Writer::new(Vec::new(), &header).unwrap();
+        writer.push(&closed(boot_nanos)).unwrap();
+        write(folder.path(), number, &writer.finish().unwrap());
+    }
+    let mut reader = Reader::open(folder.path()).unwrap();
+    let (records, errors) = read(&mut reader);
+    assert_eq!(records, [0, 10 * S, 20 * S, 30 * S, 40 * S, 50 * S]);
+    assert_eq!(errors, [""; 0]);
+    let steps: Vec<i64> = reader.notes().steps.iter().map(|step| step.nanos).collect();
+    assert_eq!(steps, [3600 * S, -3602 * S]);
+    let lines = reader.notes().lines();
+    assert!(
+        lines.len() == 2 && lines[0].contains("stepped by +3600.000 s"),
+        "{lines:?}"
+    );
+    // Who has only what came later is told the same in one.
+    for number in 1..4 {
+        fs::remove_file(folder.path().join(format!("ebusy-{number:08}.zst"))).unwrap();
+    }
+    let mut reader = Reader::open(folder.path()).unwrap();
+    read(&mut reader);
+    let steps: Vec<i64> = reader.notes().steps.iter().map(|step| step.nanos).collect();
+    assert_eq!(steps, [-2 * S]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{Common, Format};
 use crate::{
     model::{Audit, Incident, Who},
     render::{self, Style},
+    report::Redactor,
 };
 
 /// Writes results.
@@ -21,6 +22,8 @@ pub(super) struct Results {
     to: Target,
     format: Format,
     style: Style,
+    /// Takes out what somebody named.
+    redactor: Option<Redactor>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,16 @@ impl Results {
             to,
             format: common.format,
             style: Style::new(terminal),
+            redactor: None,
+        })
+    }
+
+    /// The same where `--redact` may ask for hashes of paths and names: with one salt for all that is written.
+    pub(super) fn redacted(common: &Common, redact: bool) -> Result<Self> {
+        let redactor = redact.then(Redactor::new).transpose().context("making a salt")?;
+        Ok(Self {
+            redactor,
+            ..Self::new(common)?
         })
     }
 
@@ -58,6 +71,7 @@ impl Results {
             to,
             format: common.format,
             style: Style::new(false),
+            redactor: None,
         })
     }
 
@@ -73,6 +87,12 @@ impl Results {
 
     /// An incident; one that is still open is shown to people only.
     pub(super) fn incident(&mut self, incident: &Incident) -> Result<()> {
+        let redacted = self.redactor.as_ref().map(|redactor| {
+            let mut incident = incident.clone();
+            redactor.incident(&mut incident);
+            incident
+        });
+        let incident = redacted.as_ref().unwrap_or(incident);
         match self.format {
             Format::Json if incident.ended.is_none() => Ok(()),
             Format::Json => self.json(incident),
@@ -81,6 +101,12 @@ impl Results {
     }
 
     pub(super) fn who(&mut self, who: &Who) -> Result<()> {
+        let redacted = self.redactor.as_ref().map(|redactor| {
+            let mut who = who.clone();
+            redactor.who(&mut who);
+            who
+        });
+        let who = redacted.as_ref().unwrap_or(who);
         match self.format {
             Format::Json => self.json(who),
             Format::Text | Format::Html => self.text(&render::who(who, &self.style)),

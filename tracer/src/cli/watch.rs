@@ -64,6 +64,10 @@ pub(super) struct Watch {
     /// Keep no evidence
     #[arg(long)]
     no_capture: bool,
+    /// Replace paths, names of pods and containers, and command lines in what is reported by hashes with a salt of this
+    /// run; the evidence keeps them
+    #[arg(long)]
+    redact: bool,
     /// Run this, show what is refused to it, stop when it does, and exit with its status
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -84,6 +88,7 @@ impl Watch {
             fail_on_ebusy: false,
             capture: None,
             no_capture: true,
+            redact: false,
             command,
         }
     }
@@ -91,7 +96,7 @@ impl Watch {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         need_root()?;
         let patterns = common.patterns()?;
-        let mut results = Results::new(common)?;
+        let mut results = Results::redacted(common, self.redact)?;
         let capture = self.capture.as_deref().map(Folder::open).transpose()?;
         let child = if self.command.is_empty() {
             None

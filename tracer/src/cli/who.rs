@@ -36,6 +36,9 @@ pub(super) struct Who {
     /// A path, a container id or its unique prefix, NAMESPACE/POD, or - for a log line on stdin;
     /// without it every container mount that is stuck now
     what: Option<OsString>,
+    /// Replace paths, names of pods and containers, and command lines by hashes with a salt of this answer
+    #[arg(long)]
+    redact: bool,
 }
 
 /// What was asked about.
@@ -56,7 +59,7 @@ impl Who {
         let question = self.question()?;
         need_root()?;
         let own_namespace = own_namespace();
-        let mut results = Results::new(common)?;
+        let mut results = Results::redacted(common, self.redact)?;
         // Where there is no reader, the mounts of the namespace that ebusy was started in count as well.
         let started_in = ProcMounts::read(own_namespace);
         enter_host_namespace()?;

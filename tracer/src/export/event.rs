@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     identity::BootClock,
     kernel::access,
-    model::{Holder, Process, Target, Text, Timestamp},
+    model::{Container, Holder, Process, Target, Text, Timestamp},
     report::Redactor,
     stream::{MountKey, Record, Umount},
 };
@@ -68,6 +68,10 @@ pub(super) enum Event<'a> {
         pid: u32,
         comm: &'a Text,
         mount_namespace: u32,
+        /// Where it was before, if that is known.
+        from: Option<u32>,
+        /// Whose root file system the namespace has.
+        container: Option<&'a Container>,
     },
     Named {
         mount: String,
@@ -171,6 +175,8 @@ fn event<'a>(record: &'a Record, clock: BootClock, keys: &Redactor) -> Option<Ev
             pid: entered.pid,
             comm: &entered.comm,
             mount_namespace: entered.namespace,
+            from: entered.from,
+            container: entered.container.as_deref(),
         },
         Record::Named(named) => Event::Named {
             mount: keys.number(named.mount),

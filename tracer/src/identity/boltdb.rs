@@ -26,6 +26,9 @@ const MAX_DEPTH: usize = 32;
 const MAX_PAGE: usize = 4 << 20;
 /// Entries of one bucket that are read.
 const MAX_ENTRIES: usize = 1024;
+/// Bytes of the entries that are read: those of a container have some kilobytes. Entries of a damaged file may all be the
+/// same bytes, and far more than it is long.
+const MAX_BYTES: usize = 8 << 20;
 /// Pages that one answer may take: ten are usual.
 const MAX_PAGES: usize = 512;
 /// How often an answer that changed while it was read is looked for anew.
@@ -43,6 +46,15 @@ impl Source for File {
     }
 }
 
+impl Source for Vec<u8> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
+        let from = self.get(at..).and_then(|rest| rest.get(..buffer.len()));
+        buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 /// What stands in a bucket, without the buckets in it.
 pub(super) type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -54,6 +66,7 @@ pub(super) fn bucket(source: &impl Source, path: &[&[u8]]) -> Option<Entries> {
             source,
             meta,
             pages_left: Cell::new(MAX_PAGES),
+            bytes_left: Cell::new(MAX_BYTES),
         };
         let found = reader.bucket(path);
         // Read in between is read again.
@@ -114,6 +127,7 @@ struct Reader<'a, S> {
     source: &'a S,
     meta: Meta,
     pages_left: Cell<usize>,
+    bytes_left: Cell<usize>,
 }
 
 impl<S: Source> Reader<'_, S> {
@@ -172,6 +186,8 @@ impl<S: Source> Reader<'_, S> {
             LEAF => {
                 for entry in leaf(page)?.into_iter().filter(|entry| !entry.is_bucket) {
                     if entries.len() < MAX_ENTRIES {
+                        let bytes = entry.key.len() + entry.value.len();
+                        self.bytes_left.set(self.bytes_left.get().checked_sub(bytes)?);
                         entries.insert(entry.key.to_vec(), entry.value.to_vec());
                     }
                 }
@@ -245,11 +261,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 pub(super) mod testing {
     //! Databases as bbolt writes them.
 
-    use std::io;
-
-    use super::{
-        BRANCH, BUCKET_HEADER, ELEMENT, IS_BUCKET, LEAF, MAGIC, META, PAGE_HEADER, Source, VERSION, fnv1a,
-    };
+    use super::{BRANCH, BUCKET_HEADER, ELEMENT, IS_BUCKET, LEAF, MAGIC, META, PAGE_HEADER, VERSION, fnv1a};
 
     pub(crate) const PAGE: usize = 4096;
 
@@ -258,15 +270,6 @@ pub(super) mod testing {
         Value(&'static str, Vec<u8>),
         /// Stored within its parent.
         Small(String, Vec<Item>),
-    }
-
-    impl Source for Vec<u8> {
-        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            let at = usize::try_from(offset).map_err(io::Error::other)?;
-            let from = self.get(at..).and_then(|rest| rest.get(..buffer.len()));
-            buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
     }
 
     /// A leaf, without its padding.
@@ -403,6 +406,24 @@ mod tests {
         for path in [&["b"][..], &["0"], &["z"], &["c", "x"], &["long"], &["m", "k"]] {
             assert_eq!(texts(&file, path), None, "{path:?}");
         }
+    }
+
+    #[test]
+    fn entries_that_are_all_the_same_bytes_take_no_more_memory_than_any() {
+        let keys: Vec<String> = (0..64).map(|number| format!("{number:04}")).collect();
+        let items: Vec<Item> = keys
+            .iter()
+            .map(|key| Item::Value(Box::leak(key.clone().into_boxed_str()), vec![b'x'; 40_000]))
+            .collect();
+        let whole = database(3, vec![leaf(3, &items)]);
+        assert_eq!(texts(&whole, &[]).map(|entries| entries.len()), Some(64));
+        // Each value as long as all of them.
+        let mut bad = whole;
+        for index in 0..4_usize {
+            let at = 3 * PAGE + 16 + index * 16 + 12;
+            bad[at..at + 4].copy_from_slice(&2_400_000_u32.to_le_bytes());
+        }
+        assert_eq!(texts(&bad, &[]), None);
     }
 
     #[test]

@@ -78,6 +78,11 @@ pub(super) fn read(root: &Path, namespace: &str, id: &str) -> Option<Metadata> {
     find(&file, namespace, id)
 }
 
+/// What is read of a database with these bytes: for fuzzing.
+pub(crate) fn of_bytes(bytes: &[u8]) -> bool {
+    find(&bytes.to_vec(), "k8s.io", "9c41").is_some()
+}
+
 fn find(source: &impl Source, namespace: &str, id: &str) -> Option<Metadata> {
     let at = |more: &[&str]| {
         let mut path = vec![SCHEMA, namespace.as_bytes(), b"containers", id.as_bytes()];
@@ -213,6 +218,20 @@ mod tests {
 
     const ASKED: &str = r#"{"Version":"v1","Metadata":{"ID":"aa","SandboxID":"bb","Config":{"metadata":{"name":"agent"},
         "annotations":{"kubernetes.io/config.source":"file","n":1},"linux":{"security_context":{"privileged":true,"namespace_options":{"network":2,"pid":2}}}}}}"#;
+
+    #[test]
+    fn what_the_fuzzer_starts_from_has_what_is_looked_for() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/boltdb");
+        let read = |name: &str| std::fs::read(corpus.join(name)).unwrap();
+        let found = super::find(&read("small"), "k8s.io", "9c41").unwrap();
+        assert_eq!((found.privileged, found.host_pid), (Some(true), Some(true)));
+        assert_eq!(found.labels["app"], "web");
+        let found = super::find(&read("tree"), "k8s.io", "9c41").unwrap();
+        assert_eq!(
+            (found.image.as_deref(), found.labels["k"].as_str()),
+            (Some("x"), "v")
+        );
+    }
 
     #[test]
     fn what_the_cri_plugin_keeps() {

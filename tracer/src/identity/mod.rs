@@ -25,7 +25,7 @@ mod spec;
 mod storage;
 mod watch;
 
-pub(crate) use self::{cache::Bounded, files::unescape};
+pub(crate) use self::{cache::Bounded, files::unescape, metadata::of_bytes as metadata_of_bytes};
 pub use self::{
     cgroup::{CgroupClaim, Membership, membership, systemd_unit},
     clock::BootClock,

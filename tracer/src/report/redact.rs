@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     incident::REMOUNT,
-    model::{Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE, URING_REQUEST},
+    model::{Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE, URING_REQUEST, Who},
     render::{advise_detached, advise_operation, fixes, fixes_of_words, texts},
 };
 
@@ -226,6 +226,17 @@ impl Redactor {
         holder.path_base64 = None;
         self.texts(&mut holder.seen_as);
         holder.seen_as_base64 = None;
+    }
+
+    /// An answer of `who`, with advice that says the same of the hashes.
+    pub fn who(&self, who: &mut Who) {
+        self.target(&mut who.target);
+        let holders = who.holders.iter_mut().chain(&mut who.candidates);
+        for holder in holders.chain(&mut who.bystanders) {
+            self.holder(holder);
+        }
+        who.fixes = fixes(&who.holders, &who.candidates, &who.target);
+        who.advice = texts(&who.fixes);
     }
 
     /// An incident, with advice that says the same of the hashes.

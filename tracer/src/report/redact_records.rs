@@ -38,7 +38,21 @@ impl Redactor {
                     self.holder(holder);
                 }
             }
-            _ => {}
+            Record::Detached(detached) => {
+                self.process(&mut detached.caller);
+                self.target(&mut detached.target);
+                for holder in &mut detached.holders {
+                    self.holder(holder);
+                }
+            }
+            // Every type is named here, so that one that is added is thought of.
+            Record::Start(_)
+            | Record::Closed(_)
+            | Record::Gone(_)
+            | Record::Freed(_)
+            | Record::Lost(_)
+            | Record::Tick { .. }
+            | Record::End { .. } => {}
         }
     }
 }

@@ -380,13 +380,10 @@ fn an_export_says_where_a_thread_came_from_and_whose_namespace_it_entered() {
     let path = secrets(folder.path());
     let entered = |more: &[&str]| -> Value {
         let text = printed(&[&["export", &path, "--to", "jsonl"], more].concat(), 0);
-        let lines = text
+        let mut lines = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines
-            .filter(|line| line["type"] == "entered")
-            .next_back()
-            .unwrap()
+        lines.rfind(|line| line["type"] == "entered").unwrap()
     };
     let event = entered(&[]);
     assert_eq!(event["mount_namespace"], 5);

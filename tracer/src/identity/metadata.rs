@@ -223,10 +223,10 @@ mod tests {
     fn what_the_fuzzer_starts_from_has_what_is_looked_for() {
         let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/boltdb");
         let read = |name: &str| std::fs::read(corpus.join(name)).unwrap();
-        let found = super::find(&read("small"), "k8s.io", "9c41").unwrap();
+        let found = find(&read("small"), "k8s.io", "9c41").unwrap();
         assert_eq!((found.privileged, found.host_pid), (Some(true), Some(true)));
         assert_eq!(found.labels["app"], "web");
-        let found = super::find(&read("tree"), "k8s.io", "9c41").unwrap();
+        let found = find(&read("tree"), "k8s.io", "9c41").unwrap();
         assert_eq!(
             (found.image.as_deref(), found.labels["k"].as_str()),
             (Some("x"), "v")

@@ -13,6 +13,9 @@ const KEPT_MAX: usize = 20_000;
 /// Of one thread: a program that goes through many containers may have opened files in the last few.
 const EACH_MAX: usize = 16;
 
+/// A thread that made a namespace by unshare is in it so soon, ns: the hooks see both.
+const SAME_CALL: u64 = 1_000_000_000;
+
 /// The latest enterings.
 #[derive(Debug, Default)]
 pub(super) struct Enterings {
@@ -38,6 +41,17 @@ impl Enterings {
         let before = thread
             .back()
             .filter(|before| is_same(before, entered.pid, entered.start) && before.time > doubtful);
+        // unshare makes the namespace (`copy_mnt_ns`) and moves the thread into it as setns does
+        // (`switch_task_namespaces`; kernel/nsproxy.c, 5.10 to 7.2): one entering, of which the first record tells.
+        let is_second = |before: &Entered| {
+            before.operation != entered.operation
+                && entered.operation == model::Entered::SETNS
+                && before.namespace == entered.namespace
+                && entered.time.saturating_sub(before.time) < SAME_CALL
+        };
+        if before.is_some_and(is_second) {
+            return;
+        }
         entered.from = entered.from.or(before.map(|before| before.namespace));
         self.order.push_back((tid, entered.time));
         thread.push_back(entered);
@@ -246,6 +260,25 @@ mod tests {
         // One that entered at some time, and is outside when it is found, entered.
         enterings.push(entered(7, 10, POD));
         assert_eq!(way(&enterings, &holder(HOST), None).unwrap().operation, "setns");
+    }
+
+    #[test]
+    fn unshare_is_one_entering_though_both_hooks_tell_of_it() {
+        let mut enterings = Enterings::default();
+        enterings.push(entered(7, 10, HOST));
+        enterings.push(Entered {
+            operation: "unshare".to_owned(),
+            ..entered(7, 20, POD)
+        });
+        enterings.push(entered(7, 21, POD));
+        let told = way(&enterings, &holder(POD), None).unwrap();
+        assert_eq!((told.operation.as_str(), told.from), ("unshare", Some(HOST)));
+        assert_eq!(told.time, Some(Timestamp::from_nanos(20)));
+        // It left, and came back.
+        enterings.push(entered(7, 30, HOST));
+        enterings.push(entered(7, 40, POD));
+        let told = way(&enterings, &holder(POD), None).unwrap();
+        assert_eq!((told.operation.as_str(), told.from), ("setns", Some(HOST)));
     }
 
     #[test]

@@ -270,6 +270,29 @@ impl Watch {
         log.lines().filter(|line| line.contains(&taken)).count()
     }
 
+    /// Waits until it has looked at a mount after an attempt that began later than `since`, in nanoseconds of the boot
+    /// clock; it is to be started with `-vv`. Looks are spaced out where they take long.
+    pub fn wait_for_look(&self, mount_id: u32, since: u64) -> Result<()> {
+        let start = format!("snapshot of mount {mount_id} took");
+        let returned = |line: &str| -> Option<u64> {
+            let (_, line) = line.split_once(&start)?;
+            let (_, time) = line.split_once("returned at ")?;
+            time.split_once(' ')?.0.parse().ok()
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.running.log();
+            if log.lines().filter_map(returned).any(|returned| returned > since) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "nobody looks at mount {mount_id}\n{log}"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The incidents that it has written so far.
     pub fn incidents(&self) -> Result<Vec<Incident>> {
         let path = self.directory.path().join("incidents.jsonl");

@@ -1,11 +1,13 @@
-//! An io_uring, by its raw system calls: no more than a ring that keeps files.
+//! An io_uring, by its raw system calls: no more than a ring that keeps files, by itself or by what it is
+//! asked to do.
 
 use std::{
-    ffi::c_long,
+    ffi::{CStr, c_long},
     fs::File,
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::{
@@ -21,7 +23,7 @@ struct Params {
     cq_entries: u32,
     other: [u32; 8],
     submissions: Offsets,
-    completions: [u32; 10],
+    completions: Completions,
 }
 
 /// `struct io_sqring_offsets`.
@@ -38,12 +40,25 @@ struct Offsets {
     rest: [u32; 3],
 }
 
+/// `struct io_cqring_offsets`; the kernel has them in the mapping of the submissions as well (Linux 5.4 on).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Completions {
+    head: u32,
+    tail: u32,
+    rest: [u32; 8],
+}
+
 /// `IORING_REGISTER_FILES`.
 const REGISTER_FILES: c_long = 2;
+/// `IORING_REGISTER_IOWQ_MAX_WORKERS`; Linux 5.15 on, and stable 5.10.
+const REGISTER_MAX_WORKERS: c_long = 19;
 /// `IORING_OFF_SQ_RING`.
 const SQ_RING: u64 = 0;
 /// `IORING_OFF_SQES`.
 const SQ_ENTRIES: u64 = 0x1000_0000;
+/// `IORING_OP_OPENAT`.
+const OP_OPENAT: u8 = 18;
 /// `IORING_OP_READ`.
 const OP_READ: u8 = 22;
 /// `IOSQE_ASYNC`.
@@ -82,15 +97,30 @@ impl Ring {
 
     /// Registers a file.
     pub fn register(&self, file: &File) -> io::Result<()> {
-        let files = [file.as_raw_fd()];
-        // SAFETY: the array is as long as is said.
+        self.register_words(REGISTER_FILES, &[file.as_raw_fd().cast_unsigned()])
+    }
+
+    /// Allows one worker for work that ends soon, as the kernel has it, and one for other work; `false` where their
+    /// number cannot be limited.
+    pub fn allow_one_worker(&self) -> io::Result<bool> {
+        match self.register_words(REGISTER_MAX_WORKERS, &[1, 1]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn register_words(&self, what: c_long, words: &[u32]) -> io::Result<()> {
+        // The kernel says in it what the limits were.
+        let mut words = words.to_vec();
+        // SAFETY: the array is as long as is said, and our own.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_register,
                 c_long::from(self.ring.as_raw_fd()),
-                REGISTER_FILES,
-                files.as_ptr(),
-                files.len() as c_long,
+                what,
+                words.as_mut_ptr(),
+                words.len() as c_long,
             )
         };
         if result == 0 {
@@ -101,7 +131,32 @@ impl Ring {
     }
 
     /// Begins to read from a file, and does not wait; the request keeps the file. A worker does it, if that is wanted.
-    pub fn read(&self, file: BorrowedFd<'_>, buffer: &'static mut [u8], by_worker: bool) -> io::Result<()> {
+    /// Says whether it is done already.
+    pub fn read(&self, file: BorrowedFd<'_>, buffer: &'static mut [u8], by_worker: bool) -> io::Result<bool> {
+        let mut request = [0_u8; 64];
+        request[0] = OP_READ;
+        request[1] = if by_worker { ASYNC } else { 0 };
+        request[4..8].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+        // The offset: where the file is.
+        request[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
+        request[16..24].copy_from_slice(&(buffer.as_mut_ptr() as u64).to_ne_bytes());
+        request[24..28].copy_from_slice(&(buffer.len() as u32).to_ne_bytes());
+        self.submit(&request)
+    }
+
+    /// Has a worker open a file to read, and does not wait. Says whether it is done already.
+    pub fn open_by_worker(&self, path: &'static CStr) -> io::Result<bool> {
+        let mut request = [0_u8; 64];
+        request[0] = OP_OPENAT;
+        request[1] = ASYNC;
+        request[4..8].copy_from_slice(&libc::AT_FDCWD.to_ne_bytes());
+        request[16..24].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
+        request[28..32].copy_from_slice(&libc::O_RDONLY.to_ne_bytes());
+        self.submit(&request)
+    }
+
+    /// Hands the kernel one request, and says whether it is done already; what it points to has to stay.
+    fn submit(&self, request: &[u8; 64]) -> io::Result<bool> {
         let map = |length, offset| {
             let access = ProtFlags::READ | ProtFlags::WRITE;
             // SAFETY: the kernel chooses an address where nothing else is.
@@ -120,20 +175,16 @@ impl Ring {
         let length = offsets.array as usize + 4 * self.params.sq_entries as usize;
         let ring = map(length, SQ_RING)?.cast::<u32>();
         let entry = map(64, SQ_ENTRIES)?.cast::<u8>();
-        let mut request = [0_u8; 64];
-        request[0] = OP_READ;
-        request[1] = if by_worker { ASYNC } else { 0 };
-        request[4..8].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
-        // The offset: where the file is.
-        request[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
-        request[16..24].copy_from_slice(&(buffer.as_mut_ptr() as u64).to_ne_bytes());
-        request[24..28].copy_from_slice(&(buffer.len() as u32).to_ne_bytes());
-        // SAFETY: these are within the mappings, the kernel reads them in the call below only; the ring is new, so that
-        // its first entry is free.
+        // SAFETY: within the mapping, which is there until the end.
+        let completed = unsafe { AtomicU32::from_ptr(ring.add(self.params.completions.tail as usize / 4)) };
+        let before = completed.load(Ordering::Acquire);
+        // SAFETY: these are within the mappings, the kernel reads them in the call below only. A ring has one entry, and
+        // the kernel is done with what was in it when a call ends.
         unsafe {
             ptr::copy_nonoverlapping(request.as_ptr(), entry, request.len());
             ring.add(offsets.array as usize / 4).write_volatile(0);
-            ring.add(offsets.tail as usize / 4).write_volatile(1);
+            let tail = AtomicU32::from_ptr(ring.add(offsets.tail as usize / 4));
+            tail.fetch_add(1, Ordering::Release);
         }
         // SAFETY: no memory is passed.
         let submitted = unsafe {
@@ -147,6 +198,7 @@ impl Ring {
                 0 as c_long,
             )
         };
+        let is_done = completed.load(Ordering::Acquire) != before;
         // What is mapped keeps the ring.
         // SAFETY: these are the mappings from above, and nobody has a pointer into them any more.
         unsafe {
@@ -154,7 +206,7 @@ impl Ring {
             munmap(entry.cast(), 64)?;
         }
         match submitted {
-            1 => Ok(()),
+            1 => Ok(is_done),
             0.. => Err(io::Error::other("nothing was submitted")),
             _ => Err(io::Error::last_os_error()),
         }

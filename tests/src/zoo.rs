@@ -124,6 +124,10 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         lags: true,
+        ..row("uring_queued", "hold-uring-queued", &["file"])
+    },
+    Row {
+        lags: true,
         ..row("uring_teardown", "hold-uring-teardown", &["file"])
     },
     row("fanotify_event", "hold-fanotify-event", &["file"]),

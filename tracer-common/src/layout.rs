@@ -422,6 +422,16 @@ layout! {
     uring_worker_task: 8 optional ["io_worker.task"];
     /// What it does.
     uring_worker_work: 8 optional ["io_worker.cur_work"];
+    /// What it takes its work from, which all workers of a task share: an `io_wq`, before Linux 6.4 its part for a node.
+    uring_worker_queue: 8 optional ["io_worker.wq", "io_worker.wqe"];
+    /// Work that waits in it, bounded and unbounded (`io_uring/io-wq.c`); Linux 5.15 on.
+    uring_queue_accounts: 0 optional ["io_wq.acct", "io_wqe.acct"];
+    /// The first of one of these.
+    uring_account_first: 8 optional ["io_wq_acct.work_list.first", "io_wqe_acct.work_list.first"];
+    /// The first of all; Linux 5.12 to 5.14.
+    uring_queue_first: 8 optional ["io_wqe.work_list.first"];
+    /// Link of work that waits.
+    uring_work_link: 8 optional ["io_wq_work.list"];
     /// What a kernel thread is there for.
     kthread_data: 8 optional ["kthread.data"];
     /// Thread of a worker of workqueues.

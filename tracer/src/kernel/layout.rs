@@ -29,6 +29,8 @@ pub struct KernelLayout {
     pub unmounted: u32,
     /// Size of an `io_hash_bucket`; 0 where there is none (up to Linux 5.19).
     pub uring_bucket: u32,
+    /// Size of the account of waiting work of an io_uring; 0 where there is none (up to Linux 5.14).
+    pub uring_account: u32,
     /// Every field as it was resolved, for `doctor`.
     pub fields: Vec<Resolved>,
 }
@@ -90,6 +92,11 @@ impl KernelLayout {
                 .and_then(|flag| u32::try_from(flag).ok())
                 .unwrap_or(0x800_0000),
             uring_bucket: btf.struct_size("io_hash_bucket").unwrap_or(0),
+            // `io_wqe_acct` before Linux 6.4.
+            uring_account: btf
+                .struct_size("io_wq_acct")
+                .or_else(|_| btf.struct_size("io_wqe_acct"))
+                .unwrap_or(0),
             fields,
         }
     }

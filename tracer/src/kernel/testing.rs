@@ -69,6 +69,7 @@ pub(super) fn layout() -> KernelLayout {
         event_types: [2, 3],
         unmounted: 0x800_0000,
         uring_bucket: 0,
+        uring_account: 0,
         fields: Vec::new(),
     }
 }

@@ -24,6 +24,8 @@ const TAG: u64 = 7;
 const INDEXED: usize = 16;
 /// `IORING_RSRC_FILE`.
 const RSRC_FILE: u8 = 0;
+/// A gap.
+const CHANGED: &str = "the files of an io_uring changed under the walk";
 
 /// The files of rings, and who has each.
 type Rings = BTreeMap<u64, Users>;
@@ -47,7 +49,8 @@ impl Walk<'_, '_> {
             }
         }
         let taken_down = kernel.rings_taken_down(self.tasks);
-        let mut requests = kernel.requests_of_workers(self.tasks);
+        let (mut requests, whole) = kernel.requests_of_workers(self.tasks);
+        complete &= whole;
         // A ring without a descriptor lives as long as its requests: it is that of who waits for them.
         for request in &requests {
             let user = (self.leader(request.task), None);
@@ -57,6 +60,7 @@ impl Walk<'_, '_> {
             contexts.entry(*ring).or_default();
         }
         if contexts.is_empty() {
+            note(self.gaps, complete, CHANGED);
             return;
         }
         requests.retain(|request| contexts.contains_key(&request.ring));
@@ -115,11 +119,7 @@ impl Walk<'_, '_> {
                     })),
                 }));
         }
-        note(
-            self.gaps,
-            complete,
-            "the files of an io_uring changed under the walk",
-        );
+        note(self.gaps, complete, CHANGED);
     }
 
     /// The first thread of a thread's process.

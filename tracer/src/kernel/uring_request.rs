@@ -1,9 +1,10 @@
 //! Requests of an io_uring under way, which keep their files: those that wait for an event are in a table of the ring,
-//! those that a worker does are found at the worker. And rings that a work item takes down.
+//! those that a worker does are found at the worker, those that wait for a free worker in lists that the worker leads
+//! to. And rings that a work item takes down.
 //!
-//! Not looked at: requests that wait for a free worker, and those that a driver completes by itself (block devices).
+//! Not looked at: requests that a driver completes by itself (block devices).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tracer_common::ABSENT;
 
@@ -14,11 +15,13 @@ const BITS_MAX: u32 = 12;
 /// Requests in a bucket, and requests that follow each other, at the most.
 const REQUESTS_MAX: usize = 1 << 16;
 const LINKS_MAX: usize = 1 << 10;
+/// Accounts of waiting work: bounded and unbounded (`IO_WQ_ACCT_NR` of `io_uring/io-wq.c`; 5.15 to 7.2).
+const ACCOUNTS: u64 = 2;
 
-/// A request that a worker does.
+/// A request that a worker does, or is to do.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Working {
-    /// Index of the worker's task: a thread of who asked (Linux 5.12 on, and stable 5.10).
+    /// Index of the task of a worker: a thread of who asked (Linux 5.12 on, and stable 5.10).
     pub(super) task: usize,
     /// Its ring.
     pub(super) ring: u64,
@@ -35,31 +38,90 @@ struct Buckets {
 }
 
 impl Kernel<'_> {
-    /// The requests that workers do.
-    pub(super) fn requests_of_workers(self, tasks: &[Task]) -> Vec<Working> {
+    /// The requests that workers do, and those that wait for one of them. As long as anything waits there is a worker:
+    /// the last one stays.
+    pub(super) fn requests_of_workers(self, tasks: &[Task]) -> (Vec<Working>, bool) {
         let t = &self.layout.table;
         let worker = either(t.task_worker, t.task_uring_worker);
         let needed = [worker, t.uring_worker_task, t.uring_worker_work, t.request_work];
         if needed.contains(&ABSENT) {
-            return Vec::new();
+            return (Vec::new(), true);
         }
         let threads = numbered(tasks, |task| task.mm != 0);
         let workers = self.leading_back(threads, worker, t.uring_worker_task, tasks);
         let addresses: Vec<u64> = workers.iter().map(|(_, worker)| *worker).collect();
-        workers
+        let done = self.memory.words(&addresses, t.uring_worker_work);
+        let mut works: Vec<(usize, u64)> = workers
             .iter()
-            .zip(self.memory.words(&addresses, t.uring_worker_work))
-            .filter_map(|((task, _), work)| {
-                let work = work.filter(|work| is_kernel_address(*work))?;
-                let address = work.wrapping_sub(u64::from(t.request_work));
-                let ring = self.memory.word(address, t.request_ring)?;
-                self.is_ring(ring).then_some(Working {
-                    task: *task,
-                    ring,
-                    address,
-                })
+            .zip(done)
+            .filter_map(|((task, _), work)| Some((*task, work?)))
+            .collect();
+        let complete = self.works_that_wait(&workers, &mut works);
+        works.retain(|(_, work)| is_kernel_address(*work));
+        let requests: Vec<u64> = works
+            .iter()
+            .map(|(_, work)| work.wrapping_sub(u64::from(t.request_work)))
+            .collect();
+        let rings = self.memory.words(&requests, t.request_ring);
+        let mut known = HashMap::new();
+        let requests = works
+            .into_iter()
+            .zip(requests.into_iter().zip(rings))
+            .filter_map(|((task, _), (address, ring))| {
+                let ring = ring?;
+                let is_ring = *known.entry(ring).or_insert_with(|| self.is_ring(ring));
+                is_ring.then_some(Working { task, ring, address })
             })
-            .collect()
+            .collect();
+        (requests, complete)
+    }
+
+    /// Adds the work that waits for one of the workers, and says whether the lists were whole.
+    fn works_that_wait(self, workers: &[(usize, u64)], works: &mut Vec<(usize, u64)>) -> bool {
+        let t = &self.layout.table;
+        let mut lists = Vec::new();
+        if ![t.uring_queue_accounts, t.uring_account_first].contains(&ABSENT) {
+            lists.extend((0..ACCOUNTS).map(|account| {
+                let size = u64::from(self.layout.uring_account);
+                u64::from(t.uring_queue_accounts) + account * size + u64::from(t.uring_account_first)
+            }));
+        } else if t.uring_queue_first != ABSENT {
+            lists.push(u64::from(t.uring_queue_first));
+        }
+        if lists.is_empty() || [t.uring_worker_queue, t.uring_work_link].contains(&ABSENT) {
+            return workers.is_empty();
+        }
+        let addresses: Vec<u64> = workers.iter().map(|(_, worker)| *worker).collect();
+        let mut queues = BTreeMap::new();
+        for ((task, _), queue) in workers
+            .iter()
+            .zip(self.memory.words(&addresses, t.uring_worker_queue))
+        {
+            if let Some(queue) = queue.filter(|queue| is_kernel_address(*queue)) {
+                queues.entry(queue).or_insert(*task);
+            }
+        }
+        let (owners, heads): (Vec<usize>, Vec<u64>) = queues
+            .into_iter()
+            .flat_map(|(queue, task)| lists.iter().map(move |list| (task, queue.wrapping_add(*list))))
+            .unzip();
+        let mut complete = true;
+        for (task, first) in owners.into_iter().zip(self.memory.words(&heads, 0)) {
+            let Some(first) = first.filter(|first| is_kernel_address(*first)) else {
+                continue;
+            };
+            // It is not protected by RCU: what was taken out under the walk leads nowhere, or into another list.
+            let chain = self.memory.chase(first, 0, 0, REQUESTS_MAX);
+            complete &= chain.complete;
+            let link = u64::from(t.uring_work_link);
+            works.extend(
+                chain
+                    .nodes
+                    .into_iter()
+                    .map(|node| (task, node.wrapping_sub(link))),
+            );
+        }
+        complete
     }
 
     /// The rings that workers of workqueues take down.
@@ -161,23 +223,34 @@ impl Kernel<'_> {
         if [t.request_ring, t.request_file].contains(&ABSENT) {
             return files;
         }
-        for (ring, first) in requests {
-            let linked = if t.request_link == ABSENT {
-                vec![*first]
-            } else {
-                self.memory.chase(*first, t.request_link, 0, LINKS_MAX).nodes
-            };
-            for request in linked {
-                // One that was done meanwhile may be of another ring.
-                if self.memory.word(request, t.request_ring) != Some(*ring) {
-                    break;
-                }
-                let file = self.memory.word(request, t.request_file);
-                files.extend(
-                    file.filter(|file| is_kernel_address(*file))
-                        .map(|file| (*ring, file)),
-                );
+        // Each with those that are to follow it, one step of all at a time: many wait for a worker.
+        let mut at = requests.to_vec();
+        for _ in 0..LINKS_MAX {
+            let addresses: Vec<u64> = at.iter().map(|(_, request)| *request).collect();
+            let rings = self.memory.words(&addresses, t.request_ring);
+            // One that was done meanwhile may be of another ring.
+            at = at
+                .into_iter()
+                .zip(rings)
+                .filter_map(|((ring, request), found)| (found == Some(ring)).then_some((ring, request)))
+                .collect();
+            if at.is_empty() {
+                break;
             }
+            let addresses: Vec<u64> = at.iter().map(|(_, request)| *request).collect();
+            let found = self.memory.words(&addresses, t.request_file);
+            files.extend(at.iter().zip(found).filter_map(|((ring, _), file)| {
+                Some((*ring, file.filter(|file| is_kernel_address(*file))?))
+            }));
+            if t.request_link == ABSENT {
+                break;
+            }
+            let next = self.memory.words(&addresses, t.request_link);
+            at = at
+                .into_iter()
+                .zip(next)
+                .filter_map(|((ring, _), next)| Some((ring, next.filter(|next| is_kernel_address(*next))?)))
+                .collect();
         }
         files
     }

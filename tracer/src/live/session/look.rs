@@ -105,7 +105,6 @@ impl Session {
             }
             self.sampled.insert(mount);
             let took = began.elapsed();
-            log::debug!("snapshot of mount {} took {took:?}", mount.id);
             if took > CHEAP {
                 self.sample_next = Instant::now() + took * 4;
             }
@@ -117,6 +116,10 @@ impl Session {
             {
                 continue;
             }
+            log::debug!(
+                "snapshot of mount {} took {took:?}; the attempt before it returned at {attempt} ns of the boot clock",
+                mount.id
+            );
             self.push(Record::Snapshot(Box::new(Sample {
                 mount,
                 attempt,

@@ -163,6 +163,7 @@ fn main() -> ExitCode {
     let mut tests = vec![
         harness::test("every_verb_is_here", every_verb_is_here),
         harness::test("watch_a_command", watch_a_command),
+        harness::test("capabilities_that_are_kept", capabilities_that_are_kept),
         harness::test("many_mounts_on_the_first_try", many_mounts_on_the_first_try),
         harness::test("mounts_that_come_and_go", mounts_that_come_and_go),
     ];
@@ -191,6 +192,72 @@ fn every_verb_is_here() -> Result<Verdict> {
     let here: BTreeSet<&str> = VERBS.iter().map(|(verb, _)| *verb).collect();
     ensure!(named == here, "ebusy has {named:?}, the cases are of {here:?}");
     Ok(Verdict::Passed)
+}
+
+/// What is not needed once the programs are loaded is given up by every thread, but not by the command that is run.
+fn capabilities_that_are_kept() -> Result<Verdict> {
+    // capabilities(7): dac_override, dac_read_search, kill, sys_ptrace, sys_admin, sys_resource, syslog, perfmon, bpf,
+    // checkpoint_restore.
+    let kept = [1, 2, 5, 19, 21, 24, 34, 38, 39, 40].map(|bit| 1 << bit);
+    let kept = kept.into_iter().fold(0, |all: u64, bit| all | bit);
+    let folder = tempfile::Builder::new().prefix("ebusy-caps-").tempdir()?;
+    let said = folder.path().join("said");
+    let script = format!(
+        "grep ^CapEff: /proc/self/status >{}.new; mv {0}.new {0}; sleep 60",
+        said.display()
+    );
+    let capture = folder.path().join("capture");
+    let own = capability_sets(Path::new("/proc/thread-self/status"))?;
+    let running = ebusy::Running::start(
+        ebusy::command("watch")?
+            .arg("--capture")
+            .arg(&capture)
+            .args(["--", "sh", "-c", &script]),
+    )?;
+    let deadline = Instant::now() + PATIENCE;
+    while !said.exists() {
+        ensure!(
+            Instant::now() < deadline,
+            "the command did not start: {}",
+            running.log()
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+    let of_command = fs::read_to_string(&said)?;
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", running.pid()))? {
+        let sets = capability_sets(&task?.path().join("status"))?;
+        let expected = own & kept;
+        ensure!(
+            sets == expected,
+            "a thread has {sets:x}, not {expected:x}: {}",
+            running.log()
+        );
+        threads += 1;
+    }
+    ensure!(threads >= 2, "the thread that writes the capture is missing");
+    ensure!(own & !kept != 0, "this test has nothing that could be given up");
+    ensure!(
+        of_command.trim().ends_with(&format!("{own:016x}")),
+        "the command has {of_command}, not {own:x}"
+    );
+    running.signal(Signal::TERM)?;
+    Ok(Verdict::Passed)
+}
+
+/// The capabilities of a thread: those in effect, which are to be all that it may have.
+fn capability_sets(status: &Path) -> Result<u64> {
+    let text = fs::read_to_string(status)?;
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.context("a set of capabilities")?.trim(), 16).context("a number")
+    };
+    let (permitted, effective) = (of("CapPrm:")?, of("CapEff:")?);
+    ensure!(
+        permitted == effective,
+        "{permitted:x} permitted, {effective:x} in effect"
+    );
+    Ok(effective)
 }
 
 /// What a verb is run beside: two mounts that somebody uses, and others that come and go.

@@ -77,7 +77,7 @@ module_fields! {
 }
 
 impl OverlayFields {
-    /// As they are in Linux 5.8 to 5.10 (fs/overlayfs/ovl_entry.h), whose modules have no BTF.
+    /// As they are in Linux 5.8 to 5.10 (`fs/overlayfs/ovl_entry.h`), whose modules have no BTF.
     pub(super) const LINUX_5_10: Self = Self {
         layers: 8,
         work: 24,

@@ -90,6 +90,9 @@ impl Session {
         let mut host = Host::new()?;
         let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
         host.attach(&probes.reader)?;
+        if let Err(error) = super::capabilities::give_up() {
+            log::warn!("running with all capabilities: {error:#}");
+        }
         let containers = Arc::new(Containers::new("/proc", "/"));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,0 +1,40 @@
+//! The capabilities that a run needs once its programs are loaded; the rest is given up.
+
+use anyhow::{Context as _, Result};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+/// What is kept, of what was there (capabilities(7)).
+const KEPT: CapabilitySet = CapabilitySet::empty()
+    // Maps, and the programs that are run to read kernel memory (Linux 5.8 on).
+    .union(CapabilitySet::BPF)
+    .union(CapabilitySet::PERFMON)
+    // Both before Linux 5.8; mounts of other namespaces; the self-test mounts.
+    .union(CapabilitySet::SYS_ADMIN)
+    // `/proc/PID` of others: exe, cwd, root, fd, maps, ns.
+    .union(CapabilitySet::SYS_PTRACE)
+    // `/proc/PID/map_files`: without it EPERM, whatever else there is (6.18).
+    .union(CapabilitySet::CHECKPOINT_RESTORE)
+    // Bundles and container stores that are not root's; a folder for captures that is not.
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    // Addresses in kallsyms.
+    .union(CapabilitySet::SYSLOG)
+    // More locked memory, which maps and rings count as before Linux 5.11.
+    .union(CapabilitySet::SYS_RESOURCE)
+    // Ctrl-C for a command that runs as somebody else.
+    .union(CapabilitySet::KILL);
+
+/// Gives up what is not needed, in this thread and those that it starts from now on. A command that was forked before
+/// keeps what it has.
+///
+/// # Errors
+/// If the kernel refuses it (capget(2), capset(2)).
+pub(super) fn give_up() -> Result<()> {
+    let now = capabilities(None).context("capget")?;
+    let sets = CapabilitySets {
+        effective: now.effective.intersection(KEPT),
+        permitted: now.permitted.intersection(KEPT),
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).context("capset")
+}

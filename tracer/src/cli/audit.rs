@@ -13,14 +13,17 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Audit;
+pub(super) struct Audit {
+    /// Replace paths, names of pods and containers, and command lines by hashes with a salt of this answer
+    #[arg(long)]
+    redact: bool,
+}
 
 impl Audit {
-    #[expect(clippy::unused_self, reason = "as all verbs")]
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         let patterns = common.patterns()?;
         need_root()?;
-        let mut results = Results::new(common)?;
+        let mut results = Results::redacted(common, self.redact)?;
         enter_host_namespace()?;
         let containers = Arc::new(Containers::new("/proc", "/"));
         let report = match kernel(common.probe)? {

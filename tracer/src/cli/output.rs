@@ -114,6 +114,12 @@ impl Results {
     }
 
     pub(super) fn audit(&mut self, audit: &Audit) -> Result<()> {
+        let redacted = self.redactor.as_ref().map(|redactor| {
+            let mut audit = audit.clone();
+            redactor.audit(&mut audit);
+            audit
+        });
+        let audit = redacted.as_ref().unwrap_or(audit);
         match self.format {
             Format::Json => self.json(audit),
             Format::Text | Format::Html => self.text(&render::audit(audit, &self.style)),

@@ -3,6 +3,7 @@
 mod analysis;
 mod filter;
 mod redact;
+mod redact_audit;
 mod redact_records;
 mod summary;
 mod workload;

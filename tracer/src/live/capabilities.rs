@@ -10,10 +10,8 @@ const KEPT: CapabilitySet = CapabilitySet::empty()
     .union(CapabilitySet::PERFMON)
     // Both before Linux 5.8; mounts of other namespaces; the self-test mounts.
     .union(CapabilitySet::SYS_ADMIN)
-    // `/proc/PID` of others: exe, cwd, root, fd, maps, ns.
+    // `/proc/PID/ns` and `fdinfo` of others.
     .union(CapabilitySet::SYS_PTRACE)
-    // `/proc/PID/map_files`: without it EPERM, whatever else there is (6.18).
-    .union(CapabilitySet::CHECKPOINT_RESTORE)
     // Bundles and container stores that are not root's; a folder for captures that is not.
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::DAC_OVERRIDE)

@@ -149,17 +149,33 @@ pub(super) fn is_kernel_address(address: u64) -> bool {
     (0xff00_0000_0000_0000..0xffff_ffff_ffff_f000).contains(&address)
 }
 
-/// Recorded memory: what a test, or a capture, has.
+/// Recorded memory: what a test has.
 #[derive(Debug, Clone, Default)]
 pub struct RecordedMemory {
-    bytes: HashMap<u64, u8>,
+    pages: HashMap<u64, Box<Page>>,
 }
+
+/// Bytes of a page, and which of them are known.
+#[derive(Debug, Clone)]
+struct Page {
+    bytes: [u8; PAGE],
+    known: [bool; PAGE],
+}
+
+const PAGE: usize = 4096;
 
 impl RecordedMemory {
     /// Writes bytes.
     pub fn write(&mut self, address: u64, bytes: &[u8]) {
         for (index, byte) in bytes.iter().enumerate() {
-            self.bytes.insert(address.wrapping_add(index as u64), *byte);
+            let (page, at) = split(address.wrapping_add(index as u64));
+            let page = self.pages.entry(page).or_insert_with(|| {
+                Box::new(Page {
+                    bytes: [0; PAGE],
+                    known: [false; PAGE],
+                })
+            });
+            (page.bytes[at], page.known[at]) = (*byte, true);
         }
     }
 
@@ -168,11 +184,41 @@ impl RecordedMemory {
         self.write(address, &word.to_le_bytes());
     }
 
-    fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
-        (0..len as u64)
-            .map(|index| self.bytes.get(&address.wrapping_add(index)).copied())
-            .collect()
+    /// Everything that is known, in order, as runs of bytes within pages.
+    #[must_use]
+    pub fn runs(&self) -> Vec<(u64, &[u8])> {
+        let mut runs = Vec::new();
+        for (number, page) in &self.pages {
+            let mut at = 0;
+            for same in page.known.chunk_by(|a, b| a == b) {
+                if same[0] {
+                    runs.push((number * PAGE as u64 + at as u64, &page.bytes[at..at + same.len()]));
+                }
+                at += same.len();
+            }
+        }
+        runs.sort_unstable();
+        runs
     }
+
+    fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let (page, at) = split(address.wrapping_add(bytes.len() as u64));
+            let page = self.pages.get(&page)?;
+            let end = PAGE.min(at + len - bytes.len());
+            if !page.known[at..end].iter().all(|known| *known) {
+                return None;
+            }
+            bytes.extend_from_slice(&page.bytes[at..end]);
+        }
+        Some(bytes)
+    }
+}
+
+/// The page of an address, and where in it.
+fn split(address: u64) -> (u64, usize) {
+    (address / PAGE as u64, (address % PAGE as u64) as usize)
 }
 
 impl KernelMemory for RecordedMemory {

@@ -24,6 +24,8 @@ mod orphan;
 mod path_walk;
 mod propagation;
 mod reader;
+#[doc(hidden)]
+pub mod recording;
 mod second_look;
 mod snapshot;
 mod socket;

@@ -37,7 +37,7 @@ struct Plan {
 }
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-const MATRIX: [Plan; 10] = [
+const MATRIX: [Plan; 11] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -109,6 +109,14 @@ const MATRIX: [Plan; 10] = [
         kernels: &["6.12"],
         append: "",
         only: "entry_of_32_bits",
+    },
+    // As many as a test may have nowhere else.
+    Plan {
+        test: "hostile",
+        tier: "tracepoint",
+        kernels: &["6.12"],
+        append: "",
+        only: "one_of_100_000_descriptors",
     },
     // Before Linux 5.14 the kernel refuses the reads one by one, later the programs.
     Plan {

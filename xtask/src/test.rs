@@ -98,7 +98,7 @@ const MATRIX: [Plan; 11] = [
     Plan {
         test: "record",
         tier: "fentry",
-        kernels: &["6.1", "7.2"],
+        kernels: &["6.1"],
         append: "",
         only: "record_",
     },

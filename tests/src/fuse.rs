@@ -2,19 +2,29 @@
 //!
 //! Its root has the files `file` and `second`; `never-read`, of which a read is not answered even if it is interrupted,
 //! but when somebody looks for [`RELEASE_READS`]; and `never-flushed`, which nobody can close. The lookup of any other name
-//! is not answered before it is interrupted. The mount is in no namespace.
+//! is not answered before it is interrupted. A [`Disk`] has one file more. The mount is in no namespace.
 
 use std::{
     ffi::CString,
     fs::File,
     io::{Read as _, Write as _},
+    mem,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    },
 };
 
 use crate::{
@@ -26,7 +36,9 @@ const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
+const WRITE: u32 = 16;
 const RELEASE: u32 = 18;
+const FSYNC: u32 = 20;
 const FLUSH: u32 = 25;
 const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
@@ -36,16 +48,20 @@ const INTERRUPT: u32 = 36;
 const PARALLEL_DIROPS: u32 = 1 << 18;
 
 /// Nodes; that of the root is 1.
-const NODES: [(&[u8], u32); 4] = [
+const NODES: [(&[u8], u32); 5] = [
     (b"file\0", 2),
     (b"second\0", 3),
     (b"never-read\0", NEVER_READ),
     (b"never-flushed\0", NEVER_FLUSHED),
+    (b"disk\0", DISK),
 ];
 /// The name that makes all reads of `never-read` fail.
 pub const RELEASE_READS: &[u8] = b"release";
 const NEVER_READ: u32 = 5;
 const NEVER_FLUSHED: u32 = 6;
+const DISK: u32 = 7;
+/// Bytes of a [`Disk`].
+const DISK_SIZE: u32 = 4 << 20;
 /// `FUSE_MIN_READ_BUFFER`, and more.
 const BUFFER: usize = 1 << 17;
 
@@ -88,7 +104,7 @@ impl Connection {
     #[must_use]
     pub fn serve_in_thread(self) -> OwnedFd {
         let Self { device, root } = self;
-        thread::spawn(move || serve(device));
+        serve_apart(device, None);
         root
     }
 
@@ -98,14 +114,98 @@ impl Connection {
         let child = ForkedChild::spawn(0, || {
             // Whoever is killed drops nothing, and a server that answers nothing would hold up all who look at mounts.
             end_with_parent();
-            serve(device);
+            serve(device, None);
             Ok(())
         })?;
         Ok((root, child))
     }
 }
 
-fn serve(mut device: File) {
+/// A file for a loop device that takes its time for every page that is written.
+#[derive(Debug)]
+pub struct Disk {
+    /// The file.
+    pub file: File,
+    millis: Arc<AtomicU64>,
+    // The mount that it is on.
+    _root: OwnedFd,
+}
+
+impl Disk {
+    /// With these contents, and quick at first; a [`Skip`] where there is no FUSE.
+    pub fn new(contents: Vec<u8>) -> Result<Self> {
+        let Connection { device, root } = Connection::new()?;
+        let millis = Arc::new(AtomicU64::new(0));
+        let medium = Medium {
+            contents,
+            millis: Arc::clone(&millis),
+        };
+        serve_apart(device, Some(medium));
+        let file = openat(&root, "disk", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context("disk")?;
+        Ok(Self {
+            file: file.into(),
+            millis,
+            _root: root,
+        })
+    }
+
+    /// From now on a page takes so long.
+    pub fn take(&self, time: Duration) {
+        self.millis.store(time.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+/// What a [`Disk`] stores.
+struct Medium {
+    contents: Vec<u8>,
+    millis: Arc<AtomicU64>,
+}
+
+impl Medium {
+    /// The answer to a read or a write (`struct fuse_read_in`, `fuse_write_in`): the offset is at 8, the length at 16,
+    /// what is written at 40.
+    fn answer(&mut self, request: &Request<'_>) -> Option<Vec<u8>> {
+        let body = request.body;
+        let offset = u64::from_ne_bytes(body.get(8..16)?.try_into().ok()?) as usize;
+        let length = u32::from_ne_bytes(body.get(16..20)?.try_into().ok()?) as usize;
+        let end = offset.saturating_add(length).min(self.contents.len());
+        let place = self.contents.get_mut(offset..end)?;
+        if request.operation == READ {
+            return Some(with_header(request.number, 0, place));
+        }
+        thread::sleep(Duration::from_millis(self.millis.load(Ordering::Relaxed)));
+        place.copy_from_slice(body.get(40..40 + place.len())?);
+        let mut written = vec![0; 8];
+        put(&mut written, 0, place.len() as u32);
+        Some(with_header(request.number, 0, &written))
+    }
+}
+
+/// Serves in a thread that has the device for itself. Else a process that is killed while it waits for its own server
+/// would never end: its files are closed when its last thread ends, and that one waits for the device to be closed.
+fn serve_apart(device: File, medium: Option<Medium>) {
+    let number = device.as_raw_fd().cast_unsigned();
+    let (ready, apart) = mpsc::channel();
+    thread::spawn(move || {
+        // SAFETY: this thread uses no descriptor but the device, of which it has its own from here on.
+        let own = unsafe {
+            libc::unshare(libc::CLONE_FILES) == 0
+                && (number == 0 || libc::close_range(0, number - 1, 0) == 0)
+                && libc::close_range(number + 1, u32::MAX, 0) == 0
+        };
+        let _ = ready.send(own);
+        if own {
+            serve(device, medium);
+        } else {
+            mem::forget(device);
+        }
+    });
+    assert_eq!(apart.recv(), Ok(true), "a thread with files of its own");
+    // SAFETY: the thread has its own; in this table nobody else owns it.
+    unsafe { libc::close(number.cast_signed()) };
+}
+
+fn serve(mut device: File, mut medium: Option<Medium>) {
     let mut buffer = vec![0; BUFFER];
     // Reads of `never-read`.
     let mut deaf = Vec::new();
@@ -122,7 +222,12 @@ fn serve(mut device: File) {
                     }
                     return None;
                 }
-                request.answer(&deaf)
+                match &mut medium {
+                    Some(medium) if request.file() == DISK && matches!(request.operation, READ | WRITE) => {
+                        medium.answer(&request)
+                    }
+                    _ => request.answer(&deaf),
+                }
             }),
             // One was withdrawn before it was read.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
@@ -192,7 +297,7 @@ impl<'a> Request<'a> {
             OPEN | OPENDIR => vec![0; 16],
             READ if self.file() == NEVER_READ => return None,
             FLUSH if self.file() == NEVER_FLUSHED => return None,
-            FLUSH | RELEASE | RELEASEDIR => Vec::new(),
+            FLUSH | FSYNC | RELEASE | RELEASEDIR => Vec::new(),
             INTERRUPT => {
                 let number = u64::from_ne_bytes(self.body.get(..8)?.try_into().ok()?);
                 return (!deaf.contains(&number)).then(|| with_header(number, -libc::EINTR, &[]));
@@ -213,13 +318,14 @@ fn with_header(number: u64, error: i32, body: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// `struct fuse_attr`: a directory, or a file of a page.
+/// `struct fuse_attr`: a directory, or a file of a page; a disk is an image of [`crate::ext2`].
 fn attributes(node: u32) -> Vec<u8> {
+    let size = if node == DISK { DISK_SIZE } else { 4096 };
     let (mode, links) = if node == 1 { (0o40755, 2) } else { (0o100_644, 1) };
     let mut attributes = vec![0; 88];
     put(&mut attributes, 0, node);
-    put(&mut attributes, 8, 4096);
-    put(&mut attributes, 16, 8);
+    put(&mut attributes, 8, size);
+    put(&mut attributes, 16, size / 512);
     put(&mut attributes, 60, mode);
     put(&mut attributes, 64, links);
     put(&mut attributes, 80, 4096);

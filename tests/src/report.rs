@@ -30,6 +30,30 @@ pub struct Incident {
     pub lost_events: u64,
     pub advice: Vec<String>,
     pub fixes: Vec<Fix>,
+    pub slow: Option<Slow>,
+}
+
+/// Where the time of a slow umount went.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Slow {
+    pub answered: Option<String>,
+    pub error: Option<String>,
+    pub looks: u64,
+    pub waits: Vec<Wait>,
+}
+
+/// Something that it was seen at.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Wait {
+    pub phase: String,
+    pub waits_for: Option<String>,
+    pub function: Option<String>,
+    pub looks: u64,
+    pub first: String,
+    pub last: String,
+    pub stack: Vec<String>,
 }
 
 /// Who would block an umount now.

@@ -516,6 +516,8 @@ layout! {
     regs_ax: 8 optional ["pt_regs.ax"];
     /// Number of the system call.
     regs_orig_ax: 8 optional ["pt_regs.orig_ax"];
+    /// Whether it came from user space, in its two lowest bits.
+    regs_cs: 0 optional ["pt_regs.cs"];
     /// The last of them.
     regs_ss: 0 optional ["pt_regs.ss"];
     /// Type of the file system that a context of fsopen or fspick is of.

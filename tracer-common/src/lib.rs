@@ -14,7 +14,7 @@ pub use self::{
     record::{
         ANCESTORS, Ancestor, COMM_LEN, COMPARED_MAX, ClosedKey, Compared, FS_NAME, Header, LedgerEntry,
         MountRecord, NamespaceRecord, OPERATION_TEXTS, OpenRecord, OperationRecord, PATH_MAX, PathRef,
-        RecordKind, UmountRecord, Watched, namespace_operation, path_status,
+        RecordKind, UmountCall, UmountRecord, Watched, namespace_operation, path_status,
     },
 };
 
@@ -36,7 +36,7 @@ pub struct Config {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{ClosedKey, Config, Layout, LedgerEntry, Watched};
+    use super::{ClosedKey, Config, Layout, LedgerEntry, UmountCall, Watched};
 
     // SAFETY: `repr(C)`, only integers, no padding: any bytes are a value.
     unsafe impl aya::Pod for Layout {}
@@ -48,4 +48,6 @@ mod pod {
     unsafe impl aya::Pod for LedgerEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for ClosedKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for UmountCall {}
 }

@@ -104,12 +104,63 @@ pub struct Compared {
     pub reserved: u32,
 }
 
+/// An umount2 between its entry and its return: the value of a map whose key is the thread.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct UmountCall {
+    /// Address of the thread's `task_struct`.
+    pub task: u64,
+    /// Boot clock at entry, ns.
+    pub entered: u64,
+    /// Boot clock when the last count was read, ns; 0 for never.
+    pub checked: u64,
+    /// Address of the path in the caller's memory; 0 where the tier has `target`.
+    pub path: u64,
+    /// What the path resolved to; zero where the tier has `path`.
+    pub target: PathRef,
+    /// `MNT_*`, `UMOUNT_*`.
+    pub flags: u32,
+    /// The busy check is running: `mnt_get_count` is called for many other reasons.
+    pub in_busy_check: u32,
+    /// Whether the busy check ran.
+    pub busy_check_ran: u32,
+    /// Mounts compared.
+    pub compared_count: u32,
+    /// What the busy check compared.
+    pub compared: [Compared; COMPARED_MAX],
+    /// The mount that `mnt_get_count` is at work on, where its return does not tell (kprobe).
+    pub counting: u64,
+}
+
+impl UmountCall {
+    /// Of nothing.
+    pub const BLANK: Self = Self {
+        task: 0,
+        entered: 0,
+        checked: 0,
+        path: 0,
+        target: PathRef { mount: 0, dentry: 0 },
+        flags: 0,
+        in_busy_check: 0,
+        busy_check_ran: 0,
+        compared_count: 0,
+        compared: [Compared {
+            mount: 0,
+            count: 0,
+            reserved: 0,
+        }; COMPARED_MAX],
+        counting: 0,
+    };
+}
+
 /// One umount2 that returned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct UmountRecord {
     /// Time is that of the return.
     pub header: Header,
+    /// Address of the thread's `task_struct`.
+    pub task: u64,
     /// Boot clock at entry, ns.
     pub entered: u64,
     /// Boot clock when the count that refused it was read, ns; 0 where the tier does not see it.

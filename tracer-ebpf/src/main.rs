@@ -30,7 +30,8 @@ use aya_ebpf::{
     },
 };
 use tracer_common::{
-    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, Watched, namespace_operation,
+    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, UmountCall, Watched,
+    namespace_operation,
 };
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the arena without system calls (Linux 5.5 on).
@@ -81,7 +82,7 @@ static CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries
 
 /// Umounts between their entry and their return, by thread.
 #[map]
-static UNDER_WAY: HashMap<u32, umount::Call> = HashMap::with_max_entries(1024, 0);
+static UNDER_WAY: HashMap<u32, UmountCall> = HashMap::with_max_entries(1024, 0);
 
 /// The window of the reader.
 #[map]

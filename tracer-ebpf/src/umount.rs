@@ -4,7 +4,7 @@ use aya_ebpf::{
     helpers::generated::bpf_probe_read_user_str, maps::ring_buf::RingBufEntry, programs::TracePointContext,
 };
 use tracer_common::{
-    ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, PathRef, RecordKind, UmountRecord,
+    ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, RecordKind, UmountCall, UmountRecord,
     path_status,
 };
 
@@ -22,43 +22,8 @@ const RESULT: usize = 16;
 
 const EBUSY: i64 = -16;
 
-/// An umount between its entry and its return.
-#[repr(C)]
-pub(crate) struct Call {
-    entered: u64,
-    /// When the last count was read.
-    checked: u64,
-    path: u64,
-    target: PathRef,
-    flags: u32,
-    /// The busy check is running: `mnt_get_count` is called for many other reasons.
-    in_busy_check: u32,
-    busy_check_ran: u32,
-    compared_count: u32,
-    compared: [Compared; COMPARED_MAX],
-    /// The mount that `mnt_get_count` is at work on, where its return does not tell (kprobe).
-    counting: u64,
-}
-
-const NO_CALL: Call = Call {
-    entered: 0,
-    checked: 0,
-    path: 0,
-    target: PathRef { mount: 0, dentry: 0 },
-    flags: 0,
-    in_busy_check: 0,
-    busy_check_ran: 0,
-    compared_count: 0,
-    compared: [Compared {
-        mount: 0,
-        count: 0,
-        reserved: 0,
-    }; COMPARED_MAX],
-    counting: 0,
-};
-
 /// The blank call is copied from here: it is larger than a BPF stack.
-static BLANK: Call = NO_CALL;
+static BLANK: UmountCall = UmountCall::BLANK;
 
 /// `path` is text in user memory, `target` a `struct path`: each tier has one of them, and 0 for the other.
 #[inline(always)]
@@ -75,6 +40,7 @@ fn begin(entered: u64, path: u64, target: u64, flags: u32) {
     if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
         // SAFETY: a pointer that the map returned is valid; only this thread uses its key.
         unsafe {
+            (*call).task = current();
             (*call).entered = entered;
             (*call).path = path;
             write_path(&raw mut (*call).target, target, 0);
@@ -185,7 +151,7 @@ pub(crate) fn count_exit(mount: u64, count: i32) {
 /// # Safety
 /// `call` is valid, and that of this thread.
 #[inline(always)]
-unsafe fn count_missing(call: *mut Call) {
+unsafe fn count_missing(call: *mut UmountCall) {
     lose(Loss::CountReturnMissing);
     // SAFETY: as the caller promised.
     unsafe {
@@ -197,7 +163,7 @@ unsafe fn count_missing(call: *mut Call) {
 /// # Safety
 /// `call` is valid, and that of this thread.
 #[inline(always)]
-unsafe fn compared(call: *mut Call, mount: u64, count: i32) {
+unsafe fn compared(call: *mut UmountCall, mount: u64, count: i32) {
     // SAFETY: as the caller promised; the index is below COMPARED_MAX.
     unsafe {
         if (*call).in_busy_check == 0 {
@@ -260,7 +226,7 @@ fn finished(ret: i64) -> bool {
 }
 
 #[inline(always)]
-fn fill(mut entry: RingBufEntry<UmountRecord>, call: &Call, ret: i64) {
+fn fill(mut entry: RingBufEntry<UmountRecord>, call: &UmountCall, ret: i64) {
     let record = entry.as_mut_ptr();
     let task = current();
     let fs: u64 = read(task, offset!(task_fs)).unwrap_or(0);
@@ -271,6 +237,7 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &Call, ret: i64) {
             RecordKind::Umount,
             size_of::<UmountRecord>(),
         );
+        (*record).task = call.task;
         (*record).entered = call.entered;
         (*record).checked = call.checked;
         (*record).ret = ret;

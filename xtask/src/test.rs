@@ -37,7 +37,7 @@ struct Plan {
 }
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-const MATRIX: [Plan; 11] = [
+const MATRIX: [Plan; 12] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -76,6 +76,14 @@ const MATRIX: [Plan; 11] = [
         kernels: &["5.10", "7.2"],
         append: "",
         only: "_private_copy",
+    },
+    // What keeps the caller after the kernel's function has returned.
+    Plan {
+        test: "slow",
+        tier: "fentry",
+        kernels: &["7.2"],
+        append: "",
+        only: "",
     },
     // Many causes at once.
     Plan {

@@ -396,6 +396,7 @@ fn self_test(choice: Choice) -> Result<String> {
         all: false,
         cmdline: false,
         command: false,
+        slow: None,
         capture: None,
     })?;
     ensure!(

@@ -13,7 +13,7 @@ mod report;
 mod watch;
 mod who;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -118,6 +118,34 @@ pub(crate) enum Format {
     Json,
     /// One page that needs nothing else (`report` only)
     Html,
+}
+
+/// How long an umount takes before it is told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Slow(f64);
+
+impl Default for Slow {
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
+impl Slow {
+    fn limit(self) -> Option<Duration> {
+        (self.0 > 0.0).then(|| Duration::from_secs_f64(self.0))
+    }
+}
+
+impl FromStr for Slow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds: Option<f64> = text.parse().ok();
+        seconds
+            .filter(|seconds| (0.0..1e6).contains(seconds))
+            .map(Self)
+            .ok_or_else(|| "seconds, as in 0.5; 0 for none".to_owned())
+    }
 }
 
 impl Common {

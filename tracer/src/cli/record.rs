@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Common, exit, need_root,
+    Common, Slow, exit, need_root,
     watch::{ALIVE, TICK, announce, summary, watch_descriptor},
 };
 use crate::{
@@ -37,6 +37,9 @@ pub(super) struct Record {
     /// Show every refusal on the host, not only those of container mounts
     #[arg(long)]
     all: bool,
+    /// Record also where an umount waits that takes longer than so many seconds (0: none)
+    #[arg(long, value_name = "SECS", default_value = "1")]
+    slow: Slow,
     /// Record who opens files on watched mounts also at the tracepoint tier, where that slows down all system calls
     #[arg(long)]
     history: bool,
@@ -127,6 +130,7 @@ impl Record {
             all: self.all,
             cmdline: common.cmdline,
             command: false,
+            slow: self.slow.limit(),
             capture: Some(Destination {
                 folder,
                 limits: Limits::new(self.max_size.0, Some(self.max_age.0)),

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Common,
+    Common, Slow,
     child::{Child, Running},
     exit, need_root,
     output::Results,
@@ -54,11 +54,14 @@ pub(super) struct Watch {
     /// Do not record who opens files on watched mounts: cheaper, but nobody's "since when" is known
     #[arg(long)]
     no_history: bool,
+    /// Tell also an umount that takes longer than so many seconds, and where it waits (0: none)
+    #[arg(long, value_name = "SECS", default_value = "1")]
+    slow: Slow,
     /// Exit with 1 if an umount was refused
     #[arg(long)]
     fail_on_ebusy: bool,
     /// Folder for the evidence: what was seen, for a later analysis [default: a new one in /var/tmp, kept if an umount
-    /// was refused]
+    /// was refused or slow]
     #[arg(long, value_name = "DIR", conflicts_with = "no_capture")]
     capture: Option<PathBuf>,
     /// Keep no evidence
@@ -85,6 +88,7 @@ impl Watch {
         Self {
             all: false,
             no_history: false,
+            slow: Slow::default(),
             fail_on_ebusy: false,
             capture: None,
             no_capture: true,
@@ -116,6 +120,7 @@ impl Watch {
             all: self.all,
             cmdline: common.cmdline,
             command: child.is_some(),
+            slow: self.slow.limit(),
             capture: capture.map(|folder| Destination {
                 folder,
                 limits: Limits::new(EVIDENCE_MAX, None),
@@ -203,7 +208,8 @@ impl Watch {
 
     /// Evidence of nothing is not kept, unless it was asked for.
     fn keep(&self, mut recorder: Recorder, session: &Session) {
-        if self.capture.is_none() && session.analyzer().totals.incidents == 0 {
+        if self.capture.is_none() && session.analyzer().totals.incidents + session.analyzer().totals.slow == 0
+        {
             recorder.discard();
             return;
         }
@@ -329,6 +335,11 @@ pub(super) fn summary(session: &Session, when: &str) -> String {
             escape(path.as_bytes())
         )
     });
+    let slow = if totals.slow > 0 {
+        format!(", {} slow", totals.slow)
+    } else {
+        String::new()
+    };
     let losses = session.losses();
     let lost: Vec<String> = losses
         .0
@@ -341,7 +352,7 @@ pub(super) fn summary(session: &Session, when: &str) -> String {
         format!("{} lost ({})", losses.total(), lost.join(", "))
     };
     format!(
-        "{when}: {} umounts, {} refused in {} incidents ({} not shown), {} detached{slowest}; {lost}; tier {}",
+        "{when}: {} umounts, {} refused in {} incidents ({} not shown), {} detached{slow}{slowest}; {lost}; tier {}",
         totals.umounts,
         totals.refused,
         totals.incidents,

@@ -9,7 +9,7 @@ use crate::{
     kernel::access,
     model::{Container, Holder, Process, Target, Text, Timestamp},
     report::Redactor,
-    stream::{MountKey, Record, Umount},
+    stream::{MountKey, Record, Slow, Umount},
 };
 
 /// The value of `schema`.
@@ -117,10 +117,30 @@ pub(super) enum Event<'a> {
     Freed {
         cause: u64,
     },
+    Slow {
+        cause: u64,
+        entered: Timestamp,
+        flags: Vec<String>,
+        caller: &'a Process,
+        target: &'a Target,
+        result: Option<i64>,
+        returned: Option<Timestamp>,
+        ended: Option<Timestamp>,
+        stacks: Vec<Seen<'a>>,
+    },
     Lost {
         losses: &'a BTreeMap<String, u64>,
     },
     End,
+}
+
+/// Functions that a slow umount was seen in.
+#[derive(Debug, Serialize)]
+pub(super) struct Seen<'a> {
+    functions: &'a [String],
+    looks: u64,
+    first: Timestamp,
+    last: Timestamp,
 }
 
 /// A line.
@@ -223,12 +243,36 @@ fn event<'a>(record: &'a Record, clock: BootClock, keys: &Redactor) -> Option<Ev
             holders: &detached.holders,
         },
         Record::Freed(freed) => Event::Freed { cause: freed.cause },
+        Record::Slow(slow) => self::slow(slow, clock),
         Record::Lost(lost) => Event::Lost {
             losses: &lost.losses.0,
         },
         Record::End { .. } => Event::End,
         Record::Tick { .. } => return None,
     })
+}
+
+fn slow(slow: &Slow, clock: BootClock) -> Event<'_> {
+    Event::Slow {
+        cause: slow.cause,
+        entered: clock.timestamp(slow.entered),
+        flags: crate::incident::flag_names(slow.flags),
+        caller: &slow.caller,
+        target: &slow.target,
+        result: slow.result.map(|(result, _)| result),
+        returned: slow.result.map(|(_, time)| clock.timestamp(time)),
+        ended: slow.ended.map(|time| clock.timestamp(time)),
+        stacks: slow
+            .stacks
+            .iter()
+            .map(|stack| Seen {
+                functions: &stack.functions,
+                looks: stack.looks,
+                first: clock.timestamp(stack.first),
+                last: clock.timestamp(stack.last),
+            })
+            .collect(),
+    }
 }
 
 fn umount(umount: &Umount, clock: BootClock, mount: Option<Mount>) -> Event<'_> {

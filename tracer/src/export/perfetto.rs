@@ -82,6 +82,8 @@ impl<W: Write> Perfetto<W> {
             TrackEvent {
                 name: Some(if incident.operation == Incident::DETACH {
                     format!("detached, {outcome}")
+                } else if incident.operation == Incident::SLOW {
+                    format!("slow umount, {outcome}")
                 } else {
                     format!("{outcome}, {} refused", incident.attempts)
                 }),

@@ -118,6 +118,7 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
         candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: run.tier.to_owned(),
+        slow: None,
         lost_events: run.lost,
     }
 }

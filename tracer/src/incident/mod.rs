@@ -7,10 +7,12 @@ mod entered;
 mod history;
 mod holders;
 mod operations;
+mod slow;
 mod timeline;
 mod told;
 mod totals;
 mod track;
+mod waits;
 
 use crate::{kernel::Snapshot, model::Target};
 

@@ -152,6 +152,7 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         candidates: Vec::new(),
         bystanders: last.bystanders.clone(),
         probe: run.tier.to_owned(),
+        slow: None,
         lost_events: run.lost,
     }
 }

@@ -97,6 +97,7 @@ pub(super) fn incident(
         candidates: settled.candidates,
         bystanders: settled.bystanders,
         probe: tier.to_owned(),
+        slow: None,
         lost_events: lost + open.holders.dropped,
         advice,
         fixes,

@@ -17,6 +17,8 @@ pub struct Totals {
     pub operations: u64,
     /// Incidents shown.
     pub incidents: u64,
+    /// umount2 calls that took longer than was asked for, and are shown.
+    pub slow: u64,
     /// The longest umount2, ns, and its target.
     pub slowest: Option<(u64, Text)>,
 }

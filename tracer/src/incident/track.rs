@@ -8,6 +8,7 @@ use super::{
     history::{History, Passing},
     holders::Holders,
     operations::{Operations, Run},
+    slow::SlowUmounts,
     timeline::{Timeline, timeline},
     told::{incident, settle},
     totals::Totals,
@@ -79,6 +80,7 @@ pub struct Analyzer {
     open: HashMap<TargetKey, Open>,
     operations: Operations,
     detached: DetachedMounts,
+    slow: SlowUmounts,
     history: History,
     next_id: u64,
     lost: u64,
@@ -100,6 +102,7 @@ impl Analyzer {
             open: HashMap::new(),
             operations: Operations::default(),
             detached: DetachedMounts::default(),
+            slow: SlowUmounts::default(),
             history: History::default(),
             next_id: 1,
             lost: 0,
@@ -177,6 +180,12 @@ impl Analyzer {
                 }
             }
             Record::Detached(detached) => self.detached.seen(*detached),
+            Record::Slow(slow) => {
+                let run = self.run();
+                let (told, new) = self.slow.seen(*slow, &mut self.next_id, run);
+                self.totals.slow += u64::from(new);
+                return told.into_iter().collect();
+            }
             Record::Freed(freed) => {
                 let run = self.run();
                 let ended = self.detached.freed(&freed, run);
@@ -468,6 +477,7 @@ impl Analyzer {
         let run = self.run();
         let mut others = self.operations.end(time, run);
         others.extend(self.detached.end(time, run));
+        others.extend(self.slow.end(time, run));
         umounts
             .into_iter()
             .chain(others.into_iter().map(closed))

@@ -32,6 +32,7 @@ mod socket;
 mod superblock;
 mod survey;
 mod swap;
+mod system_call;
 mod task;
 #[cfg(test)]
 mod testing;

@@ -15,6 +15,7 @@ mod place;
 mod refused;
 mod sampler;
 mod session;
+mod stack;
 mod stuck;
 mod target;
 mod watched;

@@ -1,5 +1,7 @@
 //! What a session is asked to do, and what it says when it starts.
 
+use std::time::Duration;
+
 use super::stuck::Stuck;
 use crate::{
     capture::Destination,
@@ -22,6 +24,8 @@ pub struct Options {
     pub cmdline: bool,
     /// A command runs under us: what is refused to it is shown, what it mounts is watched.
     pub command: bool,
+    /// An umount2 that takes longer is told; `None`: none is.
+    pub slow: Option<Duration>,
     /// Record the stream there.
     pub capture: Option<Destination>,
 }

@@ -4,6 +4,7 @@ mod detached;
 mod entering;
 mod look;
 mod operations;
+mod slow;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,6 +46,9 @@ const UMOUNT_NOFOLLOW: u32 = 8;
 /// How long the record of an umount may take to arrive after its mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// How long a look is kept that was replaced, at the least: longer than an umount goes on after its mount has gone.
+const BEFORE_AGE: Duration = Duration::from_secs(1);
+
 /// A look at the mounts is not trusted for longer than this.
 const VIEW_AGE: Duration = Duration::from_secs(5);
 
@@ -65,6 +69,11 @@ pub struct Session {
     recorder: Option<Recorder>,
     analyzer: Analyzer,
     view: MountsView,
+    /// A look before the last ones, and when it was replaced: a mount goes from the tables some time before its umount is
+    /// told, and there may be looks meanwhile.
+    view_before: Option<(MountsView, Instant)>,
+    /// When the last look was over (boot clock, ns).
+    view_until: u64,
     view_stale: bool,
     view_next: Instant,
     view_read: Instant,
@@ -78,6 +87,7 @@ pub struct Session {
     sampled: HashSet<MountKey>,
     causes: operations::Causes,
     detached: detached::DetachedMounts,
+    slow: slow::SlowUmounts,
     own_losses: Losses,
     told_losses: Losses,
     own_umounts: u64,
@@ -113,6 +123,8 @@ impl Session {
             options,
             recorder: None,
             view,
+            view_before: None,
+            view_until: boot_nanos(),
             view_stale: false,
             view_next: now,
             view_read: now,
@@ -124,6 +136,7 @@ impl Session {
             sampled: HashSet::new(),
             causes: operations::Causes::default(),
             detached: detached::DetachedMounts::default(),
+            slow: slow::SlowUmounts::default(),
             own_losses: Losses::default(),
             told_losses: Losses::default(),
             own_umounts: 0,
@@ -277,6 +290,7 @@ impl Session {
         self.check_gone();
         self.follow_operations(false);
         self.follow_detached(false);
+        self.follow_slow(false);
         // All that was lost until then is told before.
         let time = boot_nanos();
         self.tell_losses()?;
@@ -292,6 +306,7 @@ impl Session {
         let mut output = self.tick()?;
         self.follow_operations(true);
         self.follow_detached(true);
+        self.follow_slow(true);
         self.push(Record::End { time: boot_nanos() });
         output.append(&mut self.output);
         Ok(output)
@@ -311,6 +326,7 @@ impl Session {
         losses.add("watch table: full", self.table.full);
         losses.add("history: too many open files", self.analyzer.history().forgotten);
         losses.add("detached mounts: too many to follow", self.detached.skipped);
+        losses.add("slow umounts: too many to follow", self.slow.skipped);
         self.ledger.lost(&losses);
         if losses != self.told_losses {
             self.told_losses = losses.clone();
@@ -381,6 +397,7 @@ impl Session {
         if refused && shown {
             self.name_history(raw);
         }
+        self.slow_returned(raw, &target);
         if raw.ret == 0 && raw.flags & MNT_DETACH != 0 && shown {
             self.detached(raw);
         }
@@ -410,19 +427,24 @@ impl Session {
         let kernel = self.host.kernel(&self.probes.reader);
         let path = absolute(kernel, raw);
         for again in [false, true] {
-            if again {
-                if !refused {
-                    break;
-                }
+            if again && refused {
                 self.refresh_view();
             }
+            // One that began after the last look has taken away nothing that is missing there.
+            let before = self.view_before.as_ref();
+            let before = before.filter(|_| raw.entered <= self.view_until);
+            let view = match before {
+                Some((before, _)) if again && !refused => before,
+                None if again && !refused => break,
+                _ => &self.view,
+            };
             let kernel = self.host.kernel(&self.probes.reader);
             let number = raw.caller.mount_namespace;
             let found = match (raw.target, &path) {
-                (Some((address, _)), _) => self.view.mount(address),
+                (Some((address, _)), _) => view.mount(address),
                 (None, Some(path)) => {
                     number
-                        .and_then(|number| self.view.namespace(number))
+                        .and_then(|number| view.namespace(number))
                         .and_then(|namespace| {
                             let own = own_namespace() == Some(namespace.number);
                             let last = raw.flags & UMOUNT_NOFOLLOW == 0;
@@ -439,13 +461,7 @@ impl Session {
             if refused && now.as_ref().is_none_or(|now| now.namespace == 0) {
                 continue;
             }
-            let target = describe(
-                kernel,
-                self.identities.containers(),
-                &self.view,
-                namespace,
-                mounted,
-            );
+            let target = describe(kernel, self.identities.containers(), view, namespace, mounted);
             return (now.filter(|_| refused), target);
         }
         let shown = path.as_deref().or(raw.path.as_deref());
@@ -493,6 +509,11 @@ impl Session {
         let view = MountsView::read(self.host.kernel(&self.probes.reader), self.host.task());
         let before = std::mem::replace(&mut self.view, view);
         self.note_left(&before);
+        self.view_until = boot_nanos();
+        let old = |(_, replaced): &(MountsView, Instant)| replaced.elapsed() > BEFORE_AGE;
+        if self.view_before.as_ref().is_none_or(old) {
+            self.view_before = Some((before, began));
+        }
         self.view_stale = false;
         self.view_read = began;
         self.update_table();

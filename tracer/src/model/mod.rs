@@ -5,7 +5,9 @@
 mod audit;
 mod entered;
 mod fix;
+#[macro_use]
 mod operation;
+mod slow;
 mod text;
 mod time;
 
@@ -19,6 +21,7 @@ pub use self::{
     entered::Entered,
     fix::{Fix, FixAction},
     operation::{Operation, Reason},
+    slow::{Phase, Slow, Wait, WaitsFor},
     text::Text,
     time::Timestamp,
 };
@@ -30,7 +33,7 @@ pub struct Incident {
     pub schema: String,
     /// Unique within one run of ebusy, or within one capture.
     pub id: u64,
-    /// What was refused: `umount2`, or one of [`Operation`]; or [`Incident::DETACH`].
+    /// What was refused: `umount2`, or one of [`Operation`]; or [`Incident::DETACH`], [`Incident::SLOW`].
     pub operation: String,
     /// Why, if it was not umount2.
     #[serde(default)]
@@ -63,6 +66,9 @@ pub struct Incident {
     pub bystanders: Vec<Holder>,
     /// The probe tier: `fentry`, `kprobe` or `tracepoint`.
     pub probe: String,
+    /// Of an umount2 that takes long: where the time goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<Slow>,
     /// Records lost by any probe for any reason since ebusy started; 0 means none.
     pub lost_events: u64,
     /// What to do, least harmful first.
@@ -113,6 +119,8 @@ pub enum Outcome {
     Gone,
     /// ebusy stopped first.
     StillBusy,
+    /// An umount2 that took long returned an error.
+    Failed,
 }
 
 impl Outcome {
@@ -125,6 +133,7 @@ impl Outcome {
             Self::GaveUp => "gave_up",
             Self::Gone => "gone",
             Self::StillBusy => "still_busy",
+            Self::Failed => "failed",
         }
     }
 }
@@ -498,6 +507,8 @@ impl Incident {
     pub const SCHEMA: &str = "ebusy.incident/1";
     /// `operation` of a mount that was detached and lives on.
     pub const DETACH: &str = "detach";
+    /// `operation` of an umount2 that takes long.
+    pub const SLOW: &str = "slow_umount";
 }
 
 impl Who {

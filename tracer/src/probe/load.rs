@@ -8,7 +8,7 @@ use aya::{
     maps::{HashMap as BpfHashMap, MapData, RingBuf},
     programs::{FEntry, FExit, KProbe, TracePoint},
 };
-use tracer_common::{Config, Watched};
+use tracer_common::{Config, UmountCall, Watched};
 
 use super::{
     LossReader,
@@ -43,6 +43,24 @@ impl fmt::Debug for WatchedMaps {
     }
 }
 
+/// Umounts between their entry and their return, by thread.
+pub struct UnderWay(BpfHashMap<MapData, u32, UmountCall>);
+
+impl UnderWay {
+    /// All of them; one that is just being entered is left out.
+    #[must_use]
+    pub fn all(&self) -> Vec<(u32, UmountCall)> {
+        let calls = self.0.iter().filter_map(Result::ok);
+        calls.filter(|(_, call)| call.entered != 0).collect()
+    }
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnderWay").finish_non_exhaustive()
+    }
+}
+
 /// The running probes of one tier.
 pub struct Probes {
     /// The tier.
@@ -57,6 +75,8 @@ pub struct Probes {
     pub watched: WatchedMaps,
     /// The ledger of open files; only where the tier sees them by their `struct file`.
     pub ledger: Option<LedgerMaps>,
+    /// Umounts between entry and return.
+    pub under_way: UnderWay,
     /// Loss counters.
     pub losses: LossReader,
     /// Hooks that are not there, and why.
@@ -191,6 +211,7 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
     let ledger = (matches!(tier, Tier::Fentry | Tier::Kprobe) && history)
         .then(|| LedgerMaps::new(map("LEDGER")?, map("CLOSED")?))
         .transpose()?;
+    let under_way = UnderWay(BpfHashMap::try_from(map("UNDER_WAY")?)?);
     let losses = LossReader::new(map("LOSSES")?)?;
     let wanted = |purpose: Purpose| history || purpose != Purpose::History;
     let mut attached = Vec::new();
@@ -214,6 +235,7 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
         events,
         watched,
         ledger,
+        under_way,
         losses,
         missing: outcome.missing,
         counts: outcome.counts,

@@ -122,6 +122,8 @@ pub(super) fn state(incident: &Incident, zone: &TimeZone) -> String {
             "gone after {took_in_all}, {attempts} refused ({}): its mount namespace ended",
             clock(ended, zone)
         )),
+        // Of no incident that has refusals.
+        Some(Outcome::Failed) => line.words("failed"),
         Some(Outcome::StillBusy) => line.words(format!(
             "still busy when ebusy stopped, {took_in_all} after the first of {attempts} ({})",
             clock(ended, zone)

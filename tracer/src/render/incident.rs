@@ -9,6 +9,7 @@ use super::{
     line::Line,
     names, operation,
     report::{Report, check},
+    slow,
 };
 use crate::model::{Incident, Outcome};
 
@@ -20,6 +21,9 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
     }
     if incident.operation == Incident::DETACH {
         return detached::report(incident, style);
+    }
+    if let Some(slow) = &incident.slow {
+        return slow::report(incident, slow, style);
     }
     let computed;
     let advice = if incident.advice.is_empty() {

@@ -26,6 +26,7 @@ mod report;
 #[cfg(test)]
 pub(crate) mod samples;
 mod sanitize;
+mod slow;
 mod times;
 mod who;
 
@@ -41,6 +42,7 @@ pub use self::{
     incident::incident,
     operation_advice::advise_operation,
     sanitize::escape,
+    slow::advise_slow,
     who::who,
 };
 

@@ -160,6 +160,7 @@ pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
         candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: "fentry".into(),
+        slow: None,
         lost_events: 0,
     }
 }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     incident::REMOUNT,
     model::{Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE, URING_REQUEST, Who},
-    render::{advise_detached, advise_operation, fixes, fixes_of_words, texts},
+    render::{advise_detached, advise_operation, advise_slow, fixes, fixes_of_words, texts},
 };
 
 /// Hexadecimal digits of a hash that are kept: with a million names the odds that two share one are below 1 in 500.
@@ -258,6 +258,9 @@ impl Redactor {
             incident.fixes = fixes_of_words(&incident.advice);
         } else if incident.operation == Incident::DETACH {
             incident.advice = advise_detached(&incident.holders, &incident.target);
+            incident.fixes = fixes_of_words(&incident.advice);
+        } else if let Some(slow) = &incident.slow {
+            incident.advice = advise_slow(slow, &incident.target);
             incident.fixes = fixes_of_words(&incident.advice);
         } else {
             incident.fixes = fixes(&incident.holders, &incident.candidates, &incident.target);

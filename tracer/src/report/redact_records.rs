@@ -45,6 +45,10 @@ impl Redactor {
                     self.holder(holder);
                 }
             }
+            Record::Slow(slow) => {
+                self.process(&mut slow.caller);
+                self.target(&mut slow.target);
+            }
             // Every type is named here, so that one that is added is thought of.
             Record::Start(_)
             | Record::Closed(_)

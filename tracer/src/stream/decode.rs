@@ -76,6 +76,8 @@ impl Raw {
 /// An umount as the kernel sent it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawUmount {
+    /// Address of the caller's `task_struct`.
+    pub task: u64,
     /// Boot clock at entry, ns.
     pub entered: u64,
     /// Boot clock when the count that refused it was read, ns; where the tier sees it.
@@ -230,6 +232,7 @@ fn umount(record: &UmountRecord) -> Raw {
         .flatten();
     let compared = (record.compared_count as usize).min(COMPARED_MAX).checked_sub(1);
     Raw::Umount(Box::new(RawUmount {
+        task: record.task,
         entered: record.entered,
         checked: (record.checked != 0).then_some(record.checked),
         returned: header.time,

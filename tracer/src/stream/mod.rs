@@ -5,6 +5,7 @@ mod decode;
 mod detached;
 mod operation;
 mod replay;
+mod slow;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ pub use self::{
     detached::Detached,
     operation::{BLOCK_DEVICE, Freed, RawOperation, Refused},
     replay::replay,
+    slow::{Slow, Stack},
 };
 use crate::{
     identity::BootClock,
@@ -47,6 +49,8 @@ pub enum Record {
     Detached(Box<Detached>),
     /// What kept the target of a refused call is gone, or the last reference of a detached mount went.
     Freed(Freed),
+    /// An umount2 takes long.
+    Slow(Box<Slow>),
     /// Totals of what was lost so far.
     Lost(Lost),
     /// Nothing happened until then (boot clock, ns).
@@ -63,9 +67,9 @@ pub enum Record {
 
 impl Record {
     /// The names of all types.
-    pub const NAMES: [&str; 14] = [
+    pub const NAMES: [&str; 15] = [
         "start", "umount", "opened", "closed", "entered", "named", "snapshot", "gone", "refused", "detached",
-        "freed", "lost", "tick", "end",
+        "freed", "slow", "lost", "tick", "end",
     ];
 
     /// When it happened, boot clock, ns; `None` of what is no event.
@@ -82,6 +86,7 @@ impl Record {
             Self::Refused(refused) => Some(refused.returned),
             Self::Detached(detached) => Some(detached.looked),
             Self::Freed(freed) => Some(freed.time),
+            Self::Slow(slow) => Some(slow.looked),
             Self::Lost(lost) => Some(lost.time),
             Self::Tick { time } | Self::End { time } => Some(*time),
         }
@@ -102,6 +107,7 @@ impl Record {
             Self::Refused(_) => "refused",
             Self::Detached(_) => "detached",
             Self::Freed(_) => "freed",
+            Self::Slow(_) => "slow",
             Self::Lost(_) => "lost",
             Self::Tick { .. } => "tick",
             Self::End { .. } => "end",

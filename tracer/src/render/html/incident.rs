@@ -3,6 +3,7 @@
 use jiff::tz::TimeZone;
 
 use super::{
+    slow,
     text::{Name, Page, Words, advice},
     timeline::timeline,
 };
@@ -40,8 +41,10 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
     for note in notes {
         page.put(format_args!("<p class=\"dim\">{}</p>\n", Words(note)));
     }
-    page.put(format_args!("<h3>Timeline</h3>\n"));
-    timeline(page, finding, zone);
+    if incident.slow.is_none() {
+        page.put(format_args!("<h3>Timeline</h3>\n"));
+        timeline(page, finding, zone);
+    }
     let groups = [
         ("Held by", &incident.holders, times.holders.as_slice()),
         ("Suspected, not seen by reference", &incident.candidates, &[]),
@@ -66,7 +69,9 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
             ));
         }
     }
-    account(page, incident);
+    if incident.slow.is_none() {
+        account(page, incident);
+    }
     if !incident.advice.is_empty() {
         page.put(format_args!("<h3>What to do, least harmful first</h3>\n<ol>\n"));
         for text in &incident.advice {
@@ -83,6 +88,9 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
 /// `The root file system of ci/build could not be unmounted: node-agent (pid 48211) had /var/log/app.log open.`
 fn verdict(page: &mut Page, incident: &Incident) {
     target(page, &incident.target);
+    if let Some(slow) = &incident.slow {
+        return slow::verdict(page, slow);
+    }
     page.put(format_args!(" could not be unmounted: "));
     let books = &incident.references;
     let Some(first) = incident.holders.first() else {
@@ -167,6 +175,9 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     if incident.operation == Incident::DETACH {
         return detached(page, incident, zone);
     }
+    if let Some(slow) = &incident.slow {
+        return slow::state(page, incident, slow, zone);
+    }
     let ended = incident.ended.unwrap_or(incident.started);
     let took = duration(between(incident.started, ended));
     let (class, tag, words) = match incident.outcome {
@@ -183,6 +194,8 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
                 }
                 Outcome::GaveUp => "Nobody tried again for 30 s; it is still mounted.".to_owned(),
                 Outcome::Gone => format!("Its mount namespace ended {took} after the first refusal."),
+                // Of no incident that has refusals.
+                Outcome::Failed => String::new(),
                 Outcome::StillBusy => {
                     format!("It was still busy when the capture ended, {took} after the first refusal.")
                 }
@@ -485,7 +498,7 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     page.put(format_args!("</dl>\n</details>\n"));
 }
 
-fn row(page: &mut Page, name: &str, value: &str) {
+pub(super) fn row(page: &mut Page, name: &str, value: &str) {
     page.put(format_args!("<dt>{name}</dt><dd>{}</dd>\n", Words(value)));
 }
 

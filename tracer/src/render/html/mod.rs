@@ -2,6 +2,7 @@
 //! seen ebusy.
 
 mod incident;
+mod slow;
 mod summary;
 mod text;
 mod timeline;

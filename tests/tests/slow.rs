@@ -1,0 +1,341 @@
+//! umounts that take long: told while they do and when they are over, with where the time went; those that do not, never.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ebusy_tests::{
+    ebusy::{self, Running},
+    ext2,
+    fuse::Disk,
+    guard,
+    harness::{self, Verdict},
+    holder::{PATIENCE, Skip, program},
+    report::{self, Incident},
+    scratch::{FileSystem, Scratch},
+};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::Signal,
+};
+use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    harness::main(vec![
+        harness::test("slow_disk", slow_disk),
+        harness::test("slow_disk_recorded_and_detached", recorded_and_detached),
+        harness::test("slow_disk_but_not_asked_for", not_asked_for),
+        harness::test("slow_lookup_that_fails", lookup_that_fails),
+        harness::test("slow_none_is_told", none_is_told),
+    ])
+}
+
+/// How long a page takes: a few are written at the umount.
+const PAGE: Duration = Duration::from_millis(700);
+
+/// An ext2 on a disk that takes its time.
+struct Target {
+    scratch: Scratch,
+    path: PathBuf,
+    disk: Disk,
+}
+
+impl Target {
+    fn new() -> Result<Self> {
+        let known = fs::read_to_string("/proc/filesystems")?;
+        if !known.lines().any(|line| line.trim() == "ext2") || !Path::new("/dev/loop-control").exists() {
+            let skip = "this kernel has no ext2, or no loop devices".to_owned();
+            return Err(Skip { skip }.into());
+        }
+        let scratch = Scratch::new(FileSystem::Tmpfs)?;
+        let path = scratch.join("slow");
+        fs::create_dir(&path)?;
+        let disk = Disk::new(ext2::image())?;
+        let (_device, name) = guard::loop_device(&disk.file)?;
+        mount(name.as_str(), &path, "ext2", MountFlags::empty(), None).context("mount an ext2")?;
+        let target = Self { scratch, path, disk };
+        fs::write(target.path.join("file"), vec![b'x'; 3 * 4096])?;
+        Ok(target)
+    }
+
+    /// Unmounts it; how long that took.
+    fn umount(&self, flags: UnmountFlags) -> Result<Duration> {
+        self.disk.take(PAGE);
+        let began = Instant::now();
+        unmount(&self.path, flags)?;
+        let took = began.elapsed();
+        ensure!(took > Duration::from_millis(1500), "the disk was quick: {took:?}");
+        Ok(took)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.disk.take(Duration::ZERO);
+        let _ = unmount(&self.path, UnmountFlags::DETACH);
+    }
+}
+
+/// `ebusy watch` or `record`, with what it writes.
+struct Watch {
+    running: Running,
+    directory: TempDir,
+    verb: &'static str,
+}
+
+impl Watch {
+    fn start(verb: &'static str, below: &Path, more: &[&str]) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("ebusy-out-").tempdir()?;
+        let mut command = ebusy::command(verb)?;
+        command.arg("--target").arg(below.join("**")).args(more);
+        if verb == "record" {
+            command.arg("-o").arg(directory.path().join("capture"));
+        } else {
+            command.arg("--capture").arg(directory.path().join("capture"));
+            command.arg("-o").arg(directory.path().join("text"));
+        }
+        let mut running = Running::start(&mut command)?;
+        running.wait_for("watching")?;
+        harness::settle();
+        Ok(Self {
+            running,
+            directory,
+            verb,
+        })
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.directory.path().join("text")).unwrap_or_default()
+    }
+
+    /// Waits until it says that.
+    fn says(&self, words: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.text().contains(words) {
+            ensure!(
+                Instant::now() < deadline,
+                "not said: {words}\n{}\n{}",
+                self.text(),
+                self.running.log()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Ends it; its last summary, what it said of slow umounts, and the incidents that another run finds in its capture.
+    fn finish(mut self) -> Result<(String, String, Vec<Incident>)> {
+        self.running.signal(Signal::INT)?;
+        let status = self.running.wait()?;
+        let text = self.text();
+        let finished = self.running.finished(status)?;
+        finished.expect_code(0)?;
+        let mut command = Command::new(ebusy::binary()?);
+        command.args(["report", "--format", "json"]);
+        let report = ebusy::run(command.arg(self.directory.path().join("capture")))?;
+        let incidents = report::incidents(&String::from_utf8(report.stdout)?)?;
+        ensure!(self.verb == "record" || incidents.is_empty() || !text.is_empty());
+        Ok((finished.stderr, text, incidents))
+    }
+}
+
+fn seconds(from: &str, to: &str) -> Result<f64> {
+    let time = |text: &str| text.parse::<jiff::Timestamp>().with_context(|| text.to_owned());
+    Ok(time(to)?.duration_since(time(from)?).as_secs_f64())
+}
+
+/// The only incident, of this target by this process, which took that long.
+fn only(incidents: &[Incident], path: &Path, outcome: &str, took: Duration, told: &str) -> Result<Incident> {
+    ensure!(incidents.len() == 1, "{incidents:#?}\n{told}");
+    let incident = incidents[0].clone();
+    ensure!(
+        incident.operation == "slow_umount"
+            && incident.outcome.as_deref() == Some(outcome)
+            && incident.target.path == path.to_string_lossy()
+            && (incident.attempts, incident.lost_events) == (0, 0)
+            && incident.holders.is_empty(),
+        "{incident:#?}\n{told}"
+    );
+    let ended = incident.ended.as_deref().context("an end")?;
+    let lasted = seconds(&incident.started, ended)?;
+    // It is looked five times a second whether it is over.
+    let more = if harness::in_machine() { 2.0 } else { 0.6 };
+    ensure!(
+        lasted > took.as_secs_f64() - 0.1 && lasted < took.as_secs_f64() + more,
+        "{lasted} s, in truth {took:?}\n{incident:#?}\n{told}"
+    );
+    Ok(incident)
+}
+
+/// It waits for the disk, in a sync after the mount is gone.
+fn expect_disk(incident: &Incident) -> Result<()> {
+    let slow = incident.slow.as_ref().context("slow")?;
+    let looks: u64 = slow.waits.iter().map(|wait| wait.looks).sum();
+    let of_disk: u64 = slow
+        .waits
+        .iter()
+        .filter(|wait| {
+            let freeing = wait.stack.iter().any(|function| function == "task_work_run");
+            freeing && wait.phase == "sync" && wait.waits_for.as_deref() == Some("device")
+        })
+        .map(|wait| wait.looks)
+        .sum();
+    ensure!(
+        slow.error.is_none() && slow.looks >= 4 && looks == slow.looks && of_disk * 2 > looks,
+        "{of_disk} of {looks}\n{incident:#?}"
+    );
+    let answered = slow.answered.as_deref().context("it has a result")?;
+    ensure!(seconds(&incident.started, answered)? < 0.5, "{incident:#?}");
+    ensure!(
+        incident.advice.iter().any(|advice| advice.contains("sync -f")),
+        "{incident:#?}"
+    );
+    Ok(())
+}
+
+fn slow_disk() -> Result<Verdict> {
+    let target = Target::new()?;
+    let watch = Watch::start("watch", target.scratch.path(), &[])?;
+    let took = thread::scope(|scope| {
+        let umount = scope.spawn(|| target.umount(UnmountFlags::empty()));
+        let told = watch.says(" so far");
+        let early = !umount.is_finished();
+        let took = umount
+            .join()
+            .map_err(|_| anyhow::anyhow!("the umount panicked"))??;
+        told?;
+        ensure!(early, "told only when it was over, after {took:?}");
+        Ok(took)
+    })?;
+    watch.says("took ")?;
+    let (log, text, incidents) = watch.finish()?;
+    let incident = only(&incidents, &target.path, "released", took, &text)?;
+    ensure!(
+        incident.caller.pid == std::process::id() && incident.target.fs_type.as_deref() == Some("ext2"),
+        "{incident:#?}"
+    );
+    expect_disk(&incident)?;
+    for words in [
+        "SLOW   umount of ",
+        "writing back dirty data (sync), waits for the disk",
+        "until the file system was freed",
+    ] {
+        ensure!(text.contains(words), "{words}\n{text}");
+    }
+    ensure!(log.contains(", 1 slow"), "{log}");
+    Ok(Verdict::Passed)
+}
+
+/// Whoever detaches waits as well. It is in the capture, of which a report is made elsewhere.
+fn recorded_and_detached() -> Result<Verdict> {
+    let target = Target::new()?;
+    let watch = Watch::start("record", target.scratch.path(), &["--slow", "0.5"])?;
+    let took = target.umount(UnmountFlags::DETACH)?;
+    harness::settle();
+    let (log, _, mut incidents) = watch.finish()?;
+    incidents.retain(|incident| incident.operation != "detach");
+    let incident = only(&incidents, &target.path, "detached", took, &log)?;
+    ensure!(incident.flags == ["MNT_DETACH"], "{incident:#?}");
+    expect_disk(&incident)?;
+    Ok(Verdict::Passed)
+}
+
+fn not_asked_for() -> Result<Verdict> {
+    let target = Target::new()?;
+    let watch = Watch::start("watch", target.scratch.path(), &["--slow", "0"])?;
+    target.umount(UnmountFlags::empty())?;
+    harness::settle();
+    let (log, text, incidents) = watch.finish()?;
+    ensure!(
+        incidents.is_empty() && text.is_empty() && !log.contains(" slow;"),
+        "{incidents:#?}\n{log}"
+    );
+    Ok(Verdict::Passed)
+}
+
+/// A server does not answer: told while nothing is unmounted yet. Where the umount begins after the lookup (tiers that hook
+/// the kernel's functions) there is none.
+fn lookup_that_fails() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Fuse)?;
+    let watch = Watch::start("watch", scratch.directory(), &[])?;
+    let tracepoint = watch.running.log().contains("; tier tracepoint");
+    let path = scratch.join("nowhere");
+    let mut umount = Command::new(program("umounter")?)
+        .arg(&path)
+        .args(["1", "0"])
+        .stdout(Stdio::null())
+        .spawn()?;
+    let began = Instant::now();
+    let told = if tracepoint {
+        watch.says(" so far")
+    } else {
+        thread::sleep(Duration::from_secs(2));
+        Ok(())
+    };
+    umount.kill()?;
+    umount.wait()?;
+    let took = began.elapsed();
+    told?;
+    if !tracepoint {
+        let (_, text, incidents) = watch.finish()?;
+        ensure!(incidents.is_empty(), "{incidents:#?}\n{text}");
+        return Ok(Verdict::Passed);
+    }
+    watch.says("failed with")?;
+    let (_, text, incidents) = watch.finish()?;
+    let incident = only(&incidents, &path, "failed", took, &text)?;
+    let slow = incident.slow.as_ref().context("slow")?;
+    let [wait] = slow.waits.as_slice() else {
+        anyhow::bail!("{incident:#?}")
+    };
+    ensure!(
+        incident.caller.pid == umount.id()
+            && slow.error.is_some()
+            && wait.phase == "lookup"
+            && wait.waits_for.as_deref() == Some("fuse_server"),
+        "{incident:#?}"
+    );
+    Ok(Verdict::Passed)
+}
+
+/// Umounts that take no time, in a thread that is at other things for long between them, and one that is refused.
+fn none_is_told() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let path = scratch.join("quick");
+    fs::create_dir(&path)?;
+    let watch = Watch::start("watch", scratch.path(), &["--slow", "0.3"])?;
+    for round in 0..4 {
+        mount("ebusy-quick", &path, "tmpfs", MountFlags::empty(), None)?;
+        let held = File::create(path.join("file"))?;
+        if round == 1 {
+            ensure!(
+                unmount(&path, UnmountFlags::empty()).is_err(),
+                "it was not refused"
+            );
+        }
+        drop(held);
+        let began = Instant::now();
+        unmount(&path, UnmountFlags::empty())?;
+        ensure!(
+            began.elapsed() < Duration::from_millis(300),
+            "this machine is slow"
+        );
+        let busy = Instant::now();
+        while round % 2 == 0 && busy.elapsed() < Duration::from_millis(700) {
+            std::hint::spin_loop();
+        }
+        thread::sleep(Duration::from_millis(400));
+    }
+    let (log, text, mut incidents) = watch.finish()?;
+    incidents.retain(|incident| incident.operation != "umount2");
+    ensure!(
+        incidents.is_empty() && !text.contains("SLOW") && !log.contains(" slow;"),
+        "{incidents:#?}\n{text}\n{log}"
+    );
+    Ok(Verdict::Passed)
+}

@@ -1,0 +1,292 @@
+//! umount2 calls that take long: who is in one, for how long, and at what. The map of the programs has those that have no
+//! result yet. Afterwards the caller is kept on its way back to user space, where the kernel frees what nobody uses any
+//! more (`task_work`), which syncs and shuts down the file system: the registers of the thread tell when that is over.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    os::unix::fs::FileExt as _,
+    time::Duration,
+};
+
+use tracer_common::PATH_MAX;
+
+use super::Session;
+use crate::{
+    live::{boot_nanos, stack},
+    model::Target,
+    stream::{RawUmount, Record, Slow, Stack},
+};
+
+/// `umount2` of x86-64.
+const UMOUNT2: u64 = 166;
+/// Threads that are followed at the most.
+const FOLLOWED_MAX: usize = 1024;
+/// Threads of which the stack is read at one look at the most.
+const READ_MAX: usize = 64;
+/// Different stacks of one umount that are kept at the most.
+const STACKS_MAX: usize = 16;
+/// How often one that does nothing new is told to the stream, ns.
+const AGAIN: u64 = 10_000_000_000;
+/// How often a call may be found neither under way nor returned before its record is taken for lost: a look is made
+/// between the two.
+const MISSING_MAX: u32 = 5;
+
+/// What is known of them, by thread.
+#[derive(Debug, Default)]
+pub(super) struct SlowUmounts {
+    followed: HashMap<u32, Followed>,
+    /// Umounts that were too many to follow.
+    pub(super) skipped: u64,
+}
+
+#[derive(Debug)]
+struct Followed {
+    raw: RawUmount,
+    /// Its record is here.
+    answered: bool,
+    missing: u32,
+    /// It was seen on its way back after its result.
+    lingered: bool,
+    /// Once that is known.
+    target: Option<Target>,
+    stacks: Vec<Stack>,
+    others: u64,
+    telling: Telling,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// It has not taken long enough.
+    NotYet,
+    /// Of no interest to the user.
+    Never,
+    /// Told, with this cause, then, and with so many stacks.
+    Told { cause: u64, time: u64, stacks: usize },
+}
+
+impl Followed {
+    fn new(raw: RawUmount, answered: bool, target: Option<Target>) -> Self {
+        Self {
+            raw,
+            answered,
+            missing: 0,
+            lingered: false,
+            target,
+            stacks: Vec::new(),
+            others: 0,
+            telling: Telling::NotYet,
+        }
+    }
+
+    fn look(&mut self, time: u64) {
+        let tid = self.raw.caller.tid.unwrap_or(self.raw.caller.pid);
+        let Some(functions) = stack::of_umount(self.raw.caller.pid, tid) else {
+            return;
+        };
+        if let Some(known) = self.stacks.iter_mut().find(|known| known.functions == functions) {
+            known.looks += 1;
+            known.last = time;
+        } else if self.stacks.len() < STACKS_MAX {
+            self.stacks.push(Stack {
+                functions,
+                looks: 1,
+                first: time,
+                last: time,
+            });
+        } else {
+            self.others += 1;
+        }
+    }
+}
+
+/// A path in the memory of a process that is in a system call, to which it was passed.
+fn path_in_memory(pid: u32, address: u64) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; PATH_MAX];
+    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+    // What follows the path may be no memory any more: then less is read.
+    let read = memory.read_at(&mut bytes, address).ok()?;
+    let end = bytes[..read].iter().position(|byte| *byte == 0)?;
+    bytes.truncate(end);
+    Some(bytes)
+}
+
+impl Session {
+    fn slow_limit(&self) -> Option<u64> {
+        let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.options.slow.map(nanos)
+    }
+
+    /// An umount has its result; those that succeeded have a way to go.
+    pub(super) fn slow_returned(&mut self, raw: &RawUmount, target: &Target) {
+        let Some(limit) = self.slow_limit() else { return };
+        let tid = raw.caller.tid.unwrap_or(raw.caller.pid);
+        let known = self.slow.followed.remove(&tid);
+        let mut followed = match known {
+            Some(mut known) if known.raw.entered == raw.entered => {
+                known.raw = raw.clone();
+                known.answered = true;
+                known.target.get_or_insert_with(|| target.clone());
+                known
+            }
+            other => {
+                if let Some(other) = other {
+                    self.slow_over(other, raw.entered, limit);
+                }
+                Followed::new(raw.clone(), true, Some(target.clone()))
+            }
+        };
+        if raw.ret != 0 {
+            // Nothing was taken away, so nothing is left to do.
+            return self.slow_over(followed, raw.returned, limit);
+        }
+        if self.slow.followed.len() >= FOLLOWED_MAX {
+            self.slow.skipped += 1;
+            return;
+        }
+        followed.missing = 0;
+        self.slow.followed.insert(tid, followed);
+    }
+
+    /// Looks who is in an umount2, and at what.
+    pub(super) fn follow_slow(&mut self, end: bool) {
+        let Some(limit) = self.slow_limit() else { return };
+        let under_way = self.slow_under_way(limit);
+        let now = boot_nanos();
+        let mut over = Vec::new();
+        let mut looks = 0;
+        let kernel = self.host.kernel(&self.probes.reader);
+        for (tid, followed) in &mut self.slow.followed {
+            let raw = &followed.raw;
+            if !under_way.contains(tid) {
+                let is_there = kernel.system_call(raw.task, raw.caller.pid, *tid) == Some(UMOUNT2);
+                followed.missing += u32::from(!followed.answered);
+                let lost = followed.missing > MISSING_MAX;
+                if (followed.answered && !is_there) || lost {
+                    over.push(*tid);
+                    continue;
+                }
+                if !is_there {
+                    continue;
+                }
+                followed.lingered = followed.answered;
+            }
+            if followed.telling != Telling::Never && looks < READ_MAX {
+                looks += 1;
+                followed.look(now);
+            }
+        }
+        for tid in over {
+            if let Some(followed) = self.slow.followed.remove(&tid) {
+                self.slow_over(followed, now, limit);
+            }
+        }
+        let due: Vec<u32> = self
+            .slow
+            .followed
+            .iter()
+            .filter(|(_, followed)| match followed.telling {
+                Telling::Never => false,
+                Telling::NotYet => now.saturating_sub(followed.raw.entered) >= limit,
+                Telling::Told { time, stacks, .. } => {
+                    end || followed.stacks.len() > stacks || now.saturating_sub(time) >= AGAIN
+                }
+            })
+            .map(|(tid, _)| *tid)
+            .collect();
+        for tid in due {
+            if let Some(mut followed) = self.slow.followed.remove(&tid) {
+                self.tell_slow(&mut followed, limit, None);
+                self.slow.followed.insert(tid, followed);
+            }
+        }
+    }
+
+    /// Follows those that have no result yet; their threads.
+    fn slow_under_way(&mut self, limit: u64) -> HashSet<u32> {
+        let own = std::process::id();
+        let mut threads = HashSet::new();
+        for (tid, call) in self.probes.under_way.all() {
+            let known = self.slow.followed.get(&tid);
+            if known.is_some_and(|known| known.raw.entered == call.entered) {
+                threads.insert(tid);
+                continue;
+            }
+            if let Some(other) = self.slow.followed.remove(&tid) {
+                self.slow_over(other, call.entered, limit);
+            }
+            let kernel = self.host.kernel(&self.probes.reader);
+            let Some(mut raw) = kernel.umount_under_way(tid, &call) else {
+                continue;
+            };
+            if raw.caller.pid == own {
+                continue;
+            }
+            if call.path != 0 {
+                raw.path = path_in_memory(raw.caller.pid, call.path);
+            }
+            if self.slow.followed.len() >= FOLLOWED_MAX {
+                self.slow.skipped += 1;
+                continue;
+            }
+            threads.insert(tid);
+            self.slow.followed.insert(tid, Followed::new(raw, false, None));
+        }
+        threads
+    }
+
+    /// It was found at a time to be over. One that was not told before, and had its result soon enough, may have been over
+    /// long before that time.
+    fn slow_over(&mut self, mut followed: Followed, found: u64, limit: u64) {
+        let raw = &followed.raw;
+        let returned = raw.returned.saturating_sub(raw.entered);
+        let ended = if followed.answered && !followed.lingered {
+            raw.returned
+        } else {
+            found
+        };
+        if matches!(followed.telling, Telling::Told { .. }) || (followed.answered && returned >= limit) {
+            self.tell_slow(&mut followed, limit, Some(ended));
+        }
+    }
+
+    fn tell_slow(&mut self, followed: &mut Followed, limit: u64, ended: Option<u64>) {
+        let raw = &followed.raw;
+        let target = match followed.target.take() {
+            Some(target) => target,
+            None => self.resolve(&followed.raw, false).1,
+        };
+        let caller = self.identities.complete_caller(&raw.caller, raw.start);
+        let cause = match followed.telling {
+            Telling::Never => None,
+            Telling::Told { cause, .. } => Some(cause),
+            Telling::NotYet => self.is_shown(&target.path, &caller).then(|| self.causes.number()),
+        };
+        let Some(cause) = cause else {
+            followed.telling = Telling::Never;
+            followed.target = Some(target);
+            return;
+        };
+        let looked = boot_nanos();
+        followed.telling = Telling::Told {
+            cause,
+            time: looked,
+            stacks: followed.stacks.len(),
+        };
+        followed.target = Some(target.clone());
+        let record = Slow {
+            cause,
+            entered: raw.entered,
+            limit,
+            flags: raw.flags,
+            caller,
+            target,
+            result: followed.answered.then_some((raw.ret, raw.returned)),
+            ended,
+            stacks: followed.stacks.clone(),
+            others: followed.others,
+            looked,
+        };
+        self.push(Record::Slow(Box::new(record)));
+    }
+}

@@ -33,7 +33,12 @@ fn begin(entered: u64, path: u64, target: u64, flags: u32) {
         // A kretprobe that had no instance left, or a run that the kernel skipped.
         lose(Loss::UmountReturnMissing);
     }
-    if UNDER_WAY.insert(tid, &BLANK, 0).is_err() {
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a value would be copied to the stack"
+    )]
+    let inserted = UNDER_WAY.insert(tid, &BLANK, 0);
+    if inserted.is_err() {
         lose(Loss::UmountTableFull);
         return;
     }

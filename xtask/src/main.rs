@@ -10,6 +10,7 @@ mod apt;
 mod command;
 mod leftover;
 mod lint;
+mod matrix;
 mod run;
 mod setup;
 mod soak;

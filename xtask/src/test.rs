@@ -15,126 +15,14 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    leftover, run, say, table,
+    leftover,
+    matrix::{KERNELS, MATRIX, Plan},
+    run, say, table,
     tally::{Reader, Tally},
     toolchain, tools,
     vm::{self, Job, Lab},
     workspace::{Artifact, Workspace},
 };
-
-/// The kernels that the tests run under besides the host's.
-const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
-
-/// A test of the package in a machine.
-struct Plan {
-    test: &'static str,
-    tier: &'static str,
-    kernels: &'static [&'static str],
-    /// Words for the kernel's command line.
-    append: &'static str,
-    /// Part of the names of those that run; empty for all.
-    only: &'static str,
-}
-
-/// What runs in machines: tests that need nothing but ebusy and the holder programs.
-const MATRIX: [Plan; 12] = [
-    Plan {
-        test: "kinds",
-        tier: "fentry",
-        kernels: &KERNELS,
-        append: "",
-        only: "",
-    },
-    // What a snapshot finds does not depend on the tier: here it is about the refusal and the books.
-    Plan {
-        test: "kinds",
-        tier: "tracepoint",
-        kernels: &KERNELS,
-        append: "",
-        only: "target",
-    },
-    // Not 7.2: a kernel that preempts skips kprobe programs while another BPF program is preempted on the CPU.
-    Plan {
-        test: "kinds",
-        tier: "kprobe",
-        kernels: &["5.10"],
-        append: "",
-        only: "target",
-    },
-    // Where every open and close is seen.
-    Plan {
-        test: "ledger",
-        tier: "fentry",
-        kernels: &["5.10", "7.2"],
-        append: "",
-        only: "",
-    },
-    // The kernel's own functions for system calls.
-    Plan {
-        test: "operations",
-        tier: "fentry",
-        kernels: &["5.10", "7.2"],
-        append: "",
-        only: "_private_copy",
-    },
-    // What keeps the caller after the kernel's function has returned.
-    Plan {
-        test: "slow",
-        tier: "fentry",
-        kernels: &["7.2"],
-        append: "",
-        only: "",
-    },
-    // Many causes at once.
-    Plan {
-        test: "together",
-        tier: "fentry",
-        kernels: &["6.1", "7.2"],
-        append: "",
-        only: "all::",
-    },
-    // Lists of mounts that differ between kernels. The advice that those with this in their names follow needs nothing of
-    // util-linux, which a machine has not.
-    Plan {
-        test: "audit",
-        tier: "tracepoint",
-        kernels: &["5.10", "7.2"],
-        append: "",
-        only: "_a_",
-    },
-    // What may happen to a recorder, and what only a machine of its own stands: steps of the wall clock.
-    Plan {
-        test: "record",
-        tier: "fentry",
-        kernels: &["6.1"],
-        append: "",
-        only: "record_",
-    },
-    // 32-bit callers, which the tracepoint tier of the host does not see.
-    Plan {
-        test: "ways",
-        tier: "fentry",
-        kernels: &["6.12"],
-        append: "",
-        only: "entry_of_32_bits",
-    },
-    // As many as a test may have nowhere else.
-    Plan {
-        test: "hostile",
-        tier: "tracepoint",
-        kernels: &["6.12"],
-        append: "",
-        only: "one_of_100_000_descriptors",
-    },
-    // Before Linux 5.14 the kernel refuses the reads one by one, later the programs.
-    Plan {
-        test: "lockdown",
-        tier: "auto",
-        kernels: &["5.10", "6.12"],
-        append: "lockdown=confidentiality",
-        only: "",
-    },
-];
 
 const TESTS: &str = "ebusy-tests";
 

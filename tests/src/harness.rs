@@ -66,6 +66,9 @@ pub fn main(tests: Vec<Trial>) -> ExitCode {
 pub fn main_with(tests: Vec<Trial>, threads: usize) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(threads);
+    // Whoever runs them in the background has the shell ignore an interrupt, and their children would inherit that.
+    // SAFETY: no handler is given; nothing else runs yet.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     // In a virtual machine the output goes through a terminal to a program that reads it.
     arguments.color.get_or_insert(ColorSetting::Never);
     if !arguments.list

@@ -2,9 +2,10 @@
 
 use std::os::fd::AsRawFd as _;
 
+use anyhow::Context as _;
 use ebusy_tests::{claim::Claim, fuse::Connection, hold::Setup, holder::Skip, process::stuck_in_stat};
 use rustix::{
-    fs::CWD,
+    fs::{AtFlags, CWD, statat},
     mount::{MoveMountFlags, move_mount},
     process::{Pid, Signal, kill_process},
 };
@@ -16,6 +17,8 @@ fn main() -> anyhow::Result<()> {
         Err(error) => return setup.skip(&error.downcast::<Skip>()?.skip),
     };
     let (root, server) = connection.serve_in_child()?;
+    // It answers, so it has got as far as to end with us: one that is stopped before would stay for good.
+    statat(&root, "file", AtFlags::empty()).context("the server does not answer")?;
     let pid = Pid::from_raw(server.pid().cast_signed());
     kill_process(pid.expect("a process id is positive"), Signal::STOP)?;
     move_mount(

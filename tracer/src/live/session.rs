@@ -5,6 +5,7 @@ mod entering;
 mod look;
 mod operations;
 mod slow;
+mod umounts;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,13 +17,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    host::{Host, boot_nanos, own_namespace},
+    host::{Host, boot_nanos},
     identities::Identities,
     ledger::Ledger,
     mounts::MountsView,
     options::{Options, Watching},
     stuck::stuck,
-    target::{absolute, at_path, describe, mount_key, unknown},
     watched::WatchTable,
 };
 use crate::{
@@ -30,12 +30,10 @@ use crate::{
     identity::Containers,
     incident::{Analyzer, Output},
     kernel::Mount,
-    model::{Process, Target, Text},
     probe::{Losses, Probes, load, skipped_runs},
-    stream::{DecodeError, Gone, Lost, MountKey, Raw, RawUmount, Record, Start, Umount, decode},
+    stream::{DecodeError, Gone, Lost, MountKey, Raw, Record, Start, decode},
 };
 
-const EBUSY: i64 = -16;
 /// Records taken from the event ring before refusals get their turn again.
 const EVENTS_AT_ONCE: usize = 20_000;
 /// `MNT_DETACH` of umount2(2).
@@ -356,123 +354,6 @@ impl Session {
             Raw::Operation(operation) => self.operation(&operation),
         }
         false
-    }
-
-    fn umount(&mut self, raw: &RawUmount) {
-        if raw.caller.pid == std::process::id() {
-            self.own_umounts += 1;
-            return;
-        }
-        let refused = raw.ret == EBUSY;
-        let (mount, target) = self.resolve(raw, refused);
-        let caller = if refused {
-            self.identities.complete_caller(&raw.caller, raw.start)
-        } else {
-            raw.caller.clone()
-        };
-        let shown = self.is_shown(&target.path, &caller);
-        let mount_address = mount.as_ref().map(|mount| mount.address);
-        let key = match &mount {
-            Some(mount) => Some(mount_key(mount)),
-            // What was unmounted is known by its address, if it is the target of an incident.
-            None => raw.target.and_then(|(address, _)| {
-                self.analyzer
-                    .open_targets()
-                    .find(|target| target.address == address)
-            }),
-        };
-        if refused
-            && shown
-            && let Some(mount) = mount
-        {
-            let key = mount_key(&mount);
-            self.pending.insert(
-                key,
-                Pending {
-                    mount,
-                    attempt: raw.returned,
-                },
-            );
-        }
-        if refused && shown {
-            self.name_history(raw);
-        }
-        self.slow_returned(raw, &target);
-        if raw.ret == 0 && raw.flags & MNT_DETACH != 0 && shown {
-            self.detached(raw);
-        }
-        // The tier sees the busy check if it sees what the path resolved to, and all its functions are there.
-        let busy_check = raw.target.filter(|_| self.probes.counts).map(|_| raw.busy_check);
-        let of_root = mount_address.is_some_and(|address| address == raw.root.0);
-        self.push(Record::Umount(Box::new(Umount {
-            entered: raw.entered,
-            checked: raw.checked,
-            returned: raw.returned,
-            ret: raw.ret,
-            flags: raw.flags,
-            caller,
-            passed: raw.path.as_deref().map(Text::from),
-            mount: key,
-            target,
-            shown,
-            remount: of_root && raw.flags & MNT_DETACH == 0,
-            busy_check,
-            compared: raw.compared,
-        })));
-    }
-
-    /// The mount that an umount meant; looked up anew once where the last look does not have it. After a success
-    /// it is gone, and only its path is of use.
-    fn resolve(&mut self, raw: &RawUmount, refused: bool) -> (Option<Mount>, Target) {
-        let kernel = self.host.kernel(&self.probes.reader);
-        let path = absolute(kernel, raw);
-        for again in [false, true] {
-            if again && refused {
-                self.refresh_view();
-            }
-            // One that began after the last look has taken away nothing that is missing there.
-            let before = self.view_before.as_ref();
-            let before = before.filter(|_| raw.entered <= self.view_until);
-            let view = match before {
-                Some((before, _)) if again && !refused => before,
-                None if again && !refused => break,
-                _ => &self.view,
-            };
-            let kernel = self.host.kernel(&self.probes.reader);
-            let number = raw.caller.mount_namespace;
-            let found = match (raw.target, &path) {
-                (Some((address, _)), _) => view.mount(address),
-                (None, Some(path)) => {
-                    number
-                        .and_then(|number| view.namespace(number))
-                        .and_then(|namespace| {
-                            let own = own_namespace() == Some(namespace.number);
-                            let last = raw.flags & UMOUNT_NOFOLLOW == 0;
-                            Some((namespace, at_path(namespace, path, own, last)?))
-                        })
-                }
-                (None, None) => None,
-            };
-            let Some((namespace, mounted)) = found else {
-                continue;
-            };
-            let known = &mounted.mount;
-            let now = kernel.mount(known.address).filter(|now| now.is_same(known));
-            if refused && now.as_ref().is_none_or(|now| now.namespace == 0) {
-                continue;
-            }
-            let target = describe(kernel, self.identities.containers(), view, namespace, mounted);
-            return (now.filter(|_| refused), target);
-        }
-        let shown = path.as_deref().or(raw.path.as_deref());
-        (None, unknown(shown, raw.caller.mount_namespace))
-    }
-
-    fn is_shown(&self, path: &Text, caller: &Process) -> bool {
-        let own = std::process::id();
-        self.options.all
-            || self.options.patterns.covers(path.as_bytes())
-            || (self.options.command && caller.parents.iter().any(|parent| parent.pid == own))
     }
 
     /// Tells which targets of open incidents are not mounted any more.

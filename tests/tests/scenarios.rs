@@ -24,6 +24,7 @@ use serde::Deserialize;
 fn main() -> ExitCode {
     harness::main(vec![
         harness::test("tail_of_another_pod", || tail(Namespace::Slave)),
+        harness::test("tail_below_a_bidirectional_base", || tail(Namespace::Shared)),
         harness::test("tail_on_the_host", || tail(Namespace::Same)),
         harness::test("scanner", scanner),
         harness::test("fork_with_a_copy", fork_with_a_copy),
@@ -64,16 +65,17 @@ fn named(incident: &Incident) -> impl Iterator<Item = &Holder> {
 }
 
 /// A log agent reads a file of another container through its copy of the host's mounts (containerd#9530,
-/// fluent-bit#813), or somebody on the node does (k3s#713).
+/// fluent-bit#813), or somebody on the node does (k3s#713), or one of two plugins that have the same directory of the host
+/// with `Bidirectional` propagation, so that each has peers of what the other mounts there (ceph-csi#1040, csi-wekafs#659).
 fn tail(namespace: Namespace) -> Result<Verdict> {
     let scratch = rootfs()?;
     let log = scratch.join("app.log");
     fs::write(&log, "ready\n")?;
     let watch = Watch::targets(&[scratch.path()])?;
     let mut command = match namespace {
-        Namespace::Slave => {
+        Namespace::Slave | Namespace::Shared => {
             let mut command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "slave", "tail"]);
+            command.args(["--mount", "--propagation", namespace.name(), "tail"]);
             command
         }
         _ => Command::new("tail"),
@@ -105,7 +107,7 @@ fn tail(namespace: Namespace) -> Result<Verdict> {
     );
     problems.equal("what", &what, &("fd", "/app.log", Some("read")));
     let through = match namespace {
-        Namespace::Slave => "propagated_copy",
+        Namespace::Slave | Namespace::Shared => "propagated_copy",
         _ => "target",
     };
     problems.equal("through", &holder.through.as_str(), &through);
@@ -126,6 +128,9 @@ fn tail(namespace: Namespace) -> Result<Verdict> {
         &copy,
         &(namespace == Namespace::Slave),
     );
+    let shared = "its copy is shared, the target would go with it";
+    let shared = incident.fixes.iter().any(|fix| fix.text.contains(shared));
+    problems.equal("its copy is a peer", &shared, &(namespace == Namespace::Shared));
     problems.into_result(&incident)?;
     Ok(Verdict::Passed)
 }

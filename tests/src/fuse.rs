@@ -27,10 +27,7 @@ use rustix::{
     },
 };
 
-use crate::{
-    holder::Skip,
-    process::{ForkedChild, end_with_parent},
-};
+use crate::{holder::Skip, process::ForkedChild};
 
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
@@ -112,8 +109,6 @@ impl Connection {
     pub fn serve_in_child(self) -> Result<(OwnedFd, ForkedChild)> {
         let Self { device, root } = self;
         let child = ForkedChild::spawn(0, || {
-            // Whoever is killed drops nothing, and a server that answers nothing would hold up all who look at mounts.
-            end_with_parent();
             serve(device, None);
             Ok(())
         })?;

@@ -31,14 +31,15 @@ pub(crate) fn end(folder: &Path, ebusy: &Path) {
         left = running(Path::new("/proc"), ours);
     }
     for Leftover { pid, program } in left {
-        let pid_number = pid.as_raw_nonzero();
+        let number = pid.as_raw_nonzero();
+        // As it was: one that is killed runs, to end.
+        let state = state(pid);
         let result = match kill_process(pid, Signal::KILL) {
             Ok(()) => "killed".to_owned(),
             Err(error) => format!("kill: {error}"),
         };
-        let state = state(pid);
         say(&format!(
-            "left behind: {} {pid_number} ({state}): {result}",
+            "left behind: {} {number} ({state}): {result}",
             program.display()
         ));
     }

@@ -3,15 +3,12 @@
 
 use std::collections::HashMap;
 
-use super::{flag_names, operations::Run, track::TELL};
+use super::{MNT_DETACH, flag_names, operations::Run, track::TELL};
 use crate::{
     model::{Books, Incident, Outcome},
     render::{advise_detached, fixes_of_words},
     stream::{Detached, Freed},
 };
-
-/// `MNT_DETACH` of umount2(2).
-const MNT_DETACH: u32 = 2;
 
 #[derive(Debug)]
 struct Open {

@@ -24,7 +24,7 @@ pub use self::{
     track::{Analyzer, Output},
 };
 
-pub(crate) use self::told::{REMOUNT, flag_names};
+pub(crate) use self::told::{MNT_DETACH, REMOUNT, flag_names};
 
 /// The books and the owners of references of one snapshot: what `who` prints.
 #[must_use]

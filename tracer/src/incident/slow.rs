@@ -2,15 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Output, flag_names, operations::Run, waits::waits};
+use super::{MNT_DETACH, Output, flag_names, operations::Run, waits::waits};
 use crate::{
     model::{self, Books, Incident, Outcome},
     render::{advise_slow, fixes_of_words},
     stream::Slow,
 };
-
-/// `MNT_DETACH` of umount2(2).
-const MNT_DETACH: u32 = 2;
 
 /// Those that are not over, by the number of their cause, with that of their incident.
 #[derive(Debug, Default)]

@@ -10,12 +10,15 @@ use crate::{
 /// What an umount of a process's own root means.
 pub(crate) const REMOUNT: &str = "umount of a process's own root directory only remounts it read-only, which a file open for writing refuses";
 
+/// Flag of umount2(2).
+pub(crate) const MNT_DETACH: u32 = 2;
+
 /// `MNT_*` and `UMOUNT_*` names of flags.
 pub(crate) fn flag_names(flags: u32) -> Vec<String> {
     // include/linux/fs.h
     let names = [
         (1, "MNT_FORCE"),
-        (2, "MNT_DETACH"),
+        (MNT_DETACH, "MNT_DETACH"),
         (4, "MNT_EXPIRE"),
         (8, "UMOUNT_NOFOLLOW"),
     ];

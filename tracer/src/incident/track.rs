@@ -10,7 +10,7 @@ use super::{
     operations::{Operations, Run},
     slow::SlowUmounts,
     timeline::{Timeline, timeline},
-    told::{incident, settle},
+    told::{MNT_DETACH, incident, settle},
     totals::Totals,
 };
 use crate::{
@@ -28,7 +28,6 @@ const ATTEMPTS_MAX: usize = 100_000;
 pub(super) const TELL: u64 = 1_000_000_000;
 
 const EBUSY: i64 = -16;
-const MNT_DETACH: u32 = 2;
 
 /// What the analysis has to say.
 #[derive(Debug, Clone, PartialEq)]

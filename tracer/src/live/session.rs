@@ -36,8 +36,6 @@ use crate::{
 
 /// Records taken from the event ring before refusals get their turn again.
 const EVENTS_AT_ONCE: usize = 20_000;
-/// `MNT_DETACH` of umount2(2).
-const MNT_DETACH: u32 = 2;
 /// `UMOUNT_NOFOLLOW` of umount2(2).
 const UMOUNT_NOFOLLOW: u32 = 8;
 

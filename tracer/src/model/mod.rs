@@ -509,6 +509,13 @@ impl Incident {
     pub const DETACH: &str = "detach";
     /// `operation` of an umount2 that takes long.
     pub const SLOW: &str = "slow_umount";
+
+    /// When what it says of holders was so: at the last look, else at its end, else at its start.
+    #[must_use]
+    pub fn seen_at(&self) -> Timestamp {
+        let looked = self.references.sampled_at.or(self.ended);
+        looked.unwrap_or(self.started)
+    }
 }
 
 impl Who {

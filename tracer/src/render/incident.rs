@@ -32,11 +32,7 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
     } else {
         &incident.advice
     };
-    let now = incident
-        .references
-        .sampled_at
-        .or(incident.ended)
-        .unwrap_or(incident.started);
+    let now = incident.seen_at();
     let released = matches!(
         incident.outcome,
         Some(Outcome::Released | Outcome::Detached | Outcome::Gone)

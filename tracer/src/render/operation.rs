@@ -13,11 +13,7 @@ use crate::model::{Incident, Outcome, Reason};
 
 /// The incident in at most 14 lines of 110 columns.
 pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> String {
-    let now = incident
-        .references
-        .sampled_at
-        .or(incident.ended)
-        .unwrap_or(incident.started);
+    let now = incident.seen_at();
     let over = matches!(
         incident.outcome,
         Some(Outcome::Released | Outcome::Detached | Outcome::Gone)

@@ -1,7 +1,8 @@
 //! An umount that has its result: what it meant, by whom, and whether it is of interest.
 
-use super::{MNT_DETACH, Pending, Session, UMOUNT_NOFOLLOW};
+use super::{Pending, Session, UMOUNT_NOFOLLOW};
 use crate::{
+    incident::MNT_DETACH,
     kernel::Mount,
     live::{
         host::own_namespace,

@@ -142,6 +142,13 @@ fn still_in_use_at_the_end() -> Result<Verdict> {
         first && second && incident.holders.len() == 2 && incident.references.unexplained == Some(0),
         "{incident:#?}"
     );
+    let opened = incident.holders.iter().find(|holder| holder.kind == "fd");
+    let by = opened.and_then(|holder| holder.opened_by.as_ref().map(|by| by.pid));
+    ensure!(
+        by == Some(file.claimed.ready.pid)
+            && opened.is_some_and(|holder| holder.opened.is_some() && holder.evidence == ["history", "snapshot"]),
+        "its open was seen: {opened:#?}"
+    );
     ensure!(
         !incident.advice.is_empty() && incident.advice.iter().all(|advice| !advice.contains("umount")),
         "{:?}",

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::{MNT_DETACH, flag_names, operations::Run, track::TELL};
+use super::{History, MNT_DETACH, flag_names, operations::Run, track::TELL};
 use crate::{
+    identity::BootClock,
     model::{Books, Incident, Outcome},
     render::{advise_detached, fixes_of_words},
     stream::{Detached, Freed},
@@ -26,8 +27,9 @@ pub(super) struct DetachedMounts {
 }
 
 impl DetachedMounts {
-    /// A mount lives on.
-    pub(super) fn seen(&mut self, detached: Detached) {
+    /// A mount lives on; the history says since when its files are open.
+    pub(super) fn seen(&mut self, mut detached: Detached, history: &mut History, clock: BootClock) {
+        recall(&mut detached, history, clock);
         let open = self.open.entry(detached.cause).or_insert_with(|| Open {
             id: None,
             last: detached.clone(),
@@ -81,6 +83,23 @@ impl DetachedMounts {
     }
 }
 
+/// Who opened the files of the holders, and when.
+fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
+    for opened in std::mem::take(&mut detached.ledger) {
+        history.recall(&opened);
+    }
+    for (holder, object) in detached.holders.iter_mut().zip(&detached.objects) {
+        let opened = history.of(object.address, detached.mount.address, detached.looked);
+        let times = (object.start, detached.looked);
+        holder.entered = history.enterings.way_in(holder, opened, times, Some(clock));
+        if let Some(opened) = opened {
+            holder.opened = Some(clock.timestamp(opened.time));
+            holder.opened_by = Some(opened.by.clone());
+            holder.evidence = vec!["history".to_owned(), "snapshot".to_owned()];
+        }
+    }
+}
+
 fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
     let advice = advise_detached(&last.holders, &last.target);
@@ -127,7 +146,7 @@ mod tests {
         incident::{Analyzer, Output},
         model::{Holder, Incident, Outcome, Process, Target},
         probe::Tier,
-        stream::{Detached, Freed, MountKey, Record, Start},
+        stream::{Closed, Detached, Freed, MountKey, Object, Opened, Record, Start},
     };
 
     const S: u64 = 1_000_000_000;
@@ -168,6 +187,14 @@ mod tests {
             holders: pids.iter().map(holder).collect(),
             counted: Some(2),
             looked,
+            objects: pids
+                .iter()
+                .map(|pid| Object {
+                    address: u64::from(*pid),
+                    start: 5,
+                })
+                .collect(),
+            ledger: Vec::new(),
         }))
     }
 
@@ -211,6 +238,44 @@ mod tests {
         assert_eq!((pids, ended.references.unexplained), (vec![8], Some(1)));
         assert!(analyzer.push(freed).is_empty());
         assert_eq!(analyzer.totals.incidents, 1);
+    }
+
+    #[test]
+    fn the_history_and_the_ledger_say_since_when_its_files_are_open() {
+        let opened = |file: u64, mount: u64, time: u64| Opened {
+            time,
+            file,
+            mount,
+            by: Process {
+                pid: 3,
+                ..Process::default()
+            },
+            start: 5,
+            ..Opened::default()
+        };
+        let mut analyzer = analyzer();
+        analyzer.push(Record::Opened(Box::new(opened(7, 1, 100))));
+        // On another mount; and of an older life of that address.
+        analyzer.push(Record::Opened(Box::new(opened(8, 2, 100))));
+        analyzer.push(Record::Opened(Box::new(opened(9, 1, 100))));
+        analyzer.push(Record::Closed(Closed { time: 200, file: 9 }));
+        let Record::Detached(mut of) = detached(1, S, &[7, 8, 9, 10, 11]) else {
+            unreachable!()
+        };
+        // Only the ledger has this one; that one was opened after it was found.
+        of.ledger = vec![opened(10, 1, 300), opened(11, 1, S + 1)];
+        analyzer.push(Record::Detached(of));
+        let told = incidents(analyzer.push(Record::Tick { time: 2 * S })).remove(0);
+        let since: Vec<_> = told
+            .holders
+            .iter()
+            .map(|holder| {
+                let by = holder.opened_by.as_ref().map(|by| by.pid);
+                (holder.opened.map(|at| at.as_nanos()), by, holder.evidence.len())
+            })
+            .collect();
+        let (seen, unseen) = (|at| (Some(at), Some(3), 2), (None, None, 0));
+        assert_eq!(since, [seen(100), unseen, unseen, seen(300), unseen]);
     }
 
     #[test]

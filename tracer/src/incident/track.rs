@@ -178,7 +178,10 @@ impl Analyzer {
                     self.totals.incidents += 1;
                 }
             }
-            Record::Detached(detached) => self.detached.seen(*detached),
+            Record::Detached(detached) => {
+                let clock = self.start.clock;
+                self.detached.seen(*detached, &mut self.history, clock);
+            }
             Record::Slow(slow) => {
                 let run = self.run();
                 let (told, new) = self.slow.seen(*slow, &mut self.next_id, run);

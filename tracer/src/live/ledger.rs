@@ -1,6 +1,6 @@
 //! The ledger of open files as user space sees it: read for every snapshot, mended after a loss.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     kernel::{Kernel, LedgerFile, Snapshot},
@@ -118,6 +118,19 @@ impl LedgerView {
         all.sort_by_key(|opened| std::cmp::Reverse(opened.time));
         all.truncate(most);
         all
+    }
+
+    /// The files that are open on each of these mounts, the latest ones if they are many.
+    pub(super) fn open_on(&self, mounts: &HashSet<u64>, most: usize) -> HashMap<u64, Vec<Opened>> {
+        let mut on: HashMap<u64, Vec<Opened>> = HashMap::new();
+        for (_, opened) in self.open.iter().filter(|(_, opened)| mounts.contains(&opened.mount)) {
+            on.entry(opened.mount).or_default().push(opened.clone());
+        }
+        for opened in on.values_mut() {
+            opened.sort_by_key(|opened| std::cmp::Reverse(opened.time));
+            opened.truncate(most);
+        }
+        on
     }
 }
 

@@ -44,6 +44,9 @@ impl Redactor {
                 for holder in &mut detached.holders {
                     self.holder(holder);
                 }
+                for opened in &mut detached.ledger {
+                    self.process(&mut opened.by);
+                }
             }
             Record::Slow(slow) => {
                 self.process(&mut slow.caller);

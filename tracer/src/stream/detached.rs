@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::MountKey;
+use super::{MountKey, Opened};
 use crate::model::{Holder, Process, Target};
 
 /// A mount was detached and is there still; again whenever something else is found to keep it. A
@@ -25,4 +25,19 @@ pub struct Detached {
     pub counted: Option<u64>,
     /// When it was looked for, boot clock, ns.
     pub looked: u64,
+    /// Of each holder, in their order, what the history knows it by. Empty in streams of old.
+    #[serde(default)]
+    pub objects: Vec<Object>,
+    /// What the ledger had of the files that are open on it.
+    #[serde(default)]
+    pub ledger: Vec<Opened>,
+}
+
+/// What a reference is to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Address of what holds it: of a file, `struct file`.
+    pub address: u64,
+    /// Start of its process, boot clock, ns; 0 for unknown.
+    pub start: u64,
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     decode::{DecodeError, Raw, RawUmount, decode, of_ledger},
-    detached::Detached,
+    detached::{Detached, Object},
     operation::{BLOCK_DEVICE, Freed, RawOperation, Refused},
     replay::replay,
     slow::{Slow, Stack},

@@ -7,17 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Session;
+use super::{Session, look::LEDGER_MAX};
 use crate::{
     kernel::{Kernel, Mount, Place, survey},
     live::{
         boot_nanos,
+        ledger::Ledger,
         mounts::MountsView,
         own_namespace,
         target::{absolute, at_path, describe, mount_key, unknown},
     },
     model::{Holder, Process, Target, Through},
-    stream::{Detached, Freed, RawUmount, Record},
+    stream::{Detached, Freed, Object, RawUmount, Record},
 };
 
 /// The kernel frees what nobody uses on the way back from umount2, and its data a little later: what is there after
@@ -361,7 +362,7 @@ impl Session {
         let roles: HashMap<u64, Through> = due.iter().map(|address| (*address, Through::Target)).collect();
         let tasks = kernel.tasks(self.host.task()).all;
         let found = survey(kernel, &tasks, &roles, &HashSet::new());
-        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
+        let mut holders: HashMap<u64, (Vec<Holder>, Vec<Object>)> = HashMap::new();
         for (index, mut reference) in found.references.into_iter().enumerate() {
             let process = reference.holder.process.as_mut();
             if let Some(process) = process.filter(|_| index < IDENTIFIED_MAX) {
@@ -369,8 +370,14 @@ impl Session {
             }
             reference.holder.counted = true;
             reference.holder.evidence = vec!["snapshot".to_owned()];
-            holders.entry(reference.mount).or_default().push(reference.holder);
+            let (holders, objects) = holders.entry(reference.mount).or_default();
+            objects.push(Object {
+                address: reference.object,
+                start: reference.start,
+            });
+            holders.push(reference.holder);
         }
+        let mut ledger = Ledger::read(self.probes.ledger.as_ref()).open_on(&due, LEDGER_MAX);
         let after = counts(kernel, &mounts);
         detached.took = began.elapsed();
         detached.surveyed = Some(Instant::now());
@@ -390,7 +397,7 @@ impl Session {
             let Some(counted) = counts.get(&followed.of.mount.address).copied() else {
                 continue;
             };
-            let holders = holders.remove(&followed.of.mount.address).unwrap_or_default();
+            let (holders, objects) = holders.remove(&followed.of.mount.address).unwrap_or_default();
             let kept = Some(Kept {
                 counted,
                 holders: holders.clone(),
@@ -408,6 +415,8 @@ impl Session {
                 holders,
                 counted,
                 looked,
+                objects,
+                ledger: ledger.remove(&followed.of.mount.address).unwrap_or_default(),
             })));
         }
     }

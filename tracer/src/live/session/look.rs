@@ -20,7 +20,7 @@ const CHEAP: Duration = Duration::from_millis(10);
 const NAMED_MAX: usize = 256;
 
 /// Files of the ledger that go into the stream with a snapshot at the most.
-const LEDGER_MAX: usize = 10_000;
+pub(super) const LEDGER_MAX: usize = 10_000;
 
 impl Session {
     /// Reads what the files are called that were open while an attempt was refused: they may be gone when it is looked

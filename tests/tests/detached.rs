@@ -146,7 +146,8 @@ fn still_in_use_at_the_end() -> Result<Verdict> {
     let by = opened.and_then(|holder| holder.opened_by.as_ref().map(|by| by.pid));
     ensure!(
         by == Some(file.claimed.ready.pid)
-            && opened.is_some_and(|holder| holder.opened.is_some() && holder.evidence == ["history", "snapshot"]),
+            && opened
+                .is_some_and(|holder| holder.opened.is_some() && holder.evidence == ["history", "snapshot"]),
         "its open was seen: {opened:#?}"
     );
     ensure!(

@@ -353,6 +353,19 @@ fn the_page_is_whole_and_loads_nothing() {
 }
 
 #[test]
+fn the_page_words_an_incident_by_its_operation() {
+    let html = printed(
+        &["report", &capture("detached-6.12-fentry.zst"), "--format", "html"],
+        0,
+    );
+    assert_eq!(html.matches("could not be unmounted").count(), 1);
+    assert_eq!(html.matches("was detached and lived on: sleep").count(), 1);
+    assert!(html.contains("/mnt/volume, detached</td>"));
+    // Of what was not refused there are no times of refusals.
+    assert_eq!(html.matches("<svg viewBox").count(), 1);
+}
+
+#[test]
 fn a_log_is_matched_with_the_incidents() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("messages");

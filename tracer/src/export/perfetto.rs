@@ -84,6 +84,8 @@ impl<W: Write> Perfetto<W> {
                     format!("detached, {outcome}")
                 } else if incident.operation == Incident::SLOW {
                     format!("slow umount, {outcome}")
+                } else if incident.reason.is_some() {
+                    format!("{}, {outcome}, {} refused", incident.operation, incident.attempts)
                 } else {
                     format!("{outcome}, {} refused", incident.attempts)
                 }),

@@ -144,7 +144,7 @@ mod tests {
     use crate::{
         identity::BootClock,
         incident::{Analyzer, Output},
-        model::{Holder, Incident, Outcome, Process, Target},
+        model::{Holder, Incident, Outcome, Process, Target, Timestamp},
         probe::Tier,
         stream::{Closed, Detached, Freed, MountKey, Object, Opened, Record, Start},
     };
@@ -271,7 +271,7 @@ mod tests {
             .iter()
             .map(|holder| {
                 let by = holder.opened_by.as_ref().map(|by| by.pid);
-                (holder.opened.map(|at| at.as_nanos()), by, holder.evidence.len())
+                (holder.opened.map(Timestamp::as_nanos), by, holder.evidence.len())
             })
             .collect();
         let (seen, unseen) = (|at| (Some(at), Some(3), 2), (None, None, 0));

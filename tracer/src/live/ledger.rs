@@ -123,7 +123,11 @@ impl LedgerView {
     /// The files that are open on each of these mounts, the latest ones if they are many.
     pub(super) fn open_on(&self, mounts: &HashSet<u64>, most: usize) -> HashMap<u64, Vec<Opened>> {
         let mut on: HashMap<u64, Vec<Opened>> = HashMap::new();
-        for (_, opened) in self.open.iter().filter(|(_, opened)| mounts.contains(&opened.mount)) {
+        for (_, opened) in self
+            .open
+            .iter()
+            .filter(|(_, opened)| mounts.contains(&opened.mount))
+        {
             on.entry(opened.mount).or_default().push(opened.clone());
         }
         for opened in on.values_mut() {

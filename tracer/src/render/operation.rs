@@ -75,17 +75,21 @@ fn verdict(incident: &Incident) -> String {
     .finish()
 }
 
-fn why(incident: &Incident, reason: Reason) -> String {
-    let words = match reason {
+/// What the kernel refuses for, in words.
+pub(super) fn reason(of: Reason) -> &'static str {
+    match of {
         Reason::MountPoint => "something is mounted on it in the caller's mount namespace",
         Reason::MountedThere => "it is mounted right there already",
         Reason::OverlayInUse => "a layer is the upper or work directory of an overlay that is still there",
         Reason::DeviceInUse => "the block device is in use",
         Reason::OpenFiles => "files are open for writing, or were removed and are still open",
         Reason::Unknown => "nothing was found that explains it",
-    };
+    }
+}
+
+fn why(incident: &Incident, of: Reason) -> String {
     Line::new("WHY")
-        .words(words)
+        .words(reason(of))
         .words(format!(
             "; {} lost; tier {}",
             incident.lost_events,

@@ -6,15 +6,16 @@ use super::{
     slow,
     text::{Name, Page, Words, advice},
     timeline::timeline,
+    verdict::{container, verdict},
 };
 use crate::{
-    identity::mount_claim,
     incident::Span,
-    model::{Container, Entered, Holder, Incident, Kind, Outcome, Process, Target, Through},
+    model::{Entered, Holder, Incident, Kind, Outcome, Process, Through},
     render::{
         books::{Account, books},
         kinds::{also, way},
-        names::{container_short, short_id},
+        names::container_short,
+        operation,
         sanitize::escape,
         times::{between, duration, moment},
     },
@@ -41,7 +42,8 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
     for note in notes {
         page.put(format_args!("<p class=\"dim\">{}</p>\n", Words(note)));
     }
-    if incident.slow.is_none() {
+    // Those of umount2 alone have their times.
+    if !times.attempts.is_empty() {
         page.put(format_args!("<h3>Timeline</h3>\n"));
         timeline(page, finding, zone);
     }
@@ -69,7 +71,12 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
             ));
         }
     }
-    if incident.slow.is_none() {
+    if let Some(reason) = incident.reason {
+        page.put(format_args!(
+            "<h3>Why</h3>\n<p>{}</p>\n",
+            Words(operation::reason(reason))
+        ));
+    } else if incident.slow.is_none() {
         account(page, incident);
     }
     if !incident.advice.is_empty() {
@@ -83,92 +90,6 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
     }
     particulars(page, incident, zone);
     page.put(format_args!("</section>\n"));
-}
-
-/// `The root file system of ci/build could not be unmounted: node-agent (pid 48211) had /var/log/app.log open.`
-fn verdict(page: &mut Page, incident: &Incident) {
-    target(page, &incident.target);
-    if let Some(slow) = &incident.slow {
-        return slow::verdict(page, slow);
-    }
-    page.put(format_args!(" could not be unmounted: "));
-    let books = &incident.references;
-    let Some(first) = incident.holders.first() else {
-        page.put(format_args!(
-            "{}.",
-            match (books.sampled_at, books.counted) {
-                (None, _) => "nobody could be looked for after the refusal",
-                (_, Some(0)) => "what held it was gone before ebusy could look",
-                (_, Some(_)) => "no process was found that holds it; it is something in the kernel",
-                (_, None) => "no holder was found, and this tier does not count",
-            }
-        ));
-        return;
-    };
-    match &first.process {
-        Some(process) => {
-            if let Some(container) = &process.container {
-                page.put(format_args!("{} in ", Name(process.comm.as_bytes())));
-                self::container(page, container);
-            } else {
-                page.put(format_args!("{}", Name(process.comm.as_bytes())));
-            }
-            page.put(format_args!(" (pid {}) ", process.pid));
-        }
-        None => page.put(format_args!("the kernel ")),
-    }
-    let path = Name(first.path.as_bytes());
-    match first.kind {
-        Kind::Fd => page.put(format_args!("had <code>{path}</code> open")),
-        Kind::Cwd => page.put(format_args!("had <code>{path}</code> as its working directory")),
-        Kind::Root => page.put(format_args!("had <code>{path}</code> as its root directory")),
-        Kind::Exe => page.put(format_args!("was running the program <code>{path}</code>")),
-        Kind::Mmap => page.put(format_args!("had <code>{path}</code> mapped into its memory")),
-        Kind::ChildMount => page.put(format_args!(
-            "has another mount on top of it, at <code>{path}</code>"
-        )),
-        _ => page.put(format_args!("held <code>{path}</code> ({})", Words(&way(first)))),
-    }
-    match incident.holders.len() - 1 {
-        0 => page.put(format_args!(".")),
-        1 => page.put(format_args!(", and 1 other holder.")),
-        more => page.put(format_args!(", and {more} other holders.")),
-    }
-}
-
-fn target(page: &mut Page, target: &Target) {
-    let claim = mount_claim(target.path.as_bytes());
-    match (&target.container, claim) {
-        (Some(of), Some(claim)) if claim.what == "rootfs" => {
-            page.put(format_args!("The root file system of "));
-            container(page, of);
-        }
-        (Some(of), Some(claim)) if !claim.what.starts_with("mount ") => {
-            page.put(format_args!("The {} of ", Words(&claim.what)));
-            container(page, of);
-        }
-        (Some(of), _) => {
-            page.put(format_args!("<code>{}</code> of ", Name(target.path.as_bytes())));
-            container(page, of);
-        }
-        (None, _) => page.put(format_args!("<code>{}</code>", Name(target.path.as_bytes()))),
-    }
-}
-
-fn container(page: &mut Page, of: &Container) {
-    match (&of.pod, &of.name) {
-        (Some(pod), name) => {
-            if let Some(namespace) = &of.pod_namespace {
-                page.put(format_args!("{}/", Name(namespace.as_bytes())));
-            }
-            page.put(format_args!("{}", Name(pod.as_bytes())));
-            if let Some(name) = name {
-                page.put(format_args!(" “{}”", Name(name.as_bytes())));
-            }
-        }
-        (None, Some(name)) => page.put(format_args!("container “{}”", Name(name.as_bytes()))),
-        (None, None) => page.put(format_args!("container {}", Name(short_id(&of.id).as_bytes()))),
-    }
 }
 
 fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
@@ -186,11 +107,17 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
             outcome.name(),
             outcome.name(),
             match outcome {
+                Outcome::Released if incident.reason.is_some() => {
+                    format!("What kept it was gone {took} after the first refusal.")
+                }
                 Outcome::Released => format!("It was unmounted {took} after the first refusal."),
                 Outcome::Detached => {
                     format!(
                         "It was detached {took} after the first refusal, and lives on unseen until its holders end."
                     )
+                }
+                Outcome::GaveUp if incident.reason.is_some() => {
+                    "Nobody tried again for 30 s; what kept it is still there.".to_owned()
                 }
                 Outcome::GaveUp => "Nobody tried again for 30 s; it is still mounted.".to_owned(),
                 Outcome::Gone => format!("Its mount namespace ended {took} after the first refusal."),
@@ -286,6 +213,9 @@ fn holder(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Inci
         page,
         "counts for",
         &match (holder.refs, holder.counted) {
+            _ if incident.reason.is_some() && holder.counted => {
+                "one that is enough for the kernel to refuse".to_owned()
+            }
             _ if holder.through == Through::PrivateCopy => {
                 "nothing in the books: its mount does not block".to_owned()
             }
@@ -338,7 +268,12 @@ fn since(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Incid
     let mut words = moment(opened, reference, zone);
     let before = between(opened, incident.started);
     if before > 0 {
-        words = format!("{words}, {} before the first refusal", duration(before));
+        let what = if incident.operation == Incident::DETACH {
+            "it was detached"
+        } else {
+            "the first refusal"
+        };
+        words = format!("{words}, {} before {what}", duration(before));
     }
     if let Some(by) = &holder.opened_by {
         let own = holder
@@ -487,7 +422,9 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
             )
         })
         .collect();
-    row(page, "refused to", &callers.join(", "));
+    if !callers.is_empty() {
+        row(page, "refused to", &callers.join(", "));
+    }
     if !incident.flags.is_empty() {
         row(page, "flags", &incident.flags.join(" | "));
     }
@@ -510,7 +447,7 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
         "<tr><td><a href=\"#i{id}\">#{id}</a></td><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td \
          class=\"{outcome}\">{}</td></tr>\n",
         super::summary::date(incident.started, zone),
-        Words(&escape(of_target(&incident.target).as_bytes())),
+        Words(&about(incident)),
         incident
             .holders
             .first()
@@ -519,4 +456,17 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
         incident.attempts,
         outcome.replace('_', " ")
     ));
+}
+
+/// `rmdir of /srv/volume`; of an umount, its target.
+fn about(incident: &Incident) -> String {
+    let target = escape(of_target(&incident.target).as_bytes());
+    match incident.operation.as_str() {
+        Incident::DETACH => format!("{target}, detached"),
+        Incident::SLOW => format!("{target}, slow"),
+        operation if incident.reason.is_some() => {
+            format!("{} of {target}", escape(operation.as_bytes()))
+        }
+        _ => target,
+    }
 }

@@ -6,6 +6,7 @@ mod slow;
 mod summary;
 mod text;
 mod timeline;
+mod verdict;
 
 use std::collections::VecDeque;
 
@@ -82,7 +83,7 @@ impl Html {
         }
         if self.incidents.len() > 1 {
             page.put(format_args!(
-                "<section class=\"card\">\n<h3>Incidents</h3>\n<table><tr><th></th><th>first refused</th><th>target</th>\
+                "<section class=\"card\">\n<h3>Incidents</h3>\n<table><tr><th></th><th>first seen</th><th>target</th>\
                  <th>held by</th><th class=\"n\">attempts</th><th>outcome</th></tr>\n"
             ));
             for (row, _) in &self.incidents {

@@ -157,6 +157,16 @@ pub struct Entered {
     pub namespace: u32,
     pub from: Option<u32>,
     pub container: Option<Container>,
+    pub by: Option<EnteredBy>,
+}
+
+/// The ancestor that entered.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct EnteredBy {
+    pub pid: u32,
+    pub comm: String,
+    pub start_time: Option<String>,
 }
 
 /// Somebody who shares a reference.

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     harness::main(vec![
         harness::test("entering_by_setns", || entering("setns")),
         harness::test("entering_by_proc_pid_root", || entering("root")),
+        harness::test("entering_by_the_parent", entering_by_the_parent),
         harness::test("entering_unseen", entering_unseen),
     ])
 }
@@ -133,6 +134,41 @@ fn entering(way: &str) -> Result<Verdict> {
             "{holder:#?}"
         );
     }
+    Ok(Verdict::Passed)
+}
+
+/// A program enters, and its child opens: the way in is that of the parent.
+fn entering_by_the_parent() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    let container = Container::start(&scratch)?;
+    harness::settle();
+    let inside = scratch.join("file");
+    let path = PathBuf::from("/host").join(inside.strip_prefix(scratch.directory())?);
+    let pid = container.helper.pid().to_string();
+    let arguments = ["child".as_ref(), pid.as_ref(), path.as_os_str()];
+    let parent = Helper::start(&program("enterer")?, &arguments)?;
+    let child: u32 = parent.line()?.parse()?;
+    harness::settle();
+    refused(&scratch, 1)?;
+    harness::settle();
+    let entered_by = parent.pid();
+    parent.finish()?;
+    ensure!(scratch.umount()?, "still busy after the release");
+    let (incidents, log) = watch.finish()?;
+    ensure!(incidents.len() == 1, "{incidents:#?}\n{log}");
+    let holder = of(&incidents[0].holders, child)?;
+    let entered = way_in(holder)?;
+    let by = entered.by.as_ref().map(|by| (by.pid, by.comm.as_str()));
+    let whose = entered.container.as_ref().map(|container| container.id.as_str());
+    ensure!(
+        by == Some((entered_by, "enterer"))
+            && entered.operation == "setns"
+            && entered.namespace == container.namespace
+            && whose == Some(ID)
+            && entered.time <= holder.opened,
+        "{holder:#?}"
+    );
     Ok(Verdict::Passed)
 }
 

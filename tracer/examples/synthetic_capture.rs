@@ -262,6 +262,7 @@ fn umount(mount: MountKey, target: &Target, time: u64, ret: i64) -> Umount {
             parents: vec![Parent {
                 pid: 1,
                 comm: "systemd".into(),
+                start_time: None,
             }],
             mount_namespace: Some(4_026_531_841),
             ..Process::default()

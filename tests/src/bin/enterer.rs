@@ -2,11 +2,11 @@
 //!
 //! `enterer container ROOTFS DIRECTORY`: a slave mount namespace with ROOTFS as its root, and DIRECTORY with what is
 //! mounted there at `/host`. `enterer setns PID PATH`: enters the namespace and opens the path there. `enterer root PID
-//! PATH`: opens it by `/proc/PID/root`. Each prints a line, and goes on until its input ends.
+//! PATH`: opens it by `/proc/PID/root`. `enterer child PID PATH`: enters, and has a child that opens it. Each prints a line, and goes on until its input ends.
 
-use std::{ffi::OsString, fs::File, os::fd::AsFd as _, path::Path};
+use std::{ffi::OsString, fs::File, io, os::fd::AsFd as _, path::Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use ebusy_tests::{
     hold,
     namespace::{self, Namespace},
@@ -37,6 +37,24 @@ fn main() -> Result<()> {
             move_into_link_name_space(link.as_fd(), Some(LinkNameSpaceType::Mount))?;
             opened = Some(File::open(second)?);
             own
+        }
+        Some("child") => {
+            let link = File::open(Path::new("/proc").join(first).join("ns/mnt"))?;
+            move_into_link_name_space(link.as_fd(), Some(LinkNameSpaceType::Mount))?;
+            // SAFETY: the process has one thread.
+            match unsafe { libc::fork() } {
+                -1 => return Err(io::Error::last_os_error()).context("fork"),
+                0 => {}
+                child => {
+                    let mut status = 0;
+                    // SAFETY: the child is ours, and there is room for its status.
+                    unsafe { libc::waitpid(child, &raw mut status, 0) };
+                    ensure!(status == 0, "the child ended with {status}");
+                    return Ok(());
+                }
+            }
+            opened = Some(File::open(second)?);
+            std::process::id()
         }
         Some("root") => {
             let inside = Path::new(second).strip_prefix("/")?;

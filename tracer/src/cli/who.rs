@@ -28,7 +28,7 @@ use crate::{
     logs::LogClock,
     model::{Container, Target, Who as Report},
     probe::{Choice, Tier, reader_only},
-    render::{escape, fixes, texts},
+    render::{escape, fixes, fixes_for_nobody, texts},
 };
 
 #[derive(Debug, clap::Args)]
@@ -398,7 +398,12 @@ fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
 fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Report {
     let mut settled = of_snapshot(found, &History::default());
     settled.books.sampled_at = Some(host.clock.timestamp(found.started));
-    let fixes = fixes(&settled.holders, &settled.candidates, &target);
+    let mut fixes = fixes(&settled.holders, &settled.candidates, &target);
+    let tier = Tier::Tracepoint.name();
+    let free = settled.books.counted == Some(0) && settled.books.remaining == Some(0);
+    if settled.holders.is_empty() && settled.candidates.is_empty() && !free {
+        fixes = fixes_for_nobody(&settled.books, tier, &target);
+    }
     Report {
         schema: Report::SCHEMA.to_owned(),
         time: host.clock.timestamp(found.started),
@@ -407,7 +412,7 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
         holders: settled.holders,
         candidates: settled.candidates,
         bystanders: settled.bystanders,
-        probe: Tier::Tracepoint.name().to_owned(),
+        probe: tier.to_owned(),
         advice: texts(&fixes),
         fixes,
     }

@@ -123,6 +123,7 @@ impl ProcessReader {
             parents.push(Parent {
                 pid: parent,
                 comm: Text::from(stat.comm),
+                start_time: Some(self.clock.timestamp(nanos(stat.start_ticks))),
             });
             parent = stat.parent;
             start = stat.start_ticks;
@@ -297,7 +298,11 @@ mod tests {
         let reader = reader(proc.path(), false);
         let of = |comm: &str| {
             let comm = comm.into();
-            reader.requester(&Parent { pid: 50, comm })
+            reader.requester(&Parent {
+                pid: 50,
+                comm,
+                ..Parent::default()
+            })
         };
         let found = of("kubelet");
         assert_eq!((found.pid, found.unit.as_deref()), (50, Some("agent.service")));

@@ -66,6 +66,7 @@ mod tests {
             .map(|(pid, comm)| Parent {
                 pid: *pid,
                 comm: (*comm).into(),
+                ..Parent::default()
             })
             .collect();
         requester(comm.as_bytes(), &parents).map(|parent| parent.pid)

@@ -102,7 +102,10 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
 
 fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
-    let advice = advise_detached(&last.holders, &last.target);
+    let mut advice = advise_detached(&last.holders, &last.target);
+    if last.holders.is_empty() {
+        advice.push("see whether it lives still, and what it keeps: ebusy audit (DETACHED)".to_owned());
+    }
     let explained = last.holders.iter().map(|holder| holder.refs).sum();
     Incident {
         schema: Incident::SCHEMA.to_owned(),
@@ -306,5 +309,6 @@ mod tests {
                 .all(|incident| incident.outcome == Some(Outcome::StillBusy))
         );
         assert!(ended[0].holders.is_empty() && ended[0].id == 1);
+        assert!(ended[0].advice.iter().any(|text| text.contains("ebusy audit")));
     }
 }

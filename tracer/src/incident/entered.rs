@@ -13,6 +13,8 @@ const KEPT_MAX: usize = 20_000;
 /// Of one thread: a program that goes through many containers may have opened files in the last few.
 const EACH_MAX: usize = 16;
 
+/// /proc has the start of a process in ticks of this length, ns (`USER_HZ`, 100 on every architecture but alpha).
+const TICK: i64 = 10_000_000;
 /// A thread that made a namespace by unshare is in it so soon, ns: the hooks see both.
 const SAME_CALL: u64 = 1_000_000_000;
 
@@ -105,6 +107,7 @@ impl Enterings {
                 namespace: held,
                 from: Some(from),
                 container: None,
+                by: None,
             }))
         };
         let entered = |entered: &Entered| {
@@ -114,19 +117,79 @@ impl Enterings {
                 namespace: held,
                 from: entered.from,
                 container: entered.container.as_deref().cloned(),
+                by: None,
             })
         };
+        let inherited = || self.inherited(process, start, held, clock?);
         match opened.filter(|opened| opened.by.pid == process.pid && opened.start == start) {
             // Where it was when it opened the file: it may have gone elsewhere since.
             Some(opened) if opened.by.mount_namespace.is_none_or(|own| own == held) => {
-                self.find(&opened.by, start, held, opened.time).map(entered)
+                let own = self.find(&opened.by, start, held, opened.time);
+                own.map(entered).or_else(inherited)
             }
             Some(opened) => outside(opened.by.mount_namespace, Some(opened.time)),
             None => self
                 .find(process, start, held, found)
                 .map(entered)
-                .or_else(|| outside(process.mount_namespace, None)),
+                .or_else(|| outside(process.mount_namespace, None))
+                .or_else(inherited),
         }
+    }
+
+    /// The entering of the nearest ancestor that entered: who is in that namespace was born there after it. Of an
+    /// ancestor whose start is not known, or that was somewhere else when it had the child, nothing is said.
+    fn inherited(
+        &self,
+        process: &Process,
+        start: u64,
+        held: u32,
+        clock: BootClock,
+    ) -> Option<Box<model::Entered>> {
+        if start == 0 || process.mount_namespace != Some(held) {
+            return None;
+        }
+        // Whoever entered anything itself came from there.
+        let mut born = start;
+        if self
+            .latest(process.pid, |entered| entered.start == start)
+            .is_some()
+        {
+            return None;
+        }
+        for parent in &process.parents {
+            let started = parent.start_time?.as_nanos();
+            let is_it = |entered: &Entered| {
+                let after = clock.timestamp(entered.start).as_nanos().saturating_sub(started);
+                entered.start != 0 && (0..TICK).contains(&after) && entered.time <= born
+            };
+            if let Some(entered) = self.latest(parent.pid, is_it) {
+                let setns = entered.operation == model::Entered::SETNS && entered.namespace == held;
+                return setns.then(|| {
+                    Box::new(model::Entered {
+                        time: Some(clock.timestamp(entered.time)),
+                        operation: entered.operation.clone(),
+                        namespace: held,
+                        from: entered.from,
+                        container: entered.container.as_deref().cloned(),
+                        by: Some(parent.clone()),
+                    })
+                });
+            }
+            // Its start is cut to clock ticks.
+            let ticks = started.saturating_sub(clock.timestamp(0).as_nanos());
+            born = u64::try_from(ticks.saturating_add(TICK)).ok()?;
+        }
+        None
+    }
+
+    /// The last entering of the first thread of a process: the one that setns(2) lets into mount namespaces, as no other
+    /// may share its directories.
+    fn latest(&self, pid: u32, is_it: impl Fn(&Entered) -> bool) -> Option<&Entered> {
+        let of_thread = self.threads.get(&pid)?;
+        of_thread
+            .iter()
+            .rev()
+            .find(|entered| entered.pid == pid && is_it(entered))
     }
 }
 
@@ -279,6 +342,58 @@ mod tests {
         enterings.push(entered(7, 40, POD));
         let told = way(&enterings, &holder(POD), None).unwrap();
         assert_eq!((told.operation.as_str(), told.from), ("setns", Some(HOST)));
+    }
+
+    #[test]
+    fn a_child_has_the_way_in_of_the_ancestor_that_entered() {
+        const S: u64 = 1_000_000_000;
+        let mut enterings = Enterings::default();
+        let by_shell = |start: u64, time: u64, namespace: u32| Entered {
+            pid: 7,
+            start,
+            ..entered(7, time, namespace)
+        };
+        enterings.push(by_shell(5 * S + 3, 6 * S, HOST));
+        enterings.push(by_shell(5 * S + 3, 7 * S, POD));
+        let parent = |pid: u32, start: u64| model::Parent {
+            pid,
+            comm: "sh".into(),
+            start_time: (start != 0).then(|| Timestamp::from_nanos(start as i64)),
+        };
+        let of = |own: u32, start: u64, parents: &[model::Parent]| {
+            let mut holder = holder(own);
+            let process = holder.process.as_mut().unwrap();
+            (process.pid, process.tid) = (9, Some(9));
+            process.parents = parents.to_vec();
+            enterings.way_in(&holder, None, (start, 100 * S), Some(CLOCK))
+        };
+        let told = of(POD, 8 * S, &[parent(7, 5 * S)]).unwrap();
+        assert_eq!((told.operation.as_str(), told.from), ("setns", Some(HOST)));
+        assert_eq!(told.time, Some(Timestamp::from_nanos(7 * S as i64)));
+        assert_eq!(told.by.unwrap().pid, 7);
+        // A grandchild; and one of somebody who had the pid later, or whose start nobody knows.
+        let [child, later, unknown] = [8 * S, 9 * S, 0].map(|start| [parent(8, start), parent(7, 5 * S)]);
+        assert!(of(POD, 9 * S, &child).is_some());
+        assert_eq!(of(POD, 9 * S, &[parent(7, 6 * S)]), None);
+        assert_eq!(of(POD, 9 * S, &unknown), None);
+        assert!(of(POD, 10 * S, &later).is_some());
+        // Born before its parent entered, or not in that namespace.
+        assert_eq!(of(POD, 6 * S + S / 2, &[parent(7, 5 * S)]), None);
+        assert_eq!(of(POD, 5 * S + S / 2, &[parent(7, 5 * S)]), None);
+        assert_eq!(of(HOST, 8 * S, &[parent(7, 5 * S)]).unwrap().operation, "outside");
+        // The nearest one decides.
+        enterings.push(Entered {
+            pid: 8,
+            start: 8 * S,
+            operation: "unshare".to_owned(),
+            ..entered(8, 8 * S + 1, POD)
+        });
+        let mut holder = holder(POD);
+        let process = holder.process.as_mut().unwrap();
+        (process.pid, process.tid) = (9, Some(9));
+        process.parents = child.to_vec();
+        let nearest = enterings.way_in(&holder, None, (9 * S, 100 * S), Some(CLOCK));
+        assert_eq!(nearest, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Container, Timestamp};
+use super::{Container, Parent, Timestamp};
 
 /// The way in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Entered {
     pub from: Option<u32>,
     /// The container whose root file system that namespace has.
     pub container: Option<Container>,
+    /// The ancestor that entered, where it was not the holder itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Parent>,
 }
 
 impl Entered {

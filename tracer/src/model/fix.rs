@@ -31,6 +31,8 @@ pub enum FixAction {
     Change,
     /// It goes away by itself.
     Wait,
+    /// The command frees nothing, but tells more: where nobody was found.
+    Look,
     /// What does not help, and why.
     Note,
 }

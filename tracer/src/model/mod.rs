@@ -428,12 +428,15 @@ pub struct Process {
 }
 
 /// An ancestor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     /// Process id on the host.
     pub pid: u32,
     /// Its command name.
     pub comm: Text,
+    /// When it started, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
 }
 
 /// Who asked for what a process does.

@@ -249,6 +249,7 @@ mod tests {
                 incident.caller.parents = vec![Parent {
                     pid: 7,
                     comm: "kubelet".into(),
+                    ..Parent::default()
                 }];
                 incident.bursts = 3;
             }),

@@ -1,6 +1,11 @@
 //! How a holder came into the mount namespace, in a line.
 
-use super::{holder::View, line::Line, names, times::moment};
+use super::{
+    holder::View,
+    line::{Line, short_name},
+    names,
+    times::moment,
+};
 use crate::model::{Entered, Holder};
 
 /// `entered the mount namespace of ci/wf "main" by setns at 14:19:48`; `None` where the holder is where it was born.
@@ -14,8 +19,22 @@ pub(super) fn way_in(holder: &Holder, view: View<'_>) -> Option<Line> {
             line.words(format!("{verb} from outside: its own mount namespace is {own}"))
         }
         Entered::SETNS => {
+            let line = match &entered.by {
+                Some(by) => {
+                    let name = short_name(by.comm.as_bytes());
+                    line.words(format!("its ancestor {name} {} ", by.pid))
+                }
+                None => line,
+            };
+            let space = if entered.by.is_some() {
+                "mnt ns"
+            } else {
+                "mount namespace"
+            };
             let line = match &entered.container {
-                Some(container) => names::container(line.words("entered the mount namespace of "), container),
+                Some(container) => {
+                    names::container(line.words(format!("entered the {space} of ")), container)
+                }
                 None => line.words(format!("entered mount namespace {}", entered.namespace)),
             };
             let line = line.words(" by setns");
@@ -37,7 +56,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use crate::{
-        model::{Entered, Holder},
+        model::{Entered, Holder, Parent},
         render::{
             holder::{View, block},
             samples::{self, at},
@@ -68,6 +87,7 @@ mod tests {
             namespace: 4_026_533_012,
             from: Some(4_026_531_841),
             container: samples::target().container,
+            by: None,
         };
         let lines = [
             setns.clone(),
@@ -75,6 +95,14 @@ mod tests {
                 container: None,
                 from: None,
                 time: None,
+                ..setns.clone()
+            },
+            Entered {
+                by: Some(Parent {
+                    pid: 4711,
+                    comm: "nsenter".into(),
+                    ..Parent::default()
+                }),
                 ..setns.clone()
             },
             Entered {
@@ -91,6 +119,7 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"), @r#"
         way in  entered the mount namespace of ci/wf-build-7h2kq "main" by setns at 03:43:15, from 4026531841
         way in  entered mount namespace 4026533012 by setns
+        way in  its ancestor nsenter 4711 entered the mnt ns of ci/wf-build-7h2kq "main" by setns at 03:43:15
         way in  opened from outside: its own mount namespace is 4026531841
         way in  held from outside: its own mount namespace is 4026531841
         "#);

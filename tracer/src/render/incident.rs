@@ -257,6 +257,7 @@ mod tests {
         of.caller.parents = vec![Parent {
             pid: 300,
             comm: "fish".into(),
+            ..Parent::default()
         }];
         of.attempts = 1;
         of.flags = vec!["UMOUNT_NOFOLLOW".into()];

@@ -84,7 +84,11 @@ fn process() -> BoxedStrategy<Process> {
                 unit,
                 container,
                 mount_namespace,
-                parents: vec![Parent { pid, comm: parent }],
+                parents: vec![Parent {
+                    pid,
+                    comm: parent,
+                    ..Parent::default()
+                }],
                 ..Process::default()
             },
         )
@@ -168,6 +172,7 @@ fn through_a_namespace(by: Option<&Process>, opened: Option<i64>) -> Option<Box<
         namespace: u32::MAX,
         from: Some(by.pid),
         container: by.container.clone(),
+        by: by.parents.first().cloned(),
     }))
 }
 

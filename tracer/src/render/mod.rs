@@ -33,7 +33,7 @@ mod who;
 use jiff::tz::TimeZone;
 
 pub use self::{
-    advice::{advise, after, fixes, fixes_of_words, texts},
+    advice::{advise, after, fixes, fixes_for_nobody, fixes_of_words, texts},
     audit::audit,
     audit_advice::{advise_audit, advise_detached},
     capture::of_capture,

@@ -282,6 +282,7 @@ mod tests {
         let parent = |pid: u32, comm: &str| Parent {
             pid,
             comm: comm.into(),
+            ..Parent::default()
         };
         let mut process = Process {
             pid: 812,

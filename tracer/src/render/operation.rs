@@ -228,6 +228,8 @@ mod tests {
         HOLDER none found: it was gone before ebusy looked, or is of a kind that ebusy does not know
         WHY    nothing was found that explains it; 0 lost; tier tracepoint
         STATE  gave up after 2.46 s, 1 attempt (03:43:19)
+        FIX    see which mount namespaces have a mount there: grep -lF /mnt /proc/[0-9]*/mountinfo
+               look for leaked, detached and copied mounts: ebusy audit
         "#);
     }
 }

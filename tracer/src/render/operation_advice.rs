@@ -54,6 +54,27 @@ pub fn advise_operation(reason: Reason, holders: &[Holder], target: &Target) -> 
     if reason == Reason::OverlayInUse {
         advice.push("no upper or work directory may be that of two overlays at a time".to_owned());
     }
+    if advice.is_empty() {
+        advice.extend(nobody(target));
+    }
+    advice
+}
+
+/// Where nothing was found: what tells more.
+fn nobody(target: &Target) -> Vec<String> {
+    let path = target.path.as_bytes();
+    let word = shell(path);
+    let mut advice = Vec::new();
+    if path.starts_with(b"/dev/") {
+        advice.push(format!(
+            "see who has the device open, and what is stacked on it: fuser -v {word}; lsblk {word}"
+        ));
+    } else if path.starts_with(b"/") {
+        advice.push(format!(
+            "see which mount namespaces have a mount there: grep -lF {word} /proc/[0-9]*/mountinfo"
+        ));
+    }
+    advice.push("look for leaked, detached and copied mounts: ebusy audit".to_owned());
     advice
 }
 

@@ -205,6 +205,7 @@ impl Redactor {
             namespace: _,
             from: _,
             container: Some(container),
+            by: _,
         }) = holder.entered.as_deref_mut()
         {
             self.container(container);

@@ -134,6 +134,7 @@ pub(super) fn parents(ancestors: &[Ancestor], count: u32) -> Vec<Parent> {
     used.map(|ancestor| Parent {
         pid: ancestor.tgid,
         comm: Text::from_c_array(&ancestor.comm as &[u8; COMM_LEN]),
+        start_time: None,
     })
     .collect()
 }

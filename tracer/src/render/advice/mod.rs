@@ -5,10 +5,12 @@
 
 mod copies;
 mod kernel;
+mod nobody;
 mod owners;
 #[cfg(test)]
 mod tests;
 
+pub use self::nobody::fixes_for_nobody;
 use self::owners::{Owner, owners};
 pub(super) use self::{copies::mountpoint_seen, owners::ending};
 use super::report::check_command;

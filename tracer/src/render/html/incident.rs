@@ -249,8 +249,11 @@ fn way_in(page: &mut Page, holder: &Holder, zone: &TimeZone) {
             let namespace = entered.namespace;
             let of = entered.container.as_ref();
             let of = of.map_or(String::new(), |of| format!(" of {}", container_short(of)));
+            let by = entered.by.as_ref().map_or(String::new(), |by| {
+                format!("its ancestor {} ({}) ", by.comm.to_str_lossy(), by.pid)
+            });
             format!(
-                "entered mount namespace {namespace}{of} by setns at {}",
+                "{by}entered mount namespace {namespace}{of} by setns at {}",
                 moment(time, time, zone)
             )
         }

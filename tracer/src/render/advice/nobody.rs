@@ -1,0 +1,149 @@
+//! What to do where nobody was found: how to see who it was while it lasts, or the next time.
+
+use super::Step;
+use crate::{
+    model::{Books, Fix, FixAction, Target},
+    render::{quote::shell, report::check_command},
+};
+
+/// A longer path is not put into a command.
+const PATH_MAX: usize = 60;
+
+/// What tells more; none of it frees the target.
+#[must_use]
+pub fn fixes_for_nobody(books: &Books, tier: &str, target: &Target) -> Vec<Fix> {
+    let there = books.sampled_at.is_some() && books.counted.is_some_and(|counted| counted > 0);
+    let steps = if there {
+        lasting(target)
+    } else {
+        momentary(tier, target)
+    };
+    let fix = |step: Step| Fix {
+        text: step.text,
+        action: step.action,
+        command: step.command,
+        interrupts: None,
+        then: None,
+        check: None,
+    };
+    steps.into_iter().map(fix).collect()
+}
+
+/// The references were still there when they were looked for.
+fn lasting(target: &Target) -> Vec<Step> {
+    let again = "look again while it is refused, for what comes and goes";
+    let look = match check_command(target) {
+        Some(command) => Step::look(again, command),
+        None => Step::look(again, "ebusy who".to_owned()),
+    };
+    vec![
+        look,
+        Step::wait("or wait and try again: what no process has, the kernel may drop by itself"),
+    ]
+}
+
+/// They were gone, or nobody can say.
+fn momentary(tier: &str, target: &Target) -> Vec<Step> {
+    let only = only(target);
+    let record = |history: &str| format!("ebusy record{history} -o DIR{only}");
+    if tier == "tracepoint" {
+        // Releases are not seen there, so that what was open for a moment proves nothing.
+        return vec![
+            Step::look(
+                "to catch who holds it for a moment, watch at a tier that sees every open and close (ebusy doctor says \
+                 whether this kernel has one)",
+                format!("ebusy watch --probe fentry{only}"),
+            ),
+            Step::look(
+                "or record who opens its files, for ebusy export DIR --to jsonl",
+                record(" --history"),
+            ),
+        ];
+    }
+    vec![Step::look(
+        "to catch who holds it for a moment, record from before it is opened, for ebusy report DIR",
+        record(""),
+    )]
+}
+
+/// The mounts of containers are watched anyway; others are chosen by their path, if that is no pattern.
+fn only(target: &Target) -> String {
+    let path = target.path.as_bytes();
+    let plain = std::str::from_utf8(path).is_ok()
+        && path.starts_with(b"/")
+        && !path.iter().any(|byte| b"*?[]{}!\\".contains(byte));
+    if target.container.is_some() || !plain || path.len() > PATH_MAX {
+        return String::new();
+    }
+    format!(" --target {}", shell(path))
+}
+
+impl Step {
+    fn look(text: &str, command: String) -> Self {
+        Self {
+            action: FixAction::Look,
+            ..Self::command(text, command, "")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixes_for_nobody;
+    use crate::{
+        model::{Books, FixAction, Target},
+        render::{samples, texts},
+    };
+
+    fn plain() -> Target {
+        Target {
+            path: "/srv/volume".into(),
+            ..Target::default()
+        }
+    }
+
+    #[test]
+    fn what_was_there_is_looked_for_again() {
+        let fixes = fixes_for_nobody(&samples::books(1, 0), "fentry", &plain());
+        assert_eq!(
+            texts(&fixes),
+            [
+                "look again while it is refused, for what comes and goes: ebusy who /srv/volume",
+                "or wait and try again: what no process has, the kernel may drop by itself"
+            ]
+        );
+        assert_eq!(fixes[0].action, FixAction::Look);
+        // None of it frees the target.
+        assert!(fixes.iter().all(|fix| fix.then.is_none() && fix.check.is_none()));
+    }
+
+    #[test]
+    fn what_was_gone_is_caught_the_next_time() {
+        let uncounted = Books {
+            counted: None,
+            ..samples::books(0, 0)
+        };
+        let words =
+            |books: &Books, tier: &str, target: &Target| texts(&fixes_for_nobody(books, tier, target));
+        assert_eq!(
+            words(&uncounted, "tracepoint", &plain()),
+            [
+                "to catch who holds it for a moment, watch at a tier that sees every open and close (ebusy doctor says \
+                 whether this kernel has one): ebusy watch --probe fentry --target /srv/volume",
+                "or record who opens its files, for ebusy export DIR --to jsonl: ebusy record --history -o DIR --target \
+                 /srv/volume"
+            ]
+        );
+        let record = "to catch who holds it for a moment, record from before it is opened, for ebusy report DIR: ebusy \
+                      record -o DIR";
+        assert_eq!(
+            words(&samples::books(0, 0), "kprobe", &samples::target()),
+            [record]
+        );
+        let pattern = Target {
+            path: "/srv/[a]".into(),
+            ..Target::default()
+        };
+        assert_eq!(words(&Books::default(), "fentry", &pattern), [record]);
+    }
+}

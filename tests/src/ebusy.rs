@@ -2,12 +2,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
-    io::{BufRead as _, BufReader, Read},
+    fs::File,
+    io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom},
     os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -224,6 +224,14 @@ fn read_all(mut output: impl Read) -> Vec<u8> {
 pub struct Watch {
     running: Running,
     directory: TempDir,
+    told: Mutex<Told>,
+}
+
+/// What was read of its file: each line is read once, however often a test looks.
+#[derive(Debug, Default)]
+struct Told {
+    bytes: u64,
+    incidents: Vec<Incident>,
 }
 
 impl Watch {
@@ -246,7 +254,11 @@ impl Watch {
             .arg(directory.path().join("incidents.jsonl"));
         let mut running = Running::start(command.args(arguments))?;
         running.wait_for("watching")?;
-        Ok(Self { running, directory })
+        Ok(Self {
+            running,
+            directory,
+            told: Mutex::default(),
+        })
     }
 
     /// Its process id.
@@ -295,15 +307,31 @@ impl Watch {
 
     /// The incidents that it has written so far.
     pub fn incidents(&self) -> Result<Vec<Incident>> {
-        let path = self.directory.path().join("incidents.jsonl");
-        let json = match fs::read_to_string(&path) {
-            Ok(json) => json,
+        Ok(self.told()?.incidents.clone())
+    }
+
+    fn told(&self) -> Result<MutexGuard<'_, Told>> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = match File::open(self.directory.path().join("incidents.jsonl")) {
+            Ok(file) => file,
             // Nothing was written.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(told),
             Err(error) => return Err(error).context("incidents"),
         };
+        file.seek(SeekFrom::Start(told.bytes))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
         // The last line may be on its way still.
-        report::incidents(json.rsplit_once('\n').map_or("", |(lines, _)| lines))
+        bytes.truncate(
+            bytes
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |end| end + 1),
+        );
+        let lines = str::from_utf8(&bytes).context("JSON is UTF-8")?;
+        told.incidents.extend(report::incidents(lines)?);
+        told.bytes += bytes.len() as u64;
+        Ok(told)
     }
 
     /// Waits until it has written that many incidents.
@@ -329,16 +357,17 @@ impl Watch {
     fn wait<T>(&self, patience: Duration, look: impl Fn(&[Incident]) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + patience;
         loop {
-            let incidents = self.incidents()?;
-            if let Some(found) = look(&incidents) {
+            let told = self.told()?;
+            if let Some(found) = look(&told.incidents) {
                 return Ok(found);
             }
             ensure!(
                 Instant::now() < deadline,
                 "there are {} incidents\n{}",
-                incidents.len(),
+                told.incidents.len(),
                 self.running.log()
             );
+            drop(told);
             thread::sleep(Duration::from_millis(20));
         }
     }

@@ -41,6 +41,9 @@ pub(crate) struct TestArgs {
     /// Only these kernels, in place of this host and the whole matrix
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
+    /// Only at these tiers, of what runs in machines
+    #[arg(long, value_name = "TIER")]
+    tier: Vec<String>,
     /// Keep the table of kinds in docs/kinds.md, and run only what it is made from
     #[arg(long)]
     table: bool,
@@ -86,7 +89,12 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
     }
     if let Some(text) = table::render(&sum, &host_column(&built)) {
         println!("\n{text}");
-        if args.table && args.filter.is_none() && !args.quick && args.kernel.is_empty() {
+        if args.table
+            && args.filter.is_none()
+            && !args.quick
+            && args.kernel.is_empty()
+            && args.tier.is_empty()
+        {
             let path = workspace.root.join(table::PATH);
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
             say(&format!("the table is in {}", table::PATH));
@@ -284,6 +292,7 @@ fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str
         let plans = MATRIX
             .iter()
             .filter(|plan| plan.kernels.contains(name))
+            .filter(|plan| args.tier.is_empty() || args.tier.iter().any(|tier| tier == plan.tier))
             .filter(|plan| !args.table || table::SUITES.contains(&plan.test));
         for plan in plans {
             let Some(test) = built.tests.iter().find(|test| test.name == plan.test) else {

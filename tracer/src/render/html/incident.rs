@@ -117,7 +117,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
                     )
                 }
                 Outcome::GaveUp if incident.reason.is_some() => {
-                    "Nobody tried again for 30 s; what kept it is still there.".to_owned()
+                    "Nobody tried again for 30 s; what kept it may still be there.".to_owned()
                 }
                 Outcome::GaveUp => "Nobody tried again for 30 s; it is still mounted.".to_owned(),
                 Outcome::Gone => format!("Its mount namespace ended {took} after the first refusal."),

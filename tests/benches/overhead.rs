@@ -6,7 +6,8 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,8 +18,6 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use serde_json::Value;
 
 const ROUNDS: usize = 7;
-const CALLS: u32 = 200_000;
-const OPENS: u32 = 50_000;
 
 fn main() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
@@ -84,21 +83,92 @@ fn time(mut work: impl FnMut()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn calls() -> f64 {
-    time(|| {
-        for _ in 0..CALLS {
-            // SAFETY: getppid has no preconditions; by number, so that nothing caches it.
-            unsafe { libc::syscall(libc::SYS_getppid) };
-        }
-    }) / f64::from(CALLS)
+/// System calls that are timed: what is printed of them, and how often they are called in a round.
+struct Measured {
+    name: &'static str,
+    calls: u32,
+    call: fn(&Bench),
 }
 
-fn opens() -> f64 {
-    time(|| {
-        for _ in 0..OPENS {
-            drop(File::open("/etc/hostname"));
-        }
-    }) / f64::from(OPENS)
+/// Of one that ebusy has no program for, and of those that it has one for. Each of those succeeds, as almost all do.
+const MEASURED: [Measured; 6] = [
+    Measured {
+        name: "getppid",
+        calls: 200_000,
+        call: |_| {
+            // SAFETY: getppid has no preconditions; by number, so that nothing caches it.
+            let _ = unsafe { libc::syscall(libc::SYS_getppid) };
+        },
+    },
+    Measured {
+        name: "open and close of an unwatched file",
+        calls: 50_000,
+        call: |_| drop(File::open("/etc/hostname")),
+    },
+    Measured {
+        name: "ioctl that is not ours",
+        calls: 200_000,
+        call: |bench| {
+            let _ = rustix::io::ioctl_fionread(&bench.pipe);
+        },
+    },
+    Measured {
+        name: "creat and unlink",
+        calls: 20_000,
+        call: |bench| {
+            drop(File::create(&bench.names[0]));
+            drop(fs::remove_file(&bench.names[0]));
+        },
+    },
+    Measured {
+        name: "rename there and back",
+        calls: 20_000,
+        call: |bench| {
+            drop(fs::rename(&bench.names[1], &bench.names[2]));
+            drop(fs::rename(&bench.names[2], &bench.names[1]));
+        },
+    },
+    Measured {
+        name: "mkdir and rmdir",
+        calls: 20_000,
+        call: |bench| {
+            drop(fs::create_dir(&bench.names[3]));
+            drop(fs::remove_dir(&bench.names[3]));
+        },
+    },
+];
+
+/// What the system calls are about.
+struct Bench {
+    _directory: tempfile::TempDir,
+    names: [PathBuf; 4],
+    pipe: OwnedFd,
+    _write: OwnedFd,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        // Of a tmpfs, where these are as fast as they get.
+        let directory = tempfile::tempdir_in("/dev/shm")?;
+        let names = ["made", "old", "new", "directory"].map(|name| directory.path().join(name));
+        File::create(&names[1])?;
+        let (pipe, write) = rustix::pipe::pipe()?;
+        Ok(Self {
+            _directory: directory,
+            names,
+            pipe,
+            _write: write,
+        })
+    }
+
+    /// Seconds for one call of each.
+    fn round(&self) -> Vec<f64> {
+        let each = |measured: &Measured| {
+            let seconds = time(|| (0..measured.calls).for_each(|_| (measured.call)(self)));
+            seconds / f64::from(measured.calls)
+        };
+        MEASURED.iter().map(each).collect()
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -108,30 +178,36 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// Costs of system calls with and without a watch, in alternating rounds.
 fn overhead() -> Result<()> {
+    let bench = Bench::new()?;
     for (name, arguments) in [
         ("with history", &[][..]),
         ("without history", &["--no-history"][..]),
     ] {
-        let (mut call_ratios, mut open_ratios) = (Vec::new(), Vec::new());
-        let mut plain = (Vec::new(), Vec::new());
+        let mut rounds = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
-            let (call, open) = (calls(), opens());
+            let plain = bench.round();
             let watch = Watch::start(arguments)?;
-            let (watched_call, watched_open) = (calls(), opens());
+            let watched = bench.round();
             drop(watch);
-            call_ratios.push(watched_call / call);
-            open_ratios.push(watched_open / open);
-            plain.0.push(call);
-            plain.1.push(open);
+            rounds.push((plain, watched));
         }
-        println!(
-            "watch {name}: getppid {:.2} x ({:.0} ns without), open and close of an unwatched file {:.2} x ({:.0} ns \
-             without); median of {ROUNDS} rounds",
-            median(call_ratios),
-            median(plain.0) * 1e9,
-            median(open_ratios),
-            median(plain.1) * 1e9
-        );
+        println!("watch {name}, medians of {ROUNDS} rounds:");
+        for (index, measured) in MEASURED.iter().enumerate() {
+            let of = |value: fn(f64, f64) -> f64| {
+                median(
+                    rounds
+                        .iter()
+                        .map(|(plain, watched)| value(plain[index], watched[index]))
+                        .collect(),
+                )
+            };
+            println!(
+                "  {}: {:.2} x ({:.0} ns without)",
+                measured.name,
+                of(|plain, watched| watched / plain),
+                of(|plain, _| plain) * 1e9
+            );
+        }
     }
     Ok(())
 }

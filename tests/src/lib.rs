@@ -25,6 +25,7 @@ pub mod hold;
 pub mod holder;
 pub mod image;
 pub mod many;
+pub mod mapper;
 pub mod namespace;
 pub mod observer;
 pub mod process;

@@ -310,7 +310,7 @@ pub const OPERATION_TEXTS: usize = 3;
 /// Length of the name of a file system type, with its NUL, as far as a record has room.
 pub const FS_NAME: usize = 32;
 
-/// A system call other than umount2 that returned EBUSY.
+/// A system call other than umount2 that returned EBUSY; and every `LOOP_CLR_FD`: it succeeds, and the device stays.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct OperationRecord {
@@ -319,9 +319,10 @@ pub struct OperationRecord {
     /// Number of the system call on x86-64; `u32::MAX` for the open of a block device, of which only the kernel's own
     /// function was seen.
     pub syscall: u32,
-    /// Device number, of the open of a block device.
+    /// Device number, of the open of a block device, and of the device of `LOOP_CLR_FD`.
     pub device: u32,
-    /// Arguments as they were passed, as far as they are needed.
+    /// Arguments as they were passed, as far as they are needed; the fourth of `DM_DEV_REMOVE` is the number of the
+    /// device as it is in the `struct dm_ioctl`.
     pub arguments: [u64; 5],
     /// The caller's working directory.
     pub cwd: PathRef,
@@ -340,7 +341,7 @@ pub struct OperationRecord {
     pub ancestor_count: u32,
     /// Nearest first.
     pub ancestors: [Ancestor; ANCESTORS],
-    /// Paths, or of mount: target, source, options.
+    /// Paths, or of mount: target, source, options; of `DM_DEV_REMOVE`: name, uuid.
     pub texts: [[u8; PATH_MAX]; OPERATION_TEXTS],
 }
 

@@ -131,6 +131,7 @@ tracepoints! {
     sys_exit_mount_setattr => |ctx| { mount::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
     sys_exit_pivot_root => mount::exit;
     sys_exit_fsconfig => |ctx| operation::exit(ctx, &operation::FSCONFIG);
+    sys_exit_ioctl => operation::ioctl_exit;
     sys_exit_rmdir => |ctx| operation::exit(ctx, &operation::PATH);
     sys_exit_unlink => |ctx| operation::exit(ctx, &operation::PATH);
     sys_exit_unlinkat => |ctx| operation::exit(ctx, &operation::PATH_AT);
@@ -170,6 +171,20 @@ system_calls! {
     "__x64_sys_rename" 82: rename_exit kprobe_rename_exit => TWO_PATHS;
     "__x64_sys_renameat" 264: renameat_exit kprobe_renameat_exit => TWO_PATHS_AT;
     "__x64_sys_renameat2" 316: renameat2_exit kprobe_renameat2_exit => TWO_PATHS_AT;
+}
+
+#[fexit(function = "__x64_sys_ioctl")]
+fn ioctl_exit(ctx: FExitContext) -> u32 {
+    let (registers, ret): (*const u8, i64) = (ctx.arg(0), ctx.arg(1));
+    operation::ioctl_returned(registers as u64, ret);
+    0
+}
+
+/// Not that of the system call: a kretprobe has a few instances for the whole system, and an ioctl may wait for long.
+#[kretprobe]
+fn kprobe_device_ioctl_exit(ctx: RetProbeContext) -> u32 {
+    operation::device_ioctl_returned(ctx.ret());
+    0
 }
 
 #[fexit(function = "blkdev_open")]

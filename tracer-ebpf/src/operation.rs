@@ -6,7 +6,10 @@
 //! at its result.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
+    helpers::{
+        bpf_probe_read_user,
+        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
+    },
     programs::TracePointContext,
 };
 use tracer_common::{
@@ -45,6 +48,19 @@ const NONE: usize = 5;
 /// [`OperationRecord::syscall`] of the open of a block device.
 const BLOCK_DEVICE: u32 = u32::MAX;
 
+/// `ioctl(descriptor, command, argument)`.
+const IOCTL: u32 = 16;
+/// `LOOP_CLR_FD` (linux/loop.h).
+const LOOP_CLEAR: u32 = 0x4c01;
+/// `DM_DEV_REMOVE` (linux/dm-ioctl.h): `_IOWR(0xfd, 4, struct dm_ioctl)`, of 312 bytes on x86-64.
+const MAPPED_REMOVE: u32 = 0xc138_fd04;
+/// `dev`, `name` and `uuid` in a `struct dm_ioctl` (the same since its version 4), and the room of the texts.
+const MAPPED_DEVICE: u64 = 40;
+const MAPPED_NAME: u64 = 48;
+const MAPPED_NAME_LEN: usize = 128;
+const MAPPED_UUID: u64 = 176;
+const MAPPED_UUID_LEN: usize = 129;
+
 /// Where in its arguments a call has its texts, the directories that the first two of these begin at, and the name of a
 /// file system type.
 pub(crate) struct Shape {
@@ -53,6 +69,8 @@ pub(crate) struct Shape {
     fs_name: usize,
     /// The first argument is a descriptor of a file system context.
     context: bool,
+    /// The third argument is a `struct dm_ioctl`.
+    mapped: bool,
 }
 
 const fn shape(texts: [usize; 3], bases: [usize; 2]) -> Shape {
@@ -61,6 +79,7 @@ const fn shape(texts: [usize; 3], bases: [usize; 2]) -> Shape {
         bases,
         fs_name: NONE,
         context: false,
+        mapped: false,
     }
 }
 
@@ -126,6 +145,71 @@ pub(crate) fn device_opened(inode: u64, file: u64, ret: i32) {
 }
 
 const PATHLESS: Shape = shape([NONE; 3], [NONE; 2]);
+const MAPPED: Shape = Shape {
+    mapped: true,
+    ..PATHLESS
+};
+
+/// `sys_exit_ioctl`: calls that succeed, too, since that of a loop device does while somebody keeps the device.
+#[inline(always)]
+pub(crate) fn ioctl_exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    if let Ok(ret @ (0 | EBUSY)) = unsafe { ctx.read_at::<i64>(RESULT) } {
+        find_ioctl(ret, ret);
+    }
+}
+
+/// The return of the kernel's function for ioctl.
+#[inline(always)]
+pub(crate) fn ioctl_returned(registers: u64, ret: i64) {
+    if ret == 0 || ret == EBUSY {
+        let command: u64 = read(registers, offset!(regs_si)).unwrap_or(0);
+        controlled(registers, command as u32, ret);
+    }
+}
+
+/// `blkdev_ioctl` returned, somewhere in an ioctl.
+#[inline(always)]
+pub(crate) fn device_ioctl_returned(ret: i64) {
+    // An int up to Linux 5.15, of which the upper half of the register is not defined.
+    let ret = i64::from(ret as i32);
+    if ret == 0 || ret == EBUSY {
+        find_ioctl(RUNNING, ret);
+    }
+}
+
+/// Almost every ioctl is none of ours: its command is looked at first.
+#[inline(always)]
+fn find_ioctl(result: i64, ret: i64) {
+    let stack: u64 = read(current(), offset!(task_stack)).unwrap_or(0);
+    if stack == 0 || offset!(regs_ss) == ABSENT {
+        return;
+    }
+    let size = u64::from(offset!(regs_ss)) + 8;
+    for padding in PADDINGS {
+        let registers = stack + THREAD_SIZE - padding - size;
+        let command = read::<u64>(registers, offset!(regs_si)).unwrap_or(0) as u32;
+        if (command == LOOP_CLEAR || command == MAPPED_REMOVE)
+            && read(registers, offset!(regs_orig_ax)) == Some(u64::from(IOCTL))
+            && read(registers, offset!(regs_ax)) == Some(result)
+        {
+            return controlled(registers, command, ret);
+        }
+    }
+}
+
+#[inline(always)]
+fn controlled(registers: u64, command: u32, ret: i64) {
+    if command == LOOP_CLEAR && !is_own() {
+        let fd: u64 = read(registers, offset!(regs_di)).unwrap_or(0);
+        let file = file_of(fd & 0xffff_ffff).unwrap_or(0);
+        let inode: u64 = read(file, offset!(file_inode)).unwrap_or(0);
+        let device: u32 = read(inode, offset!(inode_rdev)).unwrap_or(0);
+        emit(registers, IOCTL, device, 0, &PATHLESS);
+    } else if command == MAPPED_REMOVE && ret == EBUSY && !is_own() {
+        emit(registers, IOCTL, 0, 0, &MAPPED);
+    }
+}
 
 #[inline(always)]
 fn is_own() -> bool {
@@ -226,6 +310,9 @@ fn emit(registers: u64, number: u32, device: u32, path: u64, shape: &Shape) {
                 (*record).arguments[shape.fs_name],
             );
         }
+        if shape.mapped {
+            write_mapped(record);
+        }
         if shape.context {
             write_context(record);
         }
@@ -268,6 +355,29 @@ unsafe fn write_base(out: *mut PathRef, fs: u64, fd: i32) {
         } else if let Some(file) = file_of(u64::from(fd as u32)) {
             write_path(out, file, offset!(file_path));
         }
+    }
+}
+
+/// What a `struct dm_ioctl` says: name, uuid, and number of the device, of which one is enough.
+///
+/// # Safety
+/// `record` is valid.
+#[inline(always)]
+unsafe fn write_mapped(record: *mut OperationRecord) {
+    // SAFETY: as the caller promised; every read of the caller's memory may fail.
+    unsafe {
+        let from = (*record).arguments[2];
+        (*record).text_lens[0] = user_text(
+            (&raw mut (*record).texts[0]).cast(),
+            MAPPED_NAME_LEN,
+            from + MAPPED_NAME,
+        );
+        (*record).text_lens[1] = user_text(
+            (&raw mut (*record).texts[1]).cast(),
+            MAPPED_UUID_LEN,
+            from + MAPPED_UUID,
+        );
+        (*record).arguments[3] = bpf_probe_read_user((from + MAPPED_DEVICE) as *const u64).unwrap_or(0);
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Plan {
 }
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 12] = [
+pub(crate) const MATRIX: [Plan; 13] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -54,6 +54,14 @@ pub(crate) const MATRIX: [Plan; 12] = [
         kernels: &["5.10", "7.2"],
         append: "",
         only: "_private_copy",
+    },
+    // An ioctl, too; and device-mapper, which the host may not have.
+    Plan {
+        test: "devices",
+        tier: "fentry",
+        kernels: &["5.10", "7.2"],
+        append: "",
+        only: "",
     },
     // What keeps the caller after the kernel's function has returned.
     Plan {

@@ -29,8 +29,9 @@ pub(super) enum Mark {
     Gone(MountKey),
     /// A mount was detached and lives on, by the number of its cause; whether somebody was found to keep it.
     Detached(u64, bool, std::ops::Range<usize>),
-    /// A system call other than umount2 was refused, by the number of its cause, and when it returned.
-    Operation(u64, u64, std::ops::Range<usize>),
+    /// A system call other than umount2 was refused, by the number of its cause, and when it returned; `None` if it is to
+    /// be kept until it is over.
+    Operation(u64, Option<u64>, std::ops::Range<usize>),
     /// What a cause was is gone.
     Freed(u64),
     /// Totals of what was lost.
@@ -49,7 +50,11 @@ impl Mark {
             Record::Detached(detached) => {
                 Some(Self::Detached(detached.cause, !detached.holders.is_empty(), line))
             }
-            Record::Refused(refused) => Some(Self::Operation(refused.cause, refused.returned, line)),
+            Record::Refused(refused) => {
+                let quiet = !refused.operation.is_pending();
+                let returned = quiet.then_some(refused.returned);
+                Some(Self::Operation(refused.cause, returned, line))
+            }
             Record::Freed(freed) => Some(Self::Freed(freed.cause)),
             Record::Lost(lost) => Some(Self::Lost(lost.losses.clone())),
             _ => None,
@@ -79,7 +84,7 @@ struct Detached {
 struct Operation {
     first: Vec<u8>,
     last: Vec<u8>,
-    returned: u64,
+    returned: Option<u64>,
 }
 
 /// The open incidents, and what was lost so far.
@@ -177,8 +182,11 @@ impl State {
     fn forget_quiet(&mut self, now: u64) {
         self.incidents
             .retain(|_, incident| now.saturating_sub(incident.returned) <= QUIET);
-        self.operations
-            .retain(|_, operation| now.saturating_sub(operation.returned) <= QUIET);
+        self.operations.retain(|_, operation| {
+            operation
+                .returned
+                .is_none_or(|returned| now.saturating_sub(returned) <= QUIET)
+        });
     }
 }
 

@@ -1,5 +1,5 @@
-//! System calls other than umount2 that were refused: those of one operation on one target are one incident, until what
-//! kept the target is gone.
+//! System calls other than umount2 that were refused, or left undone what they were to do: those of one operation on one
+//! target are one incident, until what kept the target is gone.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -84,6 +84,7 @@ impl Operations {
         let quiet: Vec<u64> = self
             .open
             .iter()
+            .filter(|(_, open)| !open.last.operation.is_pending())
             .filter(|(_, open)| time.saturating_sub(open.last.returned) >= GAVE_UP)
             .map(|(cause, _)| *cause)
             .collect();
@@ -125,7 +126,7 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         .collect();
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let clock = run.clock;
-    let advice = advise_operation(last.reason, &last.holders, &last.target);
+    let advice = advise_operation(last.operation.name(), last.reason, &last.holders, &last.target);
     Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,

@@ -43,6 +43,104 @@ pub(super) fn name_of(device: u32) -> Option<String> {
     Some(link.file_name()?.to_str()?.to_owned())
 }
 
+/// A disk that is a loop device, by the number of it or of a partition: its name and number.
+pub(super) fn loop_disk(device: u32) -> Option<(String, u32)> {
+    let (major, minor) = device_numbers(device);
+    let mut link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    if Path::new("/sys/dev/block").join(&link).join("partition").exists() {
+        link.pop();
+    }
+    let name = link.file_name()?.to_str()?.to_owned();
+    let directory = Path::new("/sys/block").join(&name);
+    // Only a disk of the loop driver, and only while it has a file, has this directory.
+    directory.join("loop").is_dir().then_some(())?;
+    Some((name, number(&directory)?))
+}
+
+/// A device of device-mapper, by one of uuid, name and number, as the kernel looks for it (drivers/md/dm-ioctl.c
+/// `__find_device_hash_cell`, 5.10 to 7.2): its name and number.
+pub(super) fn mapped_device(name: &[u8], uuid: &[u8], encoded: u64) -> Option<(Vec<u8>, u32)> {
+    let disks = fs::read_dir("/sys/block").ok()?.take(ENTRIES_MAX).flatten();
+    let mut disks = disks.map(|entry| entry.path());
+    let text = |disk: &Path, what: &str| -> Option<Vec<u8>> {
+        let mut text = fs::read(disk.join(what)).ok()?;
+        (text.pop() == Some(b'\n')).then_some(text)
+    };
+    let disk = disks.find(|disk| {
+        if !uuid.is_empty() {
+            text(disk, "dm/uuid").as_deref() == Some(uuid)
+        } else if !name.is_empty() {
+            text(disk, "dm/name").as_deref() == Some(name)
+        } else {
+            disk.join("dm").is_dir() && number(disk) == Some(decoded(encoded))
+        }
+    })?;
+    Some((text(&disk, "dm/name")?, number(&disk)?))
+}
+
+/// A device number as system calls have it (`huge_decode_dev` of `linux/kdev_t.h`).
+fn decoded(encoded: u64) -> u32 {
+    let encoded = encoded as u32;
+    let major = (encoded & 0xf_ff00) >> 8;
+    let minor = (encoded & 0xff) | ((encoded >> 12) & 0xf_ff00);
+    (major << 20) | minor
+}
+
+/// What a loop device has, and since when: whether it is still that is told by both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// The path of the file behind it, as the kernel writes it.
+    pub(super) file: Vec<u8>,
+    /// Goes up whenever it gets or loses a file (Linux 5.15 on).
+    sequence: Option<u64>,
+}
+
+impl Bound {
+    /// `None` for a device that has no file.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let directory = Path::new("/sys/block").join(name);
+        let mut file = fs::read(directory.join("loop/backing_file")).ok()?;
+        (file.pop() == Some(b'\n')).then_some(())?;
+        let sequence = fs::read_to_string(directory.join("diskseq"));
+        Some(Self {
+            file,
+            sequence: sequence.ok().and_then(|text| text.trim().parse().ok()),
+        })
+    }
+
+    /// Whether the device gives it up when it is closed for the last time.
+    pub(super) fn is_given_up(name: &str) -> bool {
+        let flag = fs::read(format!("/sys/block/{name}/loop/autoclear"));
+        flag.is_ok_and(|flag| flag == b"1\n")
+    }
+}
+
+/// Everybody who has a device or one of its partitions open, for themselves or not.
+pub(super) fn all_users(keepers: &Keepers<'_>, device: u32) -> Vec<Holder> {
+    let mut devices = vec![device];
+    if let Some(name) = name_of(device) {
+        let directory = Path::new("/sys/block").join(&name);
+        let parts = names(&directory.to_string_lossy()).into_iter();
+        devices.extend(
+            parts
+                .map(|part| directory.join(part))
+                .filter(|part| part.join("partition").is_file())
+                .filter_map(|part| number(&part)),
+        );
+    }
+    let mut holders = Vec::new();
+    for device in devices {
+        let (own, others) = users(keepers, device);
+        holders.extend(own);
+        holders.extend(others.into_iter().map(|holder| Holder {
+            counted: true,
+            attempts_blocked: 1,
+            ..holder
+        }));
+    }
+    holders
+}
+
 /// Who has a block device: those who have it for themselves, and those who only have it open.
 pub(super) fn users(keepers: &Keepers<'_>, device: u32) -> (Vec<Holder>, Vec<Holder>) {
     let mut holders = mounted(keepers, device);
@@ -110,13 +208,22 @@ pub(super) fn of_superblock(keepers: &Keepers<'_>, superblock: u64) -> Vec<Holde
     holders
 }
 
+/// The paths that the kernel may know a device by: a node of device-mapper is a link to that of its number where udev
+/// runs, and else a node of its own.
+fn paths_of(name: &str) -> [String; 2] {
+    let mapped = fs::read_to_string(format!("/sys/block/{name}/dm/name"));
+    let path = format!("/dev/{name}");
+    let mapped = mapped.map(|mapped| format!("/dev/mapper/{}", mapped.trim_end()));
+    [mapped.unwrap_or_else(|_| path.clone()), path]
+}
+
 /// Device-mapper, md, and loop devices that are on top of it.
 fn devices_above(name: &str) -> Vec<Holder> {
     let mut above: Vec<String> = names(&format!("/sys/class/block/{name}/holders"));
-    let backing = format!("/dev/{name}\n");
+    let backing = paths_of(name).map(|path| path + "\n");
     above.extend(names("/sys/block").into_iter().filter(|disk| {
         let file = format!("/sys/block/{disk}/loop/backing_file");
-        fs::read_to_string(file).is_ok_and(|text| text == backing)
+        fs::read_to_string(file).is_ok_and(|text| backing.contains(&text))
     }));
     above
         .into_iter()
@@ -126,8 +233,11 @@ fn devices_above(name: &str) -> Vec<Holder> {
 
 fn swap(name: &str) -> Option<Holder> {
     let swaps = fs::read_to_string("/proc/swaps").ok()?;
-    let path = format!("/dev/{name}");
-    let is_it = |line: &str| line.split_whitespace().next() == Some(&path);
+    let paths = paths_of(name);
+    let is_it = |line: &str| {
+        let first = line.split_whitespace().next();
+        paths.iter().any(|path| first == Some(path))
+    };
     swaps
         .lines()
         .any(is_it)
@@ -205,7 +315,14 @@ fn openers(keepers: &Keepers<'_>, device: u32) -> (Vec<Holder>, Vec<Holder>) {
 
 #[cfg(test)]
 mod tests {
-    use super::device_of;
+    use super::{decoded, device_of};
+
+    #[test]
+    fn a_number_as_system_calls_have_it() {
+        // 253:3, and 259:1048575 (`huge_encode_dev`).
+        assert_eq!(decoded(0xfd03), (253 << 20) | 3);
+        assert_eq!(decoded(0xfff1_03ff), (259 << 20) | 0xf_ffff);
+    }
 
     #[test]
     fn only_names_of_devices_are_looked_for() {

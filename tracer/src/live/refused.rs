@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    device::{device_of, name_of, of_superblock, users},
+    device::{all_users, device_of, loop_disk, mapped_device, name_of, of_superblock, users},
     keepers::Keepers,
     links,
     mounts::{Mounted, NamespaceMounts},
@@ -22,6 +22,9 @@ use crate::{
 const MS_REMOUNT: u64 = 32;
 const MS_BIND: u64 = 4096;
 const AT_REMOVEDIR: u64 = 0x200;
+/// Commands of ioctl: `LOOP_CLR_FD`, `DM_DEV_REMOVE`.
+const LOOP_CLEAR: u32 = 0x4c01;
+const MAPPED_REMOVE: u32 = 0xc138_fd04;
 /// `FSCONFIG_CMD_RECONFIGURE`.
 const RECONFIGURE: u64 = 7;
 
@@ -53,6 +56,8 @@ enum Subject {
     Remount { root: u64, whole: bool },
     /// A block device.
     Device(u32),
+    /// A block device that goes when nobody has it open.
+    Opened(u32),
 }
 
 /// What was found.
@@ -76,6 +81,23 @@ impl Found {
             bystanders: Vec::new(),
         }
     }
+}
+
+/// An ioctl on a device, or on what makes devices.
+fn controlled(raw: &RawOperation) -> Option<(Operation, Vec<Vec<u8>>, Subject)> {
+    let [name, uuid, _] = &raw.texts;
+    let (operation, path, device) = match raw.arguments[1] as u32 {
+        LOOP_CLEAR => {
+            let (name, device) = loop_disk(raw.device)?;
+            (Operation::LoopClear, format!("/dev/{name}").into_bytes(), device)
+        }
+        MAPPED_REMOVE => {
+            let (name, device) = mapped_device(name, uuid, raw.arguments[3])?;
+            (Operation::DmRemove, [b"/dev/mapper/", &name[..]].concat(), device)
+        }
+        _ => return None,
+    };
+    Some((operation, vec![path], Subject::Opened(device)))
 }
 
 impl Asked {
@@ -164,6 +186,7 @@ impl Asked {
                 let path = format!("/dev/{}", name_of(raw.device)?).into_bytes();
                 (Operation::Open, vec![path], Subject::Device(raw.device))
             }
+            16 => controlled(raw)?,
             _ => return None,
         };
         Some(Self {
@@ -185,14 +208,27 @@ impl Asked {
         }
     }
 
+    /// The block device that is to go.
+    pub(super) fn opened_device(&self) -> Option<u32> {
+        match self.subject {
+            Subject::Opened(device) => Some(device),
+            _ => None,
+        }
+    }
+
     /// Looks for what keeps it.
     pub(super) fn look(&self, keepers: &Keepers<'_>) -> Found {
         let unknown = || Found::new(Reason::Unknown, Vec::new());
+        // Whoever asked, from wherever: the device is the same.
+        if let Some(device) = self.opened_device() {
+            return Found::new(Reason::DeviceInUse, all_users(keepers, device));
+        }
         let Some(namespace) = keepers.view.namespace(self.namespace) else {
             return unknown();
         };
         match &self.subject {
             Subject::Names => Found::new(Reason::MountPoint, self.mounted_on(keepers, namespace)),
+            Subject::Opened(_) => unknown(),
             Subject::Device(device) => {
                 let (holders, bystanders) = users(keepers, *device);
                 Found {

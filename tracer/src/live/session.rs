@@ -1,5 +1,6 @@
 //! One run of ebusy: takes what the probes send, looks where it has to, and feeds the analysis.
 
+mod clearing;
 mod detached;
 mod entering;
 mod look;
@@ -82,6 +83,7 @@ pub struct Session {
     /// Targets of open incidents that were looked at once.
     sampled: HashSet<MountKey>,
     causes: operations::Causes,
+    loops: clearing::LoopDevices,
     detached: detached::DetachedMounts,
     slow: slow::SlowUmounts,
     own_losses: Losses,
@@ -131,6 +133,7 @@ impl Session {
             sample_next: now,
             sampled: HashSet::new(),
             causes: operations::Causes::default(),
+            loops: clearing::LoopDevices::default(),
             detached: detached::DetachedMounts::default(),
             slow: slow::SlowUmounts::default(),
             own_losses: Losses::default(),
@@ -285,6 +288,7 @@ impl Session {
         let mut output = self.drain()?;
         self.check_gone();
         self.follow_operations(false);
+        self.follow_loops();
         self.follow_detached(false);
         self.follow_slow(false);
         // All that was lost until then is told before.
@@ -301,6 +305,7 @@ impl Session {
         self.sample_next = Instant::now();
         let mut output = self.tick()?;
         self.follow_operations(true);
+        self.follow_loops();
         self.follow_detached(true);
         self.follow_slow(true);
         self.push(Record::End { time: boot_nanos() });
@@ -322,6 +327,7 @@ impl Session {
         losses.add("watch table: full", self.table.full);
         losses.add("history: too many open files", self.analyzer.history().forgotten);
         losses.add("detached mounts: too many to follow", self.detached.skipped);
+        losses.add("loop devices: too many to follow", self.loops.skipped);
         losses.add("slow umounts: too many to follow", self.slow.skipped);
         self.ledger.lost(&losses);
         if losses != self.told_losses {

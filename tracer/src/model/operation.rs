@@ -37,6 +37,19 @@ named! {
         Remount => "remount",
         /// Open a block device for oneself.
         Open => "open",
+        /// Remove a device of device-mapper: `DM_DEV_REMOVE`.
+        DmRemove => "dm_remove",
+        /// Take the file away from a loop device, `LOOP_CLR_FD`, which succeeded while others kept the device.
+        LoopClear => "loop_clear",
+    }
+}
+
+impl Operation {
+    /// Whether it was not refused but is not done before the last user has gone: nobody asks again, so it is followed to
+    /// that end.
+    #[must_use]
+    pub fn is_pending(self) -> bool {
+        self == Self::LoopClear
     }
 }
 

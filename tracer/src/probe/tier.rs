@@ -222,6 +222,7 @@ pub(crate) const FENTRY_HOOKS: &[FunctionHook] = &[
     at_return("rename_exit", "__x64_sys_rename", Purpose::Operations),
     at_return("renameat_exit", "__x64_sys_renameat", Purpose::Operations),
     at_return("renameat2_exit", "__x64_sys_renameat2", Purpose::Operations),
+    at_return("ioctl_exit", "__x64_sys_ioctl", Purpose::Operations),
     at_return("blkdev_open_exit", "blkdev_open", Purpose::Operations),
 ];
 
@@ -276,6 +277,7 @@ pub(crate) const KPROBE_HOOKS: &[FunctionHook] = &[
         "__x64_sys_renameat2",
         Purpose::Operations,
     ),
+    at_return("kprobe_device_ioctl_exit", "blkdev_ioctl", Purpose::Operations),
 ];
 
 /// A hook of the tracepoint tier: the program has the name of its event in `syscalls`.
@@ -297,6 +299,7 @@ pub(crate) const TRACEPOINT_HOOKS: &[(&str, Purpose)] = &[
     ("sys_exit_mount_setattr", Purpose::Mounts),
     ("sys_exit_pivot_root", Purpose::Mounts),
     ("sys_exit_fsconfig", Purpose::Operations),
+    ("sys_exit_ioctl", Purpose::Operations),
     ("sys_exit_rmdir", Purpose::Operations),
     ("sys_exit_unlink", Purpose::Operations),
     ("sys_exit_unlinkat", Purpose::Operations),

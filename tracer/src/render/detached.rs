@@ -40,7 +40,7 @@ pub(super) fn report(incident: &Incident, style: &Style) -> String {
             now: sampled.or(incident.ended).unwrap_or(incident.started),
             zone: &style.zone,
         },
-        account: vec![books(account), state(incident, &style.zone)],
+        account: vec![books(account), state(incident, "umount", &style.zone)],
         advice: if incident.outcome == Some(Outcome::Released) {
             &[]
         } else {
@@ -65,8 +65,8 @@ fn verdict(incident: &Incident) -> String {
         .finish()
 }
 
-/// How long it has lived on, or did.
-fn state(incident: &Incident, zone: &TimeZone) -> String {
+/// How long it has lived on, or did, since what was to end it.
+pub(super) fn state(incident: &Incident, since: &str, zone: &TimeZone) -> String {
     let until = incident
         .ended
         .or(incident.references.sampled_at)
@@ -74,8 +74,8 @@ fn state(incident: &Incident, zone: &TimeZone) -> String {
     let took = duration(between(incident.started, until));
     let words = match incident.outcome {
         Some(Outcome::Released) => format!("freed after {took}"),
-        Some(_) => format!("still in use when ebusy stopped, {took} after the umount"),
-        None => format!("in use for {took} since the umount"),
+        Some(_) => format!("still in use when ebusy stopped, {took} after the {since}"),
+        None => format!("in use for {took} since the {since}"),
     };
     Line::new("STATE")
         .words(format!("{words} ({})", clock(until, zone)))

@@ -3,17 +3,24 @@
 use super::{
     Style,
     books::state,
+    detached,
     holder::View,
     line::{Line, short_name},
     names,
     quote::shell,
     report::Report,
 };
-use crate::model::{Incident, Outcome, Reason};
+use crate::model::{Incident, Operation, Outcome, Reason};
 
 /// The incident in at most 14 lines of 110 columns.
 pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> String {
     let now = incident.seen_at();
+    let pending = incident.operation == Operation::LoopClear.name();
+    let state = if pending {
+        detached::state(incident, "detach", &style.zone)
+    } else {
+        state(incident, &style.zone)
+    };
     let over = matches!(
         incident.outcome,
         Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
@@ -32,11 +39,11 @@ pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> Stri
         bystanders: &incident.bystanders,
         view: View {
             target: &incident.target,
-            attempts: Some(incident.attempts),
+            attempts: (!pending).then_some(incident.attempts),
             now,
             zone: &style.zone,
         },
-        account: vec![why(incident, reason), state(incident, &style.zone)],
+        account: vec![why(incident, reason), state],
         advice: &incident.advice,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!over).then(|| check(incident, reason)).flatten(),
@@ -52,6 +59,8 @@ fn verdict(incident: &Incident) -> String {
         "mount" => "mount of ",
         "remount" => "remount of ",
         "open" => "exclusive open of ",
+        "dm_remove" => "removal of ",
+        "loop_clear" => return cleared(incident),
         _ => "",
     };
     let line = Line::new("EBUSY").words(words);
@@ -75,12 +84,32 @@ fn verdict(incident: &Incident) -> String {
     .finish()
 }
 
+/// A loop device that was told to give up its file, which was not refused.
+fn cleared(incident: &Incident) -> String {
+    let now = match incident.outcome {
+        Some(Outcome::Released) => ": free",
+        _ => ": still in use",
+    };
+    let line = Line::new("LOOP").path(incident.target.path.as_bytes());
+    let line = match &incident.target.source {
+        Some(file) => line.words(" on ").path(file.as_bytes()),
+        None => line,
+    };
+    line.words(", detached by ")
+        .with(|line| names::caller(line, &incident.caller))
+        .words(now)
+        .finish()
+}
+
 /// What the kernel refuses for, in words.
-pub(super) fn reason(of: Reason) -> &'static str {
+pub(super) fn reason(incident: &Incident, of: Reason) -> &'static str {
     match of {
         Reason::MountPoint => "something is mounted on it in the caller's mount namespace",
         Reason::MountedThere => "it is mounted right there already",
         Reason::OverlayInUse => "a layer is the upper or work directory of an overlay that is still there",
+        Reason::DeviceInUse if incident.operation == Operation::LoopClear.name() => {
+            "the kernel said yes, and waits until nobody has the device open"
+        }
         Reason::DeviceInUse => "the block device is in use",
         Reason::OpenFiles => "files are open for writing, or were removed and are still open",
         Reason::Unknown => "nothing was found that explains it",
@@ -89,7 +118,7 @@ pub(super) fn reason(of: Reason) -> &'static str {
 
 fn why(incident: &Incident, of: Reason) -> String {
     Line::new("WHY")
-        .words(reason(of))
+        .words(reason(incident, of))
         .words(format!(
             "; {} lost; tier {}",
             incident.lost_events,
@@ -103,6 +132,12 @@ fn check(incident: &Incident, reason: Reason) -> Option<String> {
     let path = std::str::from_utf8(incident.target.path.as_bytes()).ok()?;
     let word = shell(path.as_bytes());
     let command = match reason {
+        _ if incident.operation == Operation::LoopClear.name() => {
+            format!("losetup {word} (no such device once it is free)")
+        }
+        _ if incident.operation == Operation::DmRemove.name() => {
+            format!("dmsetup info {word} (open count 0 once nobody has it)")
+        }
         Reason::MountPoint | Reason::MountedThere => {
             format!("findmnt --mountpoint {word} (prints nothing once it is free)")
         }
@@ -141,7 +176,7 @@ mod tests {
             sampled_at: of.references.sampled_at,
             ..Books::default()
         };
-        of.advice = advise_operation(reason, &holders, &of.target);
+        of.advice = advise_operation(operation.name(), reason, &holders, &of.target);
         of.holders = holders;
         let style = Style {
             terminal: false,
@@ -218,6 +253,66 @@ mod tests {
                and umount /mnt/data
                or end lxcfs: kill 18905
                +2 more to try: see --format json
+        "#);
+    }
+
+    fn opener() -> Holder {
+        Holder {
+            kind: Kind::Fd,
+            refs: 1,
+            fd: Some(7),
+            access: Some("read".into()),
+            path: "/dev/loop3".into(),
+            seen_as: Some("/dev/loop3".into()),
+            counted: true,
+            process: Some(Process {
+                pid: 700,
+                comm: "dd".into(),
+                ..Process::default()
+            }),
+            ..Holder::default()
+        }
+    }
+
+    #[test]
+    fn a_loop_device_that_stays() {
+        insta::assert_snapshot!(text(Operation::LoopClear, Reason::DeviceInUse, "/dev/loop3", vec![opener()]), @r#"
+        LOOP   /dev/loop3, detached by rm 812: still in use
+        HOLDER dd, pid 700, fd 7 (read)
+          file   in the mount /dev/loop3
+          through  the mount itself
+          since  unknown: its open was not seen
+        WHY    the kernel said yes, and waits until nobody has the device open; 0 lost; tier tracepoint
+        STATE  still in use when ebusy stopped, 32 s after the detach (03:43:49)
+        FIX    have dd close the file, or: kill 700
+               then the kernel frees /dev/loop3 by itself; losetup -d once more changes nothing
+        CHECK  losetup /dev/loop3 (no such device once it is free)
+        "#);
+    }
+
+    #[test]
+    fn a_mapped_device_with_another_on_top() {
+        let above = Holder {
+            kind: Kind::Kernel,
+            refs: 1,
+            held_by: Some("/dev/dm-1".into()),
+            path: "/dev/dm-0".into(),
+            counted: true,
+            ..Holder::default()
+        };
+        insta::assert_snapshot!(text(Operation::DmRemove, Reason::DeviceInUse, "/dev/mapper/data", vec![above]), @r#"
+        EBUSY  removal of /dev/mapper/data, refused to rm 812
+        HOLDER held by the kernel: /dev/dm-1
+          file   in the mount /dev/dm-0
+          through  the mount itself
+          since  unknown
+        WHY    the block device is in use; 0 lost; tier tracepoint
+        STATE  gave up after 2.46 s, 1 attempt (03:43:19)
+        FIX    dmsetup remove /dev/dm-1, once nothing uses that
+               then dmsetup remove /dev/mapper/data once more; or now, for the kernel to remove it when the last one
+               closes it: dmsetup remove --deferred /dev/mapper/data
+               dmsetup remove --force does not help: it only makes all I/O of those who have it fail
+        CHECK  dmsetup info /dev/mapper/data (open count 0 once nobody has it)
         "#);
     }
 

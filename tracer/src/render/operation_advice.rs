@@ -6,14 +6,14 @@ use super::{
     quote::shell,
     sanitize::escape,
 };
-use crate::model::{Holder, Kind, Reason, Target, Through};
+use crate::model::{Holder, Kind, Operation, Reason, Target, Through};
 
 /// Mounts that are told one by one.
 const MOUNTS_MAX: usize = 4;
 
-/// What frees the target, least harmful first.
+/// What frees the target of an operation of that name, least harmful first.
 #[must_use]
-pub fn advise_operation(reason: Reason, holders: &[Holder], target: &Target) -> Vec<String> {
+pub fn advise_operation(operation: &str, reason: Reason, holders: &[Holder], target: &Target) -> Vec<String> {
     let (mounts, others): (Vec<&Holder>, Vec<&Holder>) =
         holders.iter().partition(|holder| holder.kind == Kind::Mount);
     let others: Vec<Holder> = others.into_iter().cloned().collect();
@@ -51,6 +51,7 @@ pub fn advise_operation(reason: Reason, holders: &[Holder], target: &Target) -> 
                 .to_owned(),
         );
     }
+    advice.extend(then(operation, target));
     if reason == Reason::OverlayInUse {
         advice.push("no upper or work directory may be that of two overlays at a time".to_owned());
     }
@@ -76,6 +77,27 @@ fn nobody(target: &Target) -> Vec<String> {
     }
     advice.push("look for leaked, detached and copied mounts: ebusy audit".to_owned());
     advice
+}
+
+/// What is to be done once nobody has the device, and what helps as little as trying again.
+fn then(operation: &str, target: &Target) -> Vec<String> {
+    let word = shell(target.path.as_bytes());
+    if operation == Operation::LoopClear.name() {
+        vec![format!(
+            "then the kernel frees {word} by itself; losetup -d once more changes nothing"
+        )]
+    } else if operation == Operation::DmRemove.name() {
+        vec![
+            format!(
+                "then dmsetup remove {word} once more; or now, for the kernel to remove it when the last one closes it: \
+                 dmsetup remove --deferred {word}"
+            ),
+            "dmsetup remove --force does not help: it only makes all I/O of those who have it fail"
+                .to_owned(),
+        ]
+    } else {
+        Vec::new()
+    }
 }
 
 /// A mount has to go, where it is.

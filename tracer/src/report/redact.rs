@@ -255,7 +255,8 @@ impl Redactor {
         let remount = incident.advice.iter().any(|advice| advice == REMOUNT);
         // From what is redacted already: commands have paths and names in them.
         if let Some(reason) = incident.reason {
-            incident.advice = advise_operation(reason, &incident.holders, &incident.target);
+            incident.advice =
+                advise_operation(&incident.operation, reason, &incident.holders, &incident.target);
             incident.fixes = fixes_of_words(&incident.advice);
         } else if incident.operation == Incident::DETACH {
             incident.advice = advise_detached(&incident.holders, &incident.target);

@@ -16,7 +16,7 @@ pub struct RawOperation {
     pub time: u64,
     /// Its number on x86-64, or [`BLOCK_DEVICE`].
     pub syscall: u32,
-    /// Device number, of [`BLOCK_DEVICE`].
+    /// Device number, of [`BLOCK_DEVICE`] and of an ioctl of a loop device.
     pub device: u32,
     /// Its arguments.
     pub arguments: [u64; 5],
@@ -34,7 +34,7 @@ pub struct RawOperation {
     pub reconfigured: u64,
     /// File system type; empty for unknown.
     pub fs_name: Vec<u8>,
-    /// Paths, or target, source, options; empty for none.
+    /// Paths; or target, source, options; or of device-mapper name, uuid; empty for none.
     pub texts: [Vec<u8>; 3],
 }
 
@@ -67,7 +67,7 @@ pub(super) fn decode(record: &OperationRecord) -> RawOperation {
     }
 }
 
-/// A system call other than umount2 was refused, and what was found to keep what it was about.
+/// A system call other than umount2 was refused, or left undone what it was to do, and what was found to keep what it was about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refused {
     /// Our own number of operation and target; the same until what kept it is gone.

@@ -15,7 +15,15 @@ use crate::{apt::Private, command, say};
 const FORMAT: &str = "2";
 
 /// What the tests need beyond what Debian builds in; one that a kernel does not have as a module is skipped.
-const MODULES: [&str; 6] = ["overlay", "loop", "fuse", "binfmt_misc", "unix_diag", "nfsd"];
+const MODULES: [&str; 7] = [
+    "overlay",
+    "loop",
+    "dm_mod",
+    "fuse",
+    "binfmt_misc",
+    "unix_diag",
+    "nfsd",
+];
 
 /// A release of Debian and its kernel.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +82,9 @@ impl Kernel {
             directory: cache.join(name),
         };
         let stamp = fs::read_to_string(kernel.directory.join("stamp")).unwrap_or_default();
-        if refresh || stamp.lines().next() != Some(FORMAT) {
+        let mut lines = stamp.lines();
+        let is_whole = lines.next() == Some(FORMAT) && lines.next_back() == Some(&wanted());
+        if refresh || !is_whole {
             kernel
                 .fetch(cache, release)
                 .with_context(|| format!("fetching the test kernel {name}"))?;
@@ -172,7 +182,7 @@ impl Kernel {
         fs::remove_dir_all(&unpacked)?;
         fs::write(
             scratch.join("stamp"),
-            format!("{FORMAT}\n{}\n", packages.join("\n")),
+            format!("{FORMAT}\n{}\n{}\n", packages.join("\n"), wanted()),
         )?;
         if self.directory.exists() {
             fs::remove_dir_all(&self.directory)
@@ -183,6 +193,11 @@ impl Kernel {
         say(&format!("got {}", packages[0]));
         Ok(())
     }
+}
+
+/// The line of a stamp that says which modules were looked for.
+fn wanted() -> String {
+    format!("modules {}", MODULES.join(" "))
 }
 
 /// Adds a module after those that it depends on.

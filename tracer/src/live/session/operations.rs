@@ -8,8 +8,10 @@ use std::{
 
 use super::Session;
 use crate::{
+    kernel::device_numbers,
     live::{
         boot_nanos,
+        device::name_of,
         keepers::Keepers,
         place::on_mount,
         refused::{Asked, Found, text},
@@ -64,6 +66,20 @@ fn same(before: &Holder, now: &Holder) -> bool {
         && (before.fd, pid(before)) == (now.fd, pid(now))
 }
 
+/// A device that is to go; it is on no mount. `source` is what it is known by otherwise, or what it has.
+pub(super) fn device_target(path: &[u8], namespace: u32, device: u32, source: Option<Vec<u8>>) -> Target {
+    let path = text(path);
+    let (major, minor) = device_numbers(device);
+    Target {
+        path_base64: path.base64_if_lossy(),
+        path,
+        source: source.map(Into::into),
+        device: Some(format!("{major}:{minor}")),
+        mount_namespace: Some(namespace),
+        ..Target::default()
+    }
+}
+
 impl Session {
     /// A system call was refused.
     pub(super) fn operation(&mut self, raw: &RawOperation) {
@@ -71,7 +87,10 @@ impl Session {
         let Some(asked) = Asked::of(kernel, raw) else {
             return;
         };
-        let name = asked.name();
+        if asked.operation.is_pending() {
+            return self.loop_cleared(asked, raw);
+        }
+        let (name, opened) = (asked.name(), asked.opened_device());
         let caller = self.identities.complete(&raw.caller, raw.start);
         let key = (asked.operation, asked.namespace, name);
         let now = Instant::now();
@@ -104,6 +123,7 @@ impl Session {
             };
             self.causes.causes.insert(key.clone(), cause);
         }
+        let target = self.operation_target(&key, opened);
         let Some(cause) = self.causes.causes.get_mut(&key) else {
             return;
         };
@@ -120,12 +140,12 @@ impl Session {
             holders: cause.found.holders.clone(),
             bystanders: cause.found.bystanders.clone(),
             looked: cause.looked_at,
-            target: self.operation_target(&key),
+            target,
         };
         self.push(Record::Refused(Box::new(refused)));
     }
 
-    fn look_for(&mut self, asked: &Asked, refresh: bool) -> (Found, Duration) {
+    pub(super) fn look_for(&mut self, asked: &Asked, refresh: bool) -> (Found, Duration) {
         let began = Instant::now();
         if refresh {
             self.refresh_view();
@@ -142,7 +162,7 @@ impl Session {
     }
 
     /// Shown is what is shown of umounts, and what a mount keeps that is watched.
-    fn is_operation_shown(&self, path: &[u8], caller: &Process, found: &Found) -> bool {
+    pub(super) fn is_operation_shown(&self, path: &[u8], caller: &Process, found: &Found) -> bool {
         self.is_shown(&text(path), caller)
             || found
                 .holders
@@ -151,7 +171,15 @@ impl Session {
                 .any(|seen| self.options.patterns.covers(seen.as_bytes()))
     }
 
-    fn operation_target(&self, (operation, number, path): &(Operation, u32, Vec<u8>)) -> Target {
+    fn operation_target(
+        &self,
+        (operation, number, path): &(Operation, u32, Vec<u8>),
+        opened: Option<u32>,
+    ) -> Target {
+        if let Some(device) = opened {
+            let source = name_of(device).map(|name| format!("/dev/{name}").into_bytes());
+            return device_target(path, *number, device, source);
+        }
         let kernel = self.host.kernel(&self.probes.reader);
         let mounted = self
             .view

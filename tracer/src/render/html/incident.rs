@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     incident::Span,
-    model::{Entered, Holder, Incident, Kind, Outcome, Process, Through},
+    model::{Entered, Holder, Incident, Kind, Operation, Outcome, Process, Through},
     render::{
         books::{Account, books},
         kinds::{also, way},
@@ -74,7 +74,7 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
     if let Some(reason) = incident.reason {
         page.put(format_args!(
             "<h3>Why</h3>\n<p>{}</p>\n",
-            Words(operation::reason(reason))
+            Words(operation::reason(incident, reason))
         ));
     } else if incident.slow.is_none() {
         account(page, incident);
@@ -95,6 +95,9 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
 fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     if incident.operation == Incident::DETACH {
         return detached(page, incident, zone);
+    }
+    if incident.operation == Operation::LoopClear.name() {
+        return cleared(page, incident, zone);
     }
     if let Some(slow) = &incident.slow {
         return slow::state(page, incident, slow, zone);
@@ -158,6 +161,27 @@ fn detached(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     page.put(format_args!(
         "<p><span class=\"tag {class}\">detached</span> Taken out of its namespace on {}, by <b>{}</b> (pid {}), while it \
          was in use. {words}</p>\n",
+        super::summary::date(incident.started, zone),
+        Name(incident.caller.comm.as_bytes()),
+        incident.caller.pid,
+    ));
+}
+
+/// A loop device that was told to give up its file while it was in use.
+fn cleared(page: &mut Page, incident: &Incident, zone: &TimeZone) {
+    let ended = incident.ended.unwrap_or(incident.started);
+    let took = duration(between(incident.started, ended));
+    let (class, words) = match incident.outcome {
+        None => ("", String::new()),
+        Some(Outcome::Released) => ("released", format!("It was free {took} later.")),
+        Some(outcome) => (
+            outcome.name(),
+            format!("It was still in use when the capture ended, {took} later."),
+        ),
+    };
+    page.put(format_args!(
+        "<p><span class=\"tag {class}\">loop device</span> Told to give up its file on {}, by <b>{}</b> (pid {}), which \
+         the kernel does when the last one closes it. {words}</p>\n",
         super::summary::date(incident.started, zone),
         Name(incident.caller.comm.as_bytes()),
         incident.caller.pid,

@@ -34,11 +34,12 @@ fn refused(incident: &Incident) -> &'static str {
     match incident.operation.as_str() {
         Incident::DETACH if incident.outcome == Some(Outcome::Released) => "was detached and lived on",
         Incident::DETACH => "was detached and lives on",
-        "rmdir" | "unlink" => "could not be removed",
+        "rmdir" | "unlink" | "dm_remove" => "could not be removed",
         "rename" => "could not be renamed",
         "mount" => "could not be mounted",
         "remount" => "could not be remounted",
         "open" => "could not be opened exclusively",
+        "loop_clear" => "was in use after it was detached",
         _ => "could not be unmounted",
     }
 }

@@ -1,0 +1,151 @@
+//! Loop devices that were told to give up their file (`LOOP_CLR_FD`). That succeeds, and where anybody else has the device
+//! open, the kernel does it only when the last one closes it (drivers/block/loop.c `loop_clr_fd`, 3.7 to 7.2; from 6.11
+//! on whoever else has it). Those that are there after a while are looked at once, and followed until they are free.
+
+use std::time::{Duration, Instant};
+
+use super::{Session, operations::device_target};
+use crate::{
+    live::{
+        boot_nanos,
+        device::Bound,
+        refused::{Asked, text},
+    },
+    model::Process,
+    stream::{Freed, RawOperation, Record, Refused},
+};
+
+/// The caller closes the device as well, and udev opens whatever changes for a moment: who is there after that keeps it.
+const GRACE: Duration = Duration::from_millis(300);
+/// Devices that are followed at the most.
+const FOLLOWED_MAX: usize = 256;
+/// Calls that wait for their look at the most.
+const FRESH_MAX: usize = 1024;
+
+/// What is known of them.
+#[derive(Debug, Default)]
+pub(super) struct LoopDevices {
+    fresh: Vec<Fresh>,
+    followed: Vec<Followed>,
+    /// Those that were too many.
+    pub(super) skipped: u64,
+}
+
+/// A call that is not looked at yet.
+#[derive(Debug)]
+struct Fresh {
+    asked: Asked,
+    name: String,
+    bound: Bound,
+    returned: u64,
+    caller: Process,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Followed {
+    cause: u64,
+    name: String,
+    bound: Bound,
+}
+
+impl Followed {
+    fn is(&self, fresh: &Fresh) -> bool {
+        self.name == fresh.name && self.bound == fresh.bound
+    }
+}
+
+fn is_there(name: &str, bound: &Bound) -> bool {
+    Bound::of(name).as_ref() == Some(bound)
+}
+
+impl Session {
+    /// A loop device was told to give up its file.
+    pub(super) fn loop_cleared(&mut self, asked: Asked, raw: &RawOperation) {
+        let path = asked.name();
+        let name = path
+            .strip_prefix(b"/dev/")
+            .and_then(|name| str::from_utf8(name).ok());
+        let Some((name, bound)) = name.and_then(|name| Some((name.to_owned(), Bound::of(name)?))) else {
+            return;
+        };
+        if self.loops.fresh.len() >= FRESH_MAX {
+            self.loops.skipped += 1;
+            return;
+        }
+        let caller = self.identities.complete(&raw.caller, raw.start);
+        self.loops.fresh.push(Fresh {
+            asked,
+            name,
+            bound,
+            returned: raw.time,
+            caller,
+            since: Instant::now(),
+        });
+    }
+
+    /// Looks at those that should be free by now, and tells which of the others have become so.
+    pub(super) fn follow_loops(&mut self) {
+        let now = Instant::now();
+        let (due, later): (Vec<Fresh>, Vec<Fresh>) = std::mem::take(&mut self.loops.fresh)
+            .into_iter()
+            .partition(|fresh| now - fresh.since >= GRACE);
+        self.loops.fresh = later;
+        for fresh in due {
+            if is_there(&fresh.name, &fresh.bound) && Bound::is_given_up(&fresh.name) {
+                self.loop_stays(fresh);
+            }
+        }
+        let free: Vec<Followed> = self
+            .loops
+            .followed
+            .extract_if(.., |followed| !is_there(&followed.name, &followed.bound))
+            .collect();
+        for followed in free {
+            self.push(Record::Freed(Freed {
+                cause: followed.cause,
+                time: boot_nanos(),
+            }));
+        }
+    }
+
+    fn loop_stays(&mut self, fresh: Fresh) {
+        let known = self.loops.followed.iter().find(|followed| followed.is(&fresh));
+        let known = known.map(|followed| followed.cause);
+        if known.is_none() && self.loops.followed.len() >= FOLLOWED_MAX {
+            self.loops.skipped += 1;
+            return;
+        }
+        let (found, _) = self.look_for(&fresh.asked, true);
+        let (path, file) = (fresh.asked.name(), &fresh.bound.file);
+        let shown = self.is_operation_shown(&path, &fresh.caller, &found)
+            || self.is_shown(&text(file), &fresh.caller);
+        // What was found had it still, if it is still there.
+        let Some(device) = fresh.asked.opened_device() else {
+            return;
+        };
+        if !shown || !is_there(&fresh.name, &fresh.bound) {
+            return;
+        }
+        let cause = known.unwrap_or_else(|| self.causes.number());
+        let target = device_target(&path, fresh.asked.namespace, device, Some(file.clone()));
+        if known.is_none() {
+            self.loops.followed.push(Followed {
+                cause,
+                name: fresh.name,
+                bound: fresh.bound,
+            });
+        }
+        self.push(Record::Refused(Box::new(Refused {
+            cause,
+            operation: fresh.asked.operation,
+            returned: fresh.returned,
+            caller: fresh.caller,
+            target,
+            reason: found.reason,
+            holders: found.holders,
+            bystanders: found.bystanders,
+            looked: boot_nanos(),
+        })));
+    }
+}

@@ -220,6 +220,9 @@ impl Containerd {
     /// Starts a container that sleeps, with annotations as Kubernetes gives them.
     pub fn run(&mut self, id: &str, annotations: &[(&str, &str)]) -> Result<Container> {
         let mut arguments = vec!["run".to_owned(), "--detach".to_owned(), "--null-io".to_owned()];
+        // The usual one is hidden from ebusy, which looks in the host's mount namespace.
+        let state = self.directory.path().join("runc");
+        arguments.extend(["--runc-root".to_owned(), state.display().to_string()]);
         for (name, value) in annotations {
             arguments.extend(["--annotation".to_owned(), format!("{name}={value}")]);
         }

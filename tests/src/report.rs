@@ -31,6 +31,8 @@ pub struct Incident {
     pub advice: Vec<String>,
     pub fixes: Vec<Fix>,
     pub slow: Option<Slow>,
+    pub since: Option<Since>,
+    pub retry: Option<Retry>,
 }
 
 /// Where the time of a slow umount went.
@@ -56,6 +58,25 @@ pub struct Wait {
     pub stack: Vec<String>,
 }
 
+/// Since when it has failed, at the latest.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Since {
+    pub time: String,
+    pub source: String,
+}
+
+/// When it is tried again.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the schema")]
+pub struct Retry {
+    pub by: String,
+    pub source: String,
+    pub pauses: Vec<f64>,
+    pub next: Option<String>,
+    pub within: Option<u64>,
+}
+
 /// Who would block an umount now.
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the schema")]
@@ -67,6 +88,7 @@ pub struct Who {
     pub candidates: Vec<Holder>,
     pub bystanders: Vec<Holder>,
     pub probe: String,
+    pub since: Option<Since>,
     pub advice: Vec<String>,
     pub fixes: Vec<Fix>,
 }

@@ -4,7 +4,8 @@
 use std::{
     ffi::OsString,
     process::ExitCode,
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     harness::main(vec![
         harness::test("holders_make_the_delete_fail", holders_make_the_delete_fail),
         harness::test("explains_a_failed_delete", explains_a_failed_delete),
+        harness::test("since_when_and_when_again", since_when_and_when_again),
     ])
 }
 
@@ -158,6 +160,67 @@ fn explains_a_failed_delete() -> Result<Verdict> {
         let (code, answers) = answer.context(context.clone())?;
         truth.who(code, &answers).context(context)?;
     }
+    stuck.bystander.release()?;
+    Ok(Verdict::Passed)
+}
+
+/// Between the deletes that fail.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// It is told since when it is stuck by what the first delete left behind, and when who deletes comes back.
+fn since_when_and_when_again() -> Result<Verdict> {
+    if let Some(reason) = missing() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    let stuck = Stuck::new()?;
+    // Dead, but not deleted yet.
+    let (_, before) = who(ID)?;
+    let since = before.first().context("an answer")?.since.clone();
+    ensure!(since.is_none(), "nobody has tried: {since:?}");
+    let watch = Watch::start(&[] as &[OsString])?;
+    let began = SystemTime::now();
+    stuck.delete_fails()?;
+    let failed = SystemTime::now();
+    thread::sleep(PAUSE);
+    stuck.delete_fails()?;
+    let (_, after) = who(ID)?;
+    // Who comes later finds it.
+    let late = Watch::start(&[] as &[OsString])?;
+    let (_, said) = late.finish()?;
+    let (incidents, _) = watch.finish()?;
+    let since = after.first().context("an answer")?.since.clone();
+    let since = since.with_context(|| format!("no since: {after:#?}"))?;
+    let nanos =
+        |time: SystemTime| Ok::<_, anyhow::Error>(time.duration_since(SystemTime::UNIX_EPOCH)?.as_nanos());
+    let time = u128::from(nanoseconds(&since.time)?);
+    // The kernel's time of files is that of its last tick.
+    let tick = Duration::from_millis(20).as_nanos();
+    ensure!(
+        since.source == "runtime_state" && (nanos(began)? - tick..nanos(failed)?).contains(&time),
+        "{since:?}, the first delete was from {began:?} to {failed:?}"
+    );
+    ensure!(
+        said.lines()
+            .any(|line| line.contains("stuck already: ") && line.contains(ID) && line.contains(", since ")),
+        "{said}"
+    );
+    ensure!(incidents.len() == 1, "{incidents:#?}");
+    let retry = incidents[0].retry.as_ref().context("nobody comes back")?;
+    let next = retry.next.as_deref().map(nanoseconds).transpose()?;
+    ensure!(
+        retry.source == "observed"
+            && retry.by == "containerd-shim"
+            && retry.within.is_none()
+            && retry.pauses.len() == 1
+            && (PAUSE.as_secs_f64()..PAUSE.as_secs_f64() + 3.0).contains(&retry.pauses[0])
+            && next.is_some_and(|next| u128::from(next) > nanos(failed).unwrap_or_default()),
+        "{retry:?}"
+    );
+    stuck.holder.release()?;
+    stuck
+        .containerd
+        .ctr_ok(&["task", "delete", ID])
+        .or_else(already_exited)?;
     stuck.bystander.release()?;
     Ok(Verdict::Passed)
 }

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tracer::model::{
     Audit, Books, CopiedMount, Detached, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own,
-    Process, Setting, Target, Timestamp, Who, Workload,
+    Process, Setting, Since, SinceSource, Target, Timestamp, Who, Workload,
 };
 
 fn here() -> PathBuf {
@@ -101,6 +101,10 @@ fn the_schemas_describe_what_is_written() {
         candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: "tracepoint".to_owned(),
+        since: Some(Since {
+            time: Timestamp::from_nanos(1),
+            source: SinceSource::RuntimeState,
+        }),
         advice: Vec::new(),
         fixes: Vec::new(),
     };

@@ -105,6 +105,7 @@ impl ProcMounts {
             candidates: Vec::new(),
             bystanders: Vec::new(),
             probe: Tier::Proc.name().to_owned(),
+            since: None,
             advice: texts(&fixes),
             fixes,
         }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     logs::{LogClock, LogLine, LogReader},
+    model::{Target, Timestamp},
     render::escape,
 };
 
@@ -99,6 +100,11 @@ impl Asked {
         let pod = self.line.pod_namespace.as_ref().zip(self.line.pod.as_ref());
         let pod = pod.map(|(namespace, pod)| format!("{namespace}/{pod}"));
         self.line.container_id.clone().into_iter().chain(pod).collect()
+    }
+
+    /// When the first line that tells of this target was logged, if it is an umount that failed.
+    pub(super) fn since(&self, target: &Target) -> Option<Timestamp> {
+        self.line.failed_by(target)
     }
 
     /// `line 3`, `lines 3 to 52 (50 times)`, and what they speak of.

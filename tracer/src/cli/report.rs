@@ -1,6 +1,7 @@
 //! `ebusy report`: the incidents of a capture, by the same analysis as live. Needs no privilege.
 
 use std::{
+    collections::HashMap,
     io::BufReader,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,7 @@ use jiff::tz::TimeZone;
 use super::{Common, Format, capture_source as source, exit, output::Results};
 use crate::{
     logs::{LogClock, LogLine, LogReader, matched},
-    model::{Incident, Kind, Outcome, Timestamp},
+    model::{Incident, Kind, Outcome, Since, SinceSource, Timestamp, earlier},
     render::{self, Html},
     report::{Analysis, Filter, Finding, Redactor, Seen, Summary, Tally, When, glob},
 };
@@ -138,6 +139,7 @@ impl Report {
             .transpose()
             .context("making a salt")?;
         let mut lines = self.lines()?;
+        let firsts = firsts(&lines);
         let zone = TimeZone::system();
         let mut sink = match common.format {
             Format::Html => Sink::Page(Html::new(zone.clone(), self.limit)),
@@ -161,6 +163,7 @@ impl Report {
                 if !lines.is_empty() && kept.len() < MATCHED_MAX {
                     kept.push(slim(&finding.incident));
                 }
+                since(&mut finding.incident, &firsts);
                 if let Some(redactor) = &redactor {
                     redactor.incident(&mut finding.incident);
                 }
@@ -296,6 +299,36 @@ impl Report {
             }
         }
         found
+    }
+}
+
+/// The first line about each target.
+fn firsts(logs: &[(PathBuf, Vec<LogLine>)]) -> Vec<LogLine> {
+    let mut first: HashMap<_, LogLine> = HashMap::new();
+    for line in logs.iter().flat_map(|(_, lines)| lines) {
+        let about = (
+            line.target.clone(),
+            line.container_id.clone(),
+            line.pod.clone(),
+            line.error,
+        );
+        let known = first.entry(about).or_insert_with(|| line.clone());
+        if line.time.is_some() && (known.time.is_none() || line.time < known.time) {
+            *known = line.clone();
+        }
+    }
+    first.into_values().collect()
+}
+
+/// The log may know of attempts before those of the capture.
+fn since(incident: &mut Incident, firsts: &[LogLine]) {
+    if incident.operation != "umount2" {
+        return;
+    }
+    let by_log = firsts.iter().filter_map(|line| line.failed_by(&incident.target));
+    if let Some(time) = by_log.min().filter(|time| *time < incident.started) {
+        let source = SinceSource::Log;
+        earlier(&mut incident.since, Some(Since { time, source }));
     }
 }
 

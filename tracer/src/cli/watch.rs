@@ -304,8 +304,13 @@ pub(super) fn announce(session: &Session, watching: &Watching, common: &Common) 
     }
     for stuck in &watching.stuck {
         eprintln!(
-            "stuck already: {}; {}; see: ebusy who {0}",
+            "stuck already: {}{}; {}; see: ebusy who {0}",
             escape(stuck.target.path.as_bytes()),
+            stuck.since.as_ref().map_or_else(String::new, |since| format!(
+                ", since {} at the latest ({})",
+                since.time.local_clock(),
+                since.source.words()
+            )),
             after(&stuck.target)
         );
     }

@@ -22,11 +22,11 @@ use crate::{
     incident::{History, of_snapshot},
     kernel::{Mount, Reader},
     live::{
-        Host, Identities, Mounted, MountsView, NamespaceMounts, describe, enter_host_namespace,
-        own_namespace, sample, stuck,
+        Host, Identities, Mounted, MountsView, NamespaceMounts, by_runtime_state, describe,
+        enter_host_namespace, own_namespace, sample, stuck,
     },
     logs::LogClock,
-    model::{Container, Target, Who as Report},
+    model::{Container, Since, SinceSource, Target, Who as Report, earlier},
     probe::{Choice, Tier, reader_only},
     render::{escape, fixes, fixes_for_nobody, texts},
 };
@@ -100,7 +100,8 @@ impl Who {
         let identities = Identities::new(host.clock, Arc::clone(&look.containers), common.cmdline);
         for (mount, target) in targets {
             let found = sample(&host, &reader, &identities, &mount, &[]);
-            let report = report(&host, &found, target);
+            let mut report = report(&host, &found, target);
+            report.since = since(&question, &report.target, &look.containers);
             status = status.max(verdict(&report));
             for gap in &found.gaps {
                 log::warn!("{gap}");
@@ -413,9 +414,28 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
         candidates: settled.candidates,
         bystanders: settled.bystanders,
         probe: tier.to_owned(),
+        since: None,
         advice: texts(&fixes),
         fixes,
     }
+}
+
+/// Since when the umount of a mount has failed: by what its runtime left behind, if its container has no process, and
+/// by the log.
+fn since(question: &Question, target: &Target, containers: &Containers) -> Option<Since> {
+    let alive = containers.containers_alive();
+    let ended = target
+        .container
+        .as_ref()
+        .is_some_and(|container| !alive.contains_key(&container.id));
+    let mut since = ended.then(|| by_runtime_state(target.path.as_bytes())).flatten();
+    if let Question::Log(asked) = question {
+        for time in asked.iter().filter_map(|asked| asked.since(target)) {
+            let source = SinceSource::Log;
+            earlier(&mut since, Some(Since { time, source }));
+        }
+    }
+    since
 }
 
 /// Found if anything blocks; unknown is not "nothing".

@@ -138,6 +138,8 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
         bystanders: Vec::new(),
         probe: run.tier.to_owned(),
         slow: None,
+        since: None,
+        retry: None,
         lost_events: run.lost,
     }
 }

@@ -1,6 +1,7 @@
 //! The analysis: a pure function of the record stream. Refused attempts become incidents, snapshots become holders,
 //! and each attempt has its books.
 
+mod attempts;
 mod books;
 mod detached;
 mod entered;

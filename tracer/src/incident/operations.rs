@@ -154,6 +154,8 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         bystanders: last.bystanders.clone(),
         probe: run.tier.to_owned(),
         slow: None,
+        since: None,
+        retry: None,
         lost_events: run.lost,
     }
 }

@@ -90,6 +90,8 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         bystanders: Vec::new(),
         probe: run.tier.to_owned(),
         slow: Some(seen),
+        since: None,
+        retry: None,
         lost_events: run.lost,
     }
 }

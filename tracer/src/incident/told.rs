@@ -3,7 +3,7 @@
 use super::{books::Verdict, holders::Settled, track::Open};
 use crate::{
     identity::BootClock,
-    model::{Caller, Incident, Outcome},
+    model::{Caller, Incident, Outcome, Retry, Since},
     render::{fixes, fixes_for_nobody, texts},
 };
 
@@ -58,6 +58,13 @@ pub(super) fn settle(open: &Open) -> Settled {
     }
 }
 
+/// What is known of the mount beyond the incident.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    pub(super) since: Option<Since>,
+    pub(super) retry: Option<Retry>,
+}
+
 pub(super) fn incident(
     open: &Open,
     settled: Settled,
@@ -65,6 +72,7 @@ pub(super) fn incident(
     tier: &str,
     lost: u64,
     end: Option<(Outcome, u64)>,
+    again: Again,
 ) -> Incident {
     let mut callers: Vec<Caller> = open
         .callers
@@ -104,6 +112,8 @@ pub(super) fn incident(
         bystanders: settled.bystanders,
         probe: tier.to_owned(),
         slow: None,
+        since: again.since,
+        retry: again.retry,
         lost_events: lost + open.holders.dropped,
         advice,
         fixes,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
+    attempts::Attempts,
     books::{Told, Verdict, came_too_late, judge},
     detached::DetachedMounts,
     history::{History, Passing},
@@ -10,10 +11,11 @@ use super::{
     operations::{Operations, Run},
     slow::SlowUmounts,
     timeline::{Timeline, timeline},
-    told::{MNT_DETACH, incident, settle},
+    told::{Again, MNT_DETACH, incident, settle},
     totals::Totals,
 };
 use crate::{
+    identity::BootClock,
     model::{Incident, Outcome, Process, Target, Text},
     stream::{Gone, Lost, MountKey, Record, Sample, Start, Umount},
 };
@@ -81,6 +83,7 @@ pub struct Analyzer {
     detached: DetachedMounts,
     slow: SlowUmounts,
     history: History,
+    attempts: Attempts,
     next_id: u64,
     lost: u64,
     /// Losses of opens and closes, and the last time when it was known that there were no more.
@@ -103,6 +106,7 @@ impl Analyzer {
             detached: DetachedMounts::default(),
             slow: SlowUmounts::default(),
             history: History::default(),
+            attempts: Attempts::default(),
             next_id: 1,
             lost: 0,
             lost_history: 0,
@@ -208,6 +212,7 @@ impl Analyzer {
             let last = self.open.values().map(|open| open.last_returned).max();
             output = self.end(last.unwrap_or(0).max(self.clean));
             self.history = History::default();
+            self.attempts.clear();
             (self.lost, self.lost_history, self.clean) = (0, 0, 0);
         }
         self.start = start;
@@ -289,6 +294,9 @@ impl Analyzer {
 
     fn refused(&mut self, umount: Umount) {
         let key = self.key_of(&umount);
+        if let Some(mount) = umount.mount {
+            self.attempts.refused(mount, &umount);
+        }
         let passing: Vec<Passing> = match (umount.busy_check, umount.compared) {
             (Some(true), Some((guilty, _))) if self.start.history => self
                 .history
@@ -354,6 +362,9 @@ impl Analyzer {
 
     /// An umount succeeded: it may have been the target of an incident, which [`Record::Gone`] will say.
     fn succeeded(&mut self, umount: &Umount) -> Vec<Output> {
+        if let Some(mount) = umount.mount {
+            self.attempts.gone(mount);
+        }
         for (key, open) in &mut self.open {
             let same = match key {
                 TargetKey::Mount(mount) if umount.mount.is_some() => umount.mount == Some(*mount),
@@ -429,7 +440,9 @@ impl Analyzer {
             // Its namespace ended, or its mountpoint was removed.
             None => Outcome::Gone,
         };
-        self.close(&key, outcome, gone.time).into_iter().collect()
+        let closed = self.close(&key, outcome, gone.time).into_iter().collect();
+        self.attempts.gone(gone.mount);
+        closed
     }
 
     fn tick(&mut self, time: u64) -> Vec<Output> {
@@ -453,12 +466,13 @@ impl Analyzer {
         output.extend(told.into_iter().map(|incident| Output::Open(Box::new(incident))));
         let clock = self.start.clock;
         let (tier, lost) = (self.start.tier.name(), self.lost);
-        for open in self.open.values_mut() {
+        for (key, open) in &mut self.open {
             if !open.announced && time.saturating_sub(open.first_entered) >= TELL {
                 open.announced = true;
                 let settled = settle(open);
+                let again = again(&self.attempts, key, open, clock);
                 output.push(Output::Open(Box::new(incident(
-                    open, settled, clock, tier, lost, None,
+                    open, settled, clock, tier, lost, None, again,
                 ))));
             }
         }
@@ -496,8 +510,25 @@ impl Analyzer {
             let [holders, bystanders] = &settled.lives;
             timelines.insert(open.id, timeline(clock, attempts, holders, bystanders));
         }
-        let incident = incident(&open, settled, clock, self.start.tier.name(), self.lost, end);
+        let mut again = again(&self.attempts, key, &open, clock);
+        if matches!(outcome, Outcome::Released | Outcome::Detached | Outcome::Gone) {
+            again.retry = None;
+        }
+        let tier = self.start.tier.name();
+        let incident = incident(&open, settled, clock, tier, self.lost, end, again);
         Some(Output::Closed(Box::new(incident)))
+    }
+}
+
+/// What other incidents on that mount tell of one.
+fn again(attempts: &Attempts, key: &TargetKey, open: &Open, clock: BootClock) -> Again {
+    let mount = match key {
+        TargetKey::Mount(mount) => Some(*mount),
+        TargetKey::Path(..) => None,
+    };
+    Again {
+        since: mount.and_then(|mount| attempts.since(mount, open.first_entered, clock)),
+        retry: attempts.retry(mount, &open.caller, &open.target, clock),
     }
 }
 

@@ -13,6 +13,7 @@ mod options;
 mod overlay;
 mod place;
 mod refused;
+mod runtime_state;
 mod sampler;
 mod session;
 mod stack;
@@ -20,6 +21,7 @@ mod stuck;
 mod target;
 mod watched;
 
+pub(crate) use self::runtime_state::by_runtime_state;
 pub use self::{
     audit::{audit, limits},
     host::{Host, boot_nanos, enter_host_namespace, own_namespace},

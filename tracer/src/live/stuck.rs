@@ -1,10 +1,10 @@
 //! Mounts that are stuck already: the container's mounts are there, its processes are not.
 
-use super::{mounts::MountsView, target::describe};
+use super::{mounts::MountsView, runtime_state::by_runtime_state, target::describe};
 use crate::{
     identity::Containers,
     kernel::{Kernel, Mount},
-    model::Target,
+    model::{Since, Target},
 };
 
 /// A mount of a container that has no process left.
@@ -14,6 +14,8 @@ pub struct Stuck {
     pub mount: Mount,
     /// What it is.
     pub target: Target,
+    /// Since when, at the latest, if that is known.
+    pub since: Option<Since>,
 }
 
 /// Finds them among the mounts of the host's namespace and of those that hold a runtime's own mounts.
@@ -46,6 +48,7 @@ pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> 
         let target = describe(kernel, containers, view, namespace, mounted);
         found.push(Stuck {
             mount: mounted.mount.clone(),
+            since: by_runtime_state(target.path.as_bytes()),
             target,
         });
     }

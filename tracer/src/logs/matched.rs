@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{BusyError, LogLine};
 use crate::{
     identity::mount_claim,
-    model::{Incident, Text},
+    model::{Incident, Target, Text, Timestamp},
 };
 
 /// A log may have coarser times than ebusy, of another clock.
@@ -61,7 +61,7 @@ pub fn matched<'a>(lines: &'a [LogLine], incidents: &[Incident]) -> Vec<Match<'a
 fn of_line<'a>(line: &'a LogLine, incidents: &[Incident]) -> Match<'a> {
     let about: Vec<(&Incident, Vec<&'static str>)> = incidents
         .iter()
-        .filter_map(|incident| Some((incident, in_common(line, incident)?)))
+        .filter_map(|incident| Some((incident, in_common(line, &incident.target)?)))
         .collect();
     let best = about
         .iter()
@@ -101,7 +101,7 @@ fn operation(error: BusyError) -> Option<&'static str> {
 
 /// How far from the incident's time the line is, in nanoseconds; `None` if too far.
 fn away(line: &LogLine, incident: &Incident) -> Option<i64> {
-    let Some(time) = line.time.map(super::Timestamp::as_nanos) else {
+    let Some(time) = line.time.map(Timestamp::as_nanos) else {
         return Some(0);
     };
     let start = incident.started.as_nanos();
@@ -117,9 +117,21 @@ fn away(line: &LogLine, incident: &Incident) -> Option<i64> {
     }
 }
 
-/// By what a line is about the incident's target.
-fn in_common(line: &LogLine, incident: &Incident) -> Option<Vec<&'static str>> {
-    let target = &incident.target;
+impl LogLine {
+    /// When an umount of that mount had failed by this line. Only of a mount whose path has the id of its container or
+    /// pod: at another path something else may have been mounted then.
+    #[must_use]
+    pub fn failed_by(&self, target: &Target) -> Option<Timestamp> {
+        let failed = matches!(self.error, BusyError::Umount | BusyError::UmountFailed);
+        mount_claim(target.path.as_bytes())?.owner?;
+        (failed && in_common(self, target).is_some())
+            .then_some(self.time)
+            .flatten()
+    }
+}
+
+/// By what a line is about a target.
+fn in_common(line: &LogLine, target: &Target) -> Option<Vec<&'static str>> {
     let mut by = Vec::new();
     if let Some(path) = &line.target {
         if same_path(path, &target.path) || target.source.as_ref().is_some_and(|source| source == path) {
@@ -164,7 +176,7 @@ fn related(one: &Text, other: &Text) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Match, NotSeen, matched};
+    use super::{BusyError, Match, NotSeen, matched};
     use crate::{
         logs::{LogLine, samples},
         model::{Container, Incident, Outcome, Target, Timestamp},
@@ -194,6 +206,26 @@ mod tests {
 
     fn brief<'a>(found: &'a Match<'_>) -> (Option<u64>, &'a [&'static str], Option<NotSeen>) {
         (found.incident, &found.by, found.not_seen)
+    }
+
+    #[test]
+    fn a_line_says_by_when_an_umount_of_a_container_had_failed() {
+        let time = Some(reports::at(2_500));
+        let target = reports::target();
+        assert_eq!(line(time).failed_by(&target), time);
+        assert_eq!(line(None).failed_by(&target), None);
+        let mut removal = line(time);
+        removal.error = BusyError::Remove;
+        assert_eq!(removal.failed_by(&target), None);
+        // Something else may have been mounted there then.
+        let path = "/mnt/data";
+        let mut plain = samples::one(&format!("umount: {path}: target is busy."));
+        plain.time = time;
+        let target = Target {
+            path: path.into(),
+            ..Target::default()
+        };
+        assert_eq!(plain.failed_by(&target), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod fix;
 #[macro_use]
 mod operation;
 mod slow;
+mod stuck;
 mod text;
 mod time;
 
@@ -22,6 +23,7 @@ pub use self::{
     fix::{Fix, FixAction},
     operation::{Operation, Reason},
     slow::{Phase, Slow, Wait, WaitsFor},
+    stuck::{Retry, RetrySource, Since, SinceSource, earlier},
     text::Text,
     time::Timestamp,
 };
@@ -69,6 +71,12 @@ pub struct Incident {
     /// Of an umount2 that takes long: where the time goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow: Option<Slow>,
+    /// Since when its umount has failed, at the latest; `None` where nothing before `started` is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+    /// When it is tried again; `None` where nobody is known to come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// Records lost by any probe for any reason since ebusy started; 0 means none.
     pub lost_events: u64,
     /// What to do, least harmful first.
@@ -97,6 +105,9 @@ pub struct Who {
     pub bystanders: Vec<Holder>,
     /// The probe tier.
     pub probe: String,
+    /// Since when its umount has failed, at the latest; `None` where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
     /// What to do, least harmful first.
     #[serde(default)]
     pub advice: Vec<String>,

@@ -4,9 +4,9 @@ use jiff::tz::TimeZone;
 
 use super::{
     line::{Line, short_name},
-    times::{between, clock, duration},
+    times::{between, clock, duration, moment},
 };
-use crate::model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp};
+use crate::model::{Books, Holder, Incident, Kind, Outcome, Process, Retry, RetrySource, Target, Timestamp};
 
 /// What the books line is made from.
 #[derive(Debug, Clone, Copy)]
@@ -149,24 +149,82 @@ fn last_attempt(incident: &Incident) -> Timestamp {
         .max(incident.started)
 }
 
-/// Who comes back without being asked.
-fn retry(incident: &Incident) -> Option<&'static str> {
-    let mut comms = incident.callers.iter().map(|caller| caller.comm.as_bytes());
-    let mut parents = incident
-        .caller
-        .parents
-        .iter()
-        .map(|parent| parent.comm.as_bytes());
-    // Only its CRI plugin does; whoever uses containerd otherwise gets the error and decides.
-    let cri = incident
-        .target
+/// What is known from before, and of who comes back by the pauses that were seen.
+pub(super) fn again(incident: &Incident, zone: &TimeZone) -> Option<String> {
+    let over = matches!(
+        incident.outcome,
+        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
+    );
+    let now = incident.seen_at();
+    let since = incident.since.as_ref().filter(|_| !over).map(|since| {
+        format!(
+            "stuck since {} at the latest ({})",
+            moment(since.time, now, zone),
+            since.source.words()
+        )
+    });
+    let next = incident.retry.as_ref().filter(|_| !over).and_then(|retry| {
+        Some(format!(
+            "{} again about {} (paused {})",
+            short_name(retry.by.as_bytes()),
+            moment(retry.next?, now, zone),
+            duration((retry.pauses.last()? * 1e9) as i64)
+        ))
+    });
+    let words: Vec<String> = [since, next].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| {
+        let mut line = Line::new("AGAIN");
+        for (index, words) in words.into_iter().enumerate() {
+            line = if index == 0 {
+                line.words(words)
+            } else {
+                line.maybe(1, format!("; {words}"))
+            };
+        }
+        line.finish()
+    })
+}
+
+/// Who comes back without being asked, by the rule; what was seen is told by [`again`].
+fn retry(incident: &Incident) -> Option<String> {
+    // An older ebusy did not tell.
+    let computed = || retries_by_rule(&incident.caller, &incident.target);
+    let retry = incident.retry.clone().or_else(computed)?;
+    let by = match retry.by.as_str() {
+        "kubelet" => "the kubelet",
+        by => by,
+    };
+    let by = short_name(by.as_bytes());
+    match retry.within? {
+        _ if retry.source == RetrySource::Observed => None,
+        300 => Some(format!("{by} retries by itself, within 5 min")),
+        122 => Some(format!("{by} retries by itself, within 2 min 2 s")),
+        within => Some(format!("{by} retries by itself, within {within} s")),
+    }
+}
+
+/// Who comes back by rule. Of containerd only its CRI plugin does; whoever uses it otherwise gets the error and decides.
+pub(crate) fn retries_by_rule(caller: &Process, target: &Target) -> Option<Retry> {
+    let rule = |by: &str, within: u64| {
+        Some(Retry {
+            by: by.to_owned(),
+            source: RetrySource::Rule,
+            pauses: Vec::new(),
+            next: None,
+            within: Some(within),
+        })
+    };
+    let cri = target
         .container
         .as_ref()
         .is_some_and(|of| of.namespace.as_deref() == Some("k8s.io"));
-    if cri && comms.any(|comm| comm.starts_with(b"containerd")) {
-        Some("containerd retries by itself, within 5 min")
+    let mut parents = caller.parents.iter().map(|parent| parent.comm.as_bytes());
+    if cri && caller.comm.as_bytes().starts_with(b"containerd") {
+        // containerd, `internal/cri/server/events/events.go`: 1 s, doubled, at most 5 min, for ever.
+        rule("containerd", 300)
     } else if parents.any(|comm| comm == b"kubelet") {
-        Some("the kubelet retries by itself, within 2 min 2 s")
+        // kubernetes, `pkg/util/goroutinemap/exponentialbackoff`: 500 ms, doubled, at most 2 min 2 s.
+        rule("kubelet", 122)
     } else {
         None
     }
@@ -176,9 +234,9 @@ fn retry(incident: &Incident) -> Option<&'static str> {
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::{Account, books, state};
+    use super::{Account, again, books, state};
     use crate::{
-        model::{Books, Incident, Outcome, Parent},
+        model::{Books, Incident, Outcome, Parent, Retry, RetrySource, Since, SinceSource},
         render::samples::{self, at},
     };
 
@@ -246,6 +304,7 @@ mod tests {
             text(Some(Outcome::StillBusy), &nothing),
             text(Some(Outcome::GaveUp), &|incident| {
                 incident.callers[0].comm = "umount".into();
+                incident.caller.comm = "umount".into();
                 incident.caller.parents = vec![Parent {
                     pid: 7,
                     comm: "kubelet".into(),
@@ -271,6 +330,46 @@ mod tests {
         STATE  gave up after 2.46 s, 50 attempts in 3 bursts (03:43:19)
         STATE  gave up after 2.46 s, 50 attempts (03:43:19)
         STATE  released after 32 s, 1 attempt refused (03:43:49)
+        "#);
+    }
+
+    #[test]
+    fn since_when_and_when_again() {
+        let text = |outcome: Option<Outcome>, since: bool, next: bool| {
+            let mut incident = samples::incident(vec![samples::holder()]);
+            incident.outcome = outcome;
+            incident.ended = outcome.map(|_| at(32_463));
+            incident.since = since.then(|| Since {
+                time: at(-400_000),
+                source: SinceSource::Attempt,
+            });
+            incident.retry = Some(Retry {
+                by: "containerd-shim".to_owned(),
+                source: RetrySource::Observed,
+                pauses: vec![2.0, 4.1],
+                next: next.then(|| at(10_863)),
+                within: Some(300),
+            });
+            format!(
+                "{}\n{}",
+                state(&incident, &TimeZone::UTC),
+                again(&incident, &TimeZone::UTC).unwrap_or_default()
+            )
+        };
+        let all = [
+            text(None, true, true),
+            text(Some(Outcome::GaveUp), false, true),
+            text(Some(Outcome::GaveUp), true, false),
+            text(Some(Outcome::Released), true, true),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        STATE  still refused after 2.46 s, 50 attempts (03:43:19)
+        AGAIN  stuck since 03:36:37 at the latest (an attempt); containerd-shim again about 03:43:27 (paused 4.09 s)
+        STATE  gave up after 2.46 s, 50 attempts (03:43:19)
+        AGAIN  containerd-shim again about 03:43:27 (paused 4.09 s)
+        STATE  gave up after 2.46 s, 50 attempts (03:43:19)
+        AGAIN  stuck since 03:36:37 at the latest (an attempt)
+        STATE  released after 32 s, 50 attempts refused (03:43:49)
         "#);
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Style,
     advice::advise,
-    books::{Account, books, state},
+    books::{Account, again, books, state},
     detached,
     holder::View,
     line::Line,
@@ -57,7 +57,10 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
             now,
             zone: &style.zone,
         },
-        account: vec![books(account), state(incident, &style.zone)],
+        account: [books(account), state(incident, &style.zone)]
+            .into_iter()
+            .chain(again(incident, &style.zone))
+            .collect(),
         advice,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!released).then(|| check(&incident.target)),

@@ -32,6 +32,7 @@ mod who;
 
 use jiff::tz::TimeZone;
 
+pub(crate) use self::books::retries_by_rule;
 pub use self::{
     advice::{advise, after, fixes, fixes_for_nobody, fixes_of_words, texts},
     audit::audit,

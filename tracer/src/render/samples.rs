@@ -161,6 +161,8 @@ pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
         bystanders: Vec::new(),
         probe: "fentry".into(),
         slow: None,
+        since: None,
+        retry: None,
         lost_events: 0,
     }
 }
@@ -178,6 +180,7 @@ pub(crate) fn who(holders: Vec<Holder>) -> Who {
         candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: "tracepoint".into(),
+        since: None,
         advice: Vec::new(),
         fixes: Vec::new(),
     }

@@ -1,13 +1,16 @@
 //! Who would block an umount, as text.
 
+use jiff::tz::TimeZone;
+
 use super::{
     Style,
-    advice::advise,
+    advice::{advise, after},
     books::{Account, books},
     holder::View,
     line::Line,
     names,
     report::Report,
+    times::moment,
 };
 use crate::model::Who;
 
@@ -41,12 +44,26 @@ pub fn who(who: &Who, style: &Style) -> String {
             now: who.time,
             zone: &style.zone,
         },
-        account: vec![books(account)],
+        account: std::iter::once(books(account))
+            .chain(state(who, &style.zone))
+            .collect(),
         advice,
         over: false,
         check: None,
     }
     .write(style)
+}
+
+/// Since when it is stuck, and who tries again.
+fn state(who: &Who, zone: &TimeZone) -> Option<String> {
+    let since = who.since.as_ref()?;
+    let line = Line::new("STATE").words(format!(
+        "stuck since {} at the latest ({})",
+        moment(since.time, who.time, zone),
+        since.source.words()
+    ));
+    let then = after(&who.target);
+    Some(line.maybe(1, format!("; {then}")).finish())
 }
 
 fn verdict(who: &Who) -> String {

@@ -15,7 +15,7 @@ pub(crate) struct Plan {
 }
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 13] = [
+pub(crate) const MATRIX: [Plan; 14] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -62,6 +62,14 @@ pub(crate) const MATRIX: [Plan; 13] = [
         kernels: &["5.10", "7.2"],
         append: "",
         only: "",
+    },
+    // Advice that a host may not let anybody follow: a machine has the swapoff of busybox.
+    Plan {
+        test: "advice",
+        tier: "tracepoint",
+        kernels: &["6.1"],
+        append: "",
+        only: "first::swap",
     },
     // What keeps the caller after the kernel's function has returned.
     Plan {

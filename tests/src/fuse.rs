@@ -1,8 +1,8 @@
 //! A FUSE server, by the protocol itself (uapi/linux/fuse.h), that does not answer everything.
 //!
-//! Its root has the files `file` and `second`; `never-read`, of which a read is not answered even if it is interrupted,
-//! but when somebody looks for [`RELEASE_READS`]; and `never-flushed`, which nobody can close. The lookup of any other name
-//! is not answered before it is interrupted. A [`Disk`] has one file more. The mount is in no namespace.
+//! Its root has the files `file` and `second`; `never-read` and the directory `never-synced`, of which a read or the sync is not
+//! answered even if it is interrupted, but when somebody looks for [`RELEASE_READS`]; and `never-flushed`, which nobody can close. The
+//! lookup of any other name is not answered before it is interrupted. A [`Disk`] has one file more. The mount is in no namespace.
 
 use std::{
     ffi::CString,
@@ -40,23 +40,26 @@ const FLUSH: u32 = 25;
 const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
 const RELEASEDIR: u32 = 29;
+const FSYNCDIR: u32 = 30;
 const INTERRUPT: u32 = 36;
 /// `FUSE_PARALLEL_DIROPS`: a lookup that is not answered does not keep others from the directory.
 const PARALLEL_DIROPS: u32 = 1 << 18;
 
 /// Nodes; that of the root is 1.
-const NODES: [(&[u8], u32); 5] = [
+const NODES: [(&[u8], u32); 6] = [
     (b"file\0", 2),
     (b"second\0", 3),
     (b"never-read\0", NEVER_READ),
     (b"never-flushed\0", NEVER_FLUSHED),
+    (b"never-synced\0", NEVER_SYNCED),
     (b"disk\0", DISK),
 ];
-/// The name that makes all reads of `never-read` fail.
+/// The name that makes all reads of `never-read` fail, and what is to sync `never-synced`.
 pub const RELEASE_READS: &[u8] = b"release";
 const NEVER_READ: u32 = 5;
 const NEVER_FLUSHED: u32 = 6;
 const DISK: u32 = 7;
+const NEVER_SYNCED: u32 = 8;
 /// Bytes of a [`Disk`].
 const DISK_SIZE: u32 = 4 << 20;
 /// `FUSE_MIN_READ_BUFFER`, and more.
@@ -202,12 +205,15 @@ fn serve_apart(device: File, medium: Option<Medium>) {
 
 fn serve(mut device: File, mut medium: Option<Medium>) {
     let mut buffer = vec![0; BUFFER];
-    // Reads of `never-read`.
+    // What is not answered: reads of `never-read`...
     let mut deaf = Vec::new();
     loop {
         let answer = match device.read(&mut buffer) {
             Ok(length) => Request::parse(&buffer[..length]).and_then(|request| {
-                if request.operation == READ && request.file() == NEVER_READ {
+                if matches!(
+                    (request.operation, request.file()),
+                    (READ, NEVER_READ) | (FSYNCDIR, NEVER_SYNCED)
+                ) {
                     deaf.push(request.number);
                 }
                 if request.operation == LOOKUP && request.body.strip_suffix(b"\0") == Some(RELEASE_READS) {
@@ -291,6 +297,7 @@ impl<'a> Request<'a> {
             }
             OPEN | OPENDIR => vec![0; 16],
             READ if self.file() == NEVER_READ => return None,
+            FSYNCDIR if self.file() == NEVER_SYNCED => return None,
             FLUSH if self.file() == NEVER_FLUSHED => return None,
             FLUSH | FSYNC | RELEASE | RELEASEDIR => Vec::new(),
             INTERRUPT => {
@@ -316,7 +323,10 @@ fn with_header(number: u64, error: i32, body: &[u8]) -> Vec<u8> {
 /// `struct fuse_attr`: a directory, or a file of a page; a disk is an image of [`crate::ext2`].
 fn attributes(node: u32) -> Vec<u8> {
     let size = if node == DISK { DISK_SIZE } else { 4096 };
-    let (mode, links) = if node == 1 { (0o40755, 2) } else { (0o100_644, 1) };
+    let (mode, links) = match node {
+        1 | NEVER_SYNCED => (0o40755, 2),
+        _ => (0o100_644, 1),
+    };
     let mut attributes = vec![0; 88];
     put(&mut attributes, 0, node);
     put(&mut attributes, 8, size);

@@ -8,6 +8,7 @@
 //! `EBUSY_BIN` names the ebusy binary, `EBUSY_HOLDERS` the directory of the holder programs (both default to the
 //! directory that cargo builds into), `EBUSY_PROBE` forces a probe tier.
 
+pub mod aio;
 pub mod audit;
 pub mod capture;
 pub mod claim;

@@ -61,6 +61,8 @@ const SQ_ENTRIES: u64 = 0x1000_0000;
 const OP_OPENAT: u8 = 18;
 /// `IORING_OP_READ`.
 const OP_READ: u8 = 22;
+/// `IORING_OP_WRITE`.
+const OP_WRITE: u8 = 23;
 /// `IOSQE_ASYNC`.
 const ASYNC: u8 = 1 << 4;
 
@@ -140,6 +142,17 @@ impl Ring {
         // The offset: where the file is.
         request[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
         request[16..24].copy_from_slice(&(buffer.as_mut_ptr() as u64).to_ne_bytes());
+        request[24..28].copy_from_slice(&(buffer.len() as u32).to_ne_bytes());
+        self.submit(&request)
+    }
+
+    /// Begins to write to the start of a file, and does not wait; the request keeps the file. Says whether it is done
+    /// already.
+    pub fn write(&self, file: BorrowedFd<'_>, buffer: &'static [u8]) -> io::Result<bool> {
+        let mut request = [0_u8; 64];
+        request[0] = OP_WRITE;
+        request[4..8].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+        request[16..24].copy_from_slice(&(buffer.as_ptr() as u64).to_ne_bytes());
         request[24..28].copy_from_slice(&(buffer.len() as u32).to_ne_bytes());
         self.submit(&request)
     }

@@ -130,6 +130,16 @@ pub const ROWS: &[Row] = &[
         lags: true,
         ..row("uring_teardown", "hold-uring-teardown", &["file"])
     },
+    // What waited is ended by a kernel thread, which leaves its file for a tick.
+    Row {
+        lags: true,
+        ..row("aio_poll", "hold-aio-poll", &["fifo"])
+    },
+    Row {
+        lags: true,
+        file_systems: &[FileSystem::Fuse],
+        ..row("aio_sync", "hold-aio-sync", &["never-synced", "release"])
+    },
     row("fanotify_event", "hold-fanotify-event", &["file"]),
     row("fanotify_perm", "hold-fanotify-perm", &["file"]),
     row("fifo_open", "hold-fifo-open", &["fifo"]),

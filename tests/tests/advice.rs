@@ -140,9 +140,11 @@ fn follow_first(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     for fix in all_of(&who) {
         match fix.action.as_str() {
             // Its worker waits for a FUSE server, which here is a child that ends with it: killed, it would wait for its
-            // worker, the worker for the server, and the server for it. The other half of the advice it is.
-            "command" if row.name == "uring_teardown" => {
-                ensure!(fix.text.contains("finish what it is waiting for"), "{fix:?}");
+            // worker, the worker for the server, and the server for it. Or a worker waits for the server of the mount, which
+            // answers when the holder lets go. The other half of the advice it is.
+            "command" if ["aio_sync", "uring_teardown"].contains(&row.name) => {
+                let gentle = ["end its AIO requests", "finish what it is waiting for"];
+                ensure!(gentle.iter().any(|words| fix.text.contains(words)), "{fix:?}");
                 holding.take().map_or(Ok(()), Holding::release)?;
             }
             "command" => run(fix).with_context(|| format!("{who:#?}"))?,

@@ -546,6 +546,26 @@ layout! {
     acct_file: 8 optional ["bsd_acct_struct.file"];
     /// Its pid namespace.
     acct_ns: 8 optional ["bsd_acct_struct.ns"];
+
+    // AIO: requests that wait (`fs/aio.c`).
+    /// Table of the contexts of an address space.
+    mm_aio: 8 optional ["mm_struct.ioctx_table"];
+    /// Its length.
+    aio_table_count: 4 optional ["kioctx_table.nr"];
+    /// Its array.
+    aio_table: 0 optional ["kioctx_table.table"];
+    /// Where in the table a context is.
+    aio_context_number: 4 optional ["kioctx.id"];
+    /// Requests of a context that can be cancelled.
+    aio_context_requests: 16 optional ["kioctx.active_reqs"];
+    /// Link of a request there.
+    aio_request_link: 16 optional ["aio_kiocb.ki_list"];
+    /// Context of a request.
+    aio_request_context: 8 optional ["aio_kiocb.ki_ctx"];
+    /// Its file.
+    aio_request_file: 8 optional ["aio_kiocb.ki_filp"];
+    /// What a worker does of a request to sync.
+    aio_request_sync: 0 optional ["aio_kiocb.fsync.work"];
 }
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ impl Walk<'_, '_> {
                         file,
                         users: Vec::new(),
                         held_by: self.entry_name(inode, entry, fields).map(Text::from),
+                        asked: None,
                     });
                 }
             }

@@ -48,6 +48,7 @@ impl Walk<'_, '_> {
                         file,
                         users: vec![(index, None)],
                         held_by: Some(Text::from("a system call that is not done".to_owned())),
+                        asked: None,
                     });
                 }
             }

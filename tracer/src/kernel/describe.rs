@@ -206,5 +206,6 @@ fn is_file(kind: Kind) -> bool {
             | Kind::Loop
             | Kind::Swap
             | Kind::BinfmtMisc
+            | Kind::Kernel
     )
 }

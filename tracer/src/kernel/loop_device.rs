@@ -48,6 +48,7 @@ impl Walk<'_, '_> {
                 file,
                 users: Vec::new(),
                 held_by: Some(Text::from(format!("/dev/loop{number}").into_bytes())),
+                asked: None,
             });
         }
         note(self.gaps, complete, "a loop device could not be looked at");

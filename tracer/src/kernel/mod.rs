@@ -1,6 +1,7 @@
 //! The kernel's own structures, read as they are: mounts, propagation, tasks, open files, mappings.
 
 mod accounting;
+mod aio;
 mod binfmt;
 mod census;
 mod child_mount;

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
+    aio::Asked,
     census::by,
     context::Kernel,
     file::{Descriptor, PathAddress},
@@ -24,6 +25,8 @@ pub(super) struct SecondLook {
     /// Address space and file of executables.
     pub(super) executables: Vec<(u64, u64)>,
     pub(super) mapped: Vec<MappedFile>,
+    /// Requests of AIO.
+    pub(super) asked: HashSet<Asked>,
 }
 
 impl Walk<'_, '_> {
@@ -53,11 +56,22 @@ impl Walk<'_, '_> {
         let spaces = unique(mapped.iter().map(|mapped| mapped.mm));
         let now: HashSet<MappedFile> = kernel.mapped_files(&spaces).0.into_iter().collect();
         mapped.retain(|mapped| now.contains(mapped));
+        let asked = self
+            .carried
+            .iter()
+            .filter(|carried| files.contains_key(&carried.file));
+        let asked: HashSet<Asked> = asked.filter_map(|carried| carried.asked).collect();
+        let spaces = unique(asked.iter().map(|asked| asked.space));
+        let mut now = kernel.aio_requests(&spaces, self.tasks).0;
+        now.retain(|request| asked.contains(request));
 
         let tables: HashSet<u64> = descriptors.iter().map(|descriptor| descriptor.table).collect();
         let tables = self.still_used(t.task_files, |task| task.files, &tables);
         let spaces: HashSet<u64> = executables.iter().map(|(mm, _)| *mm).collect();
-        let spaces: HashSet<u64> = mapped.iter().map(|mapped| mapped.mm).chain(spaces).collect();
+        let spaces: HashSet<u64> = (mapped.iter().map(|mapped| mapped.mm))
+            .chain(now.iter().map(|asked| asked.space))
+            .chain(spaces)
+            .collect();
         let spaces = self.still_used(t.task_mm, |task| task.mm, &spaces);
         descriptors.retain(|descriptor| tables.contains_key(&descriptor.table));
         executables.retain(|(mm, _)| spaces.contains_key(mm));
@@ -68,6 +82,7 @@ impl Walk<'_, '_> {
             descriptors,
             executables,
             mapped,
+            asked: now,
         }
     }
 

@@ -125,6 +125,7 @@ pub fn snapshot(
     walk.uprobes();
     walk.exports();
     walk.uring_files();
+    walk.aio_requests();
     walk.closing_files();
     // After everything else that keeps files: those can be sockets.
     walk.unix_sockets();

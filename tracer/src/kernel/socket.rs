@@ -191,6 +191,7 @@ impl Walk<'_, '_> {
                     file: *file,
                     users: users.clone(),
                     held_by: Some(Text::from(held_by.clone())),
+                    asked: None,
                 });
             }
         }

@@ -56,6 +56,7 @@ pub fn survey(
     walk.uprobes();
     walk.exports();
     walk.uring_files();
+    walk.aio_requests();
     walk.closing_files();
     // After everything else that keeps files: those can be sockets.
     walk.unix_sockets();

@@ -39,6 +39,7 @@ impl Walk<'_, '_> {
                     file,
                     users: Vec::new(),
                     held_by: None,
+                    asked: None,
                 }));
                 return;
             }

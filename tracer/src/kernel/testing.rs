@@ -9,6 +9,7 @@ use super::{
 };
 use crate::model::{Kind, Through};
 
+mod aio;
 mod changing;
 
 const BASE: u64 = 0xffff_8880_0000_0000;

@@ -80,6 +80,7 @@ impl Walk<'_, '_> {
                 file,
                 users: contexts[&ring].clone(),
                 held_by: Some(Text::from(URING_REQUEST.to_owned())),
+                asked: None,
             });
         }
 
@@ -117,6 +118,7 @@ impl Walk<'_, '_> {
                     } else {
                         format!("slot {slot}")
                     })),
+                    asked: None,
                 }));
         }
         note(self.gaps, complete, CHANGED);

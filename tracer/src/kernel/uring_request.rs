@@ -126,17 +126,23 @@ impl Kernel<'_> {
 
     /// The rings that workers of workqueues take down.
     pub(super) fn rings_taken_down(self, tasks: &[Task]) -> BTreeSet<u64> {
+        let exit = self.layout.table.uring_exit_work;
+        if exit == ABSENT {
+            return BTreeSet::new();
+        }
+        let works = self.works_under_way(tasks).into_iter();
+        works
+            .map(|work| work.wrapping_sub(u64::from(exit)))
+            .filter(|ring| self.is_ring(*ring))
+            .collect()
+    }
+
+    /// What workers of workqueues do: `work_struct`s of anything.
+    pub(super) fn works_under_way(self, tasks: &[Task]) -> Vec<u64> {
         let t = &self.layout.table;
         let kthread = either(t.task_worker, t.task_child_tid);
-        let needed = [
-            kthread,
-            t.kthread_data,
-            t.worker_task,
-            t.worker_work,
-            t.uring_exit_work,
-        ];
-        if needed.contains(&ABSENT) {
-            return BTreeSet::new();
+        if [kthread, t.kthread_data, t.worker_task, t.worker_work].contains(&ABSENT) {
+            return Vec::new();
         }
         let threads = numbered(tasks, |task| task.mm == 0);
         let (threads, kthreads): (Vec<usize>, Vec<u64>) =
@@ -153,11 +159,7 @@ impl Kernel<'_> {
             .into_iter()
             .zip(owners.into_iter().zip(works))
             .filter(|(task, (owner, _))| *owner == Some(tasks[*task].address))
-            .filter_map(|(_, (_, work))| {
-                let work = work.filter(|work| is_kernel_address(*work))?;
-                Some(work.wrapping_sub(u64::from(t.uring_exit_work)))
-            })
-            .filter(|ring| self.is_ring(*ring))
+            .filter_map(|(_, (_, work))| work.filter(|work| is_kernel_address(*work)))
             .collect()
     }
 

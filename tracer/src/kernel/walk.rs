@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
+    aio::Asked,
     census::{Census, Users},
     context::Kernel,
     file::{Descriptor, PathAddress},
@@ -81,6 +82,8 @@ pub(super) struct Carried {
     /// The tasks that it belongs to, if any, with the descriptor of what carries it (ring, socket, group).
     pub(super) users: Users,
     pub(super) held_by: Option<Text>,
+    /// What led to it, where that is to be looked at again.
+    pub(super) asked: Option<Asked>,
 }
 
 /// How an open file is used.
@@ -179,7 +182,9 @@ impl<'k, 'g> Walk<'k, 'g> {
             uses.entry(mapping.file).or_default().mapped_by.insert(mapping.mm);
         }
         for carried in &self.carried {
-            if paths.contains_key(&carried.file) {
+            let is_there =
+                |asked: &Asked| look.asked.contains(asked) && look.spaces.contains_key(&asked.space);
+            if paths.contains_key(&carried.file) && carried.asked.as_ref().is_none_or(is_there) {
                 uses.entry(carried.file).or_default().carried.push(carried);
             }
         }
@@ -254,9 +259,11 @@ fn found_file(
     let by_carrier = uses.carried.iter().flat_map(|carried| {
         // A descriptor of the carrier is none of the file.
         let plain = uses.descriptors.is_empty();
+        let space = carried.asked.and_then(|asked| spaces.get(&asked.space));
         carried
             .users
             .iter()
+            .filter(move |(index, _)| space.is_none_or(|users| users.contains(index)))
             .map(move |(index, fd)| (*index, fd.filter(|_| plain)))
     });
     let (owner, sharers) = split(tasks, by_table.chain(by_space).chain(by_carrier));

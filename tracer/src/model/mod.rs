@@ -326,6 +326,8 @@ pub enum Kind {
 pub const UNIX_GARBAGE: &str = "garbage of UNIX sockets";
 /// `held_by` of a file that a request of an io_uring under way has.
 pub const URING_REQUEST: &str = "a request under way";
+/// `held_by` of a file that a request of AIO (`io_submit`) has, which waits.
+pub const AIO_REQUEST: &str = "an AIO request under way";
 
 impl Kind {
     /// All of them.

@@ -1,7 +1,7 @@
 //! Each kind of reference in words: what it is, and what lets go of it.
 
 use super::{line::short_name, sanitize::escape};
-use crate::model::{Holder, Kind, Text, URING_REQUEST};
+use crate::model::{AIO_REQUEST, Holder, Kind, Text, URING_REQUEST};
 
 /// What stands before the path.
 pub(super) fn label(kind: Kind) -> &'static str {
@@ -36,6 +36,10 @@ pub(super) fn way(holder: &Holder) -> String {
         None => String::new(),
     };
     let fd = holder.fd.map(|fd| format!(" fd {fd}")).unwrap_or_default();
+    let by_own = |own: &str| {
+        let by = holder.held_by.as_ref();
+        by.is_some_and(|by| by.as_bytes() == own.as_bytes())
+    };
     match holder.kind {
         Kind::Fd if holder.fd.is_some() => format!("fd{}{}", &fd[3..], access.unwrap_or_default()),
         Kind::Fd => format!("an open file{}", access.unwrap_or_default()),
@@ -48,14 +52,7 @@ pub(super) fn way(holder: &Holder) -> String {
         Kind::Mount => format!("a mount that is there{}", by(": ")),
         Kind::UnixSocket => format!("UNIX socket{fd}{}", by(", ")),
         Kind::ScmRights => format!("a file in flight, not received from its socket{fd}{}", by(", ")),
-        Kind::IoUring
-            if holder
-                .held_by
-                .as_ref()
-                .is_some_and(|by| by.as_bytes() == URING_REQUEST.as_bytes()) =>
-        {
-            format!("a request of its io_uring{fd}, under way")
-        }
+        Kind::IoUring if by_own(URING_REQUEST) => format!("a request of its io_uring{fd}, under way"),
         Kind::IoUring => format!("a file registered with its io_uring{fd}{}", by(", ")),
         Kind::Fanotify => format!("an unread fanotify event{fd}{}", by(", ")),
         Kind::Loop => format!("backing file of {}", or(holder.held_by.as_ref(), "a loop device")),
@@ -69,6 +66,7 @@ pub(super) fn way(holder: &Holder) -> String {
             format!("closed, but the kernel has yet to drop it{}", by(": "))
         }
         Kind::Deferred => format!("no process: the kernel has yet to drop it{}", by(", ")),
+        Kind::Kernel if by_own(AIO_REQUEST) => AIO_REQUEST.to_owned(),
         Kind::Kernel => format!("held by the kernel{}", by(": ")),
     }
 }
@@ -110,6 +108,8 @@ pub(super) fn action(kind: Kind) -> Option<&'static str> {
         Kind::Uprobe => Some("close its uprobe"),
         Kind::PathWalk => Some("finish its lookup"),
         Kind::Accounting => Some("turn process accounting off"),
+        // What the kernel does for a process.
+        Kind::Kernel => Some("end its AIO requests"),
         _ => None,
     }
 }

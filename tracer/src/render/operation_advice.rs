@@ -24,7 +24,7 @@ pub fn advise_operation(operation: &str, reason: Reason, holders: &[Holder], tar
     advice.extend(devices_above(&others));
     let processes: Vec<Holder> = others
         .iter()
-        .filter(|holder| holder.kind != Kind::Kernel)
+        .filter(|holder| holder.kind != Kind::Kernel || holder.process.is_some())
         .cloned()
         .collect();
     advice.extend(advise(&processes, target));
@@ -154,7 +154,7 @@ fn users(holders: &[Holder]) -> Vec<String> {
 fn devices_above(holders: &[Holder]) -> Vec<String> {
     holders
         .iter()
-        .filter(|holder| holder.kind == Kind::Kernel)
+        .filter(|holder| holder.kind == Kind::Kernel && holder.process.is_none())
         .filter_map(|holder| {
             let by = holder.held_by.as_ref()?.as_bytes();
             let word = shell(by);

@@ -12,7 +12,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     incident::REMOUNT,
-    model::{Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE, URING_REQUEST, Who},
+    model::{
+        AIO_REQUEST, Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
+        URING_REQUEST, Who,
+    },
     render::{advise_detached, advise_operation, advise_slow, fixes, fixes_of_words, texts},
 };
 
@@ -214,7 +217,7 @@ impl Redactor {
             self.process(process);
         }
         let constant = holder.held_by.as_ref().is_some_and(|by| {
-            [UNIX_GARBAGE, URING_REQUEST]
+            [AIO_REQUEST, UNIX_GARBAGE, URING_REQUEST]
                 .iter()
                 .any(|own| by.as_bytes() == own.as_bytes())
         });

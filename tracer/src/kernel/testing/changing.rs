@@ -5,7 +5,9 @@ use std::cell::Cell;
 
 use super::{
     super::{Batch, Chain, Kernel, KernelMemory, Reference, Snapshot, snapshot},
-    FILE, FILE_DENTRY, HOLDER, HOST_ROOT, INIT, MM, Machine, TARGET, THREAD, at,
+    FILE, FILE_DENTRY, HOLDER, HOST_ROOT, INIT, MM, Machine, TARGET, THREAD,
+    aio::{AIO_FILE, REQUEST, of_requests},
+    at,
 };
 use crate::{kernel::RecordedMemory, model::Kind};
 
@@ -211,4 +213,40 @@ fn directories_are_those_of_who_has_them_now() {
     }
     let now = on_target(&found[0]).filter(|reference| reference.holder.kind == Kind::Cwd);
     assert_eq!(now.count(), 1, "{:#?}", found[0]);
+}
+
+#[test]
+fn a_request_that_was_done_meanwhile_is_of_nobody() {
+    let mut before = elsewhere();
+    before.aio_request(HOST_ROOT);
+    // Its file, and the memory of its request, are given away again: to another process, on the target.
+    let mut after = elsewhere();
+    let t = after.layout.table;
+    after.aio_request(HOST_ROOT);
+    after.file(AIO_FILE, TARGET);
+    after.memory.write(REQUEST, &[0; 0x2000]);
+    let list = before.layout.table.aio_context_requests;
+    let head = after.kernel().memory.word(MM, t.mm_aio).unwrap();
+    let context = after.kernel().memory.word(head, t.aio_table + 16).unwrap();
+    after.ring(context + u64::from(list), &[]);
+    table(&mut after, at(24), 70, AIO_FILE);
+    for snapshot in snapshots(&before, &after) {
+        assert!(of_requests(&snapshot).is_empty(), "{snapshot:#?}");
+        assert!(
+            on_target(&snapshot).all(|reference| pid(reference) == 40),
+            "{snapshot:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_request_is_not_of_who_runs_another_program_by_now() {
+    let mut before = elsewhere();
+    before.aio_request(HOST_ROOT);
+    let mut after = elsewhere();
+    after.aio_request(TARGET);
+    after.set(INIT, after.layout.table.task_mm, at(45));
+    for snapshot in snapshots(&before, &after) {
+        assert!(of_requests(&snapshot).is_empty(), "{snapshot:#?}");
+    }
 }

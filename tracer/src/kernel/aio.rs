@@ -1,0 +1,182 @@
+//! Requests of AIO (`io_submit`) that keep their files: those that wait for an event, or that a driver can cancel, are in
+//! a list of their context, those that sync are what a worker does. Contexts belong to an address space, by number
+//! (`fs/aio.c`, the same from 5.10 to 7.2).
+//!
+//! Not looked at: requests that a block device completes, which nothing leads to.
+
+use std::collections::{HashMap, HashSet};
+
+use tracer_common::ABSENT;
+
+use super::{
+    context::Kernel,
+    memory::is_kernel_address,
+    task::Task,
+    walk::{Carried, Walk, note, unique},
+};
+use crate::model::{AIO_REQUEST, Kind, Text};
+
+/// Contexts of one address space at the most: each counts against `fs.aio-max-nr`, 65536 unless it was raised.
+const CONTEXTS_MAX: u32 = 1 << 16;
+/// Requests at the most: of one context, and of all.
+const REQUESTS_MAX: usize = 1 << 16;
+const ALL_REQUESTS_MAX: usize = 1 << 20;
+
+/// A request, with what led to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Asked {
+    /// The address space.
+    pub(super) space: u64,
+    /// The `kioctx`.
+    pub(super) context: u64,
+    /// The `aio_kiocb`.
+    pub(super) request: u64,
+    /// Its file.
+    pub(super) file: u64,
+}
+
+impl Walk<'_, '_> {
+    /// Adds the files of requests to those that something carries. They are those of who has the address space.
+    pub(super) fn aio_requests(&mut self) {
+        let t = &self.kernel.layout.table;
+        // There is no AIO in this kernel.
+        if t.mm_aio == ABSENT {
+            return;
+        }
+        if aio_fields(self.kernel).contains(&ABSENT) {
+            let what = "requests of AIO: the kernel's type information lacks them";
+            note(self.gaps, false, what);
+            return;
+        }
+        let spaces = unique(self.census.spaces.keys().copied());
+        let (requests, complete) = self.kernel.aio_requests(&spaces, self.tasks);
+        note(self.gaps, complete, "the requests of AIO changed under the walk");
+        let mut requests: Vec<Asked> = requests.into_iter().collect();
+        requests.sort_unstable();
+        for asked in requests {
+            let users = self
+                .census
+                .spaces
+                .get(&asked.space)
+                .map_or(&[][..], Vec::as_slice);
+            self.carried.push(Carried {
+                kind: Kind::Kernel,
+                file: asked.file,
+                users: users.iter().map(|index| (*index, None)).collect(),
+                held_by: Some(Text::from(AIO_REQUEST.to_owned())),
+                asked: Some(asked),
+            });
+        }
+    }
+}
+
+/// What cannot be done without.
+fn aio_fields(kernel: Kernel<'_>) -> [u32; 8] {
+    let t = &kernel.layout.table;
+    [
+        t.mm_aio,
+        t.aio_table_count,
+        t.aio_table,
+        t.aio_context_number,
+        t.aio_context_requests,
+        t.aio_request_link,
+        t.aio_request_context,
+        t.aio_request_file,
+    ]
+}
+
+impl Kernel<'_> {
+    /// The requests of address spaces that are in a list or that a worker does, and whether the lists were whole.
+    pub(super) fn aio_requests(self, spaces: &[u64], tasks: &[Task]) -> (HashSet<Asked>, bool) {
+        let t = &self.layout.table;
+        if spaces.is_empty() || aio_fields(self).contains(&ABSENT) {
+            return (HashSet::new(), true);
+        }
+        let (contexts, mut complete) = self.aio_contexts(spaces);
+        let mut left = ALL_REQUESTS_MAX;
+        // Context and request.
+        let mut found = Vec::new();
+        for context in contexts.keys() {
+            let head = context.wrapping_add(u64::from(t.aio_context_requests));
+            let ring = self.memory.ring(head, left.min(REQUESTS_MAX));
+            // It is protected by a lock: what was taken out under the walk leads nowhere, or into another list.
+            complete &= ring.complete;
+            left -= ring.nodes.len();
+            let link = u64::from(t.aio_request_link);
+            found.extend(
+                ring.nodes
+                    .into_iter()
+                    .map(|node| (*context, node.wrapping_sub(link))),
+            );
+        }
+        if !contexts.is_empty() && t.aio_request_sync != ABSENT {
+            let works = self.works_under_way(tasks).into_iter();
+            let requests: Vec<u64> = works
+                .map(|work| work.wrapping_sub(u64::from(t.aio_request_sync)))
+                .collect();
+            // Most of what workers do is something else. This leads to a context.
+            let of = self.memory.words(&requests, t.aio_request_context);
+            found.extend(requests.into_iter().zip(of).filter_map(|(request, context)| {
+                let context = context.filter(|context| contexts.contains_key(context))?;
+                Some((context, request))
+            }));
+        }
+        let requests: Vec<u64> = found.iter().map(|(_, request)| *request).collect();
+        let of = self.memory.words(&requests, t.aio_request_context);
+        let files = self.memory.words(&requests, t.aio_request_file);
+        let found = found
+            .into_iter()
+            .zip(of.into_iter().zip(files))
+            // One that was done meanwhile may be of another context.
+            .filter(|((context, _), (of, _))| *of == Some(*context))
+            .filter_map(|((context, request), (_, file))| {
+                Some(Asked {
+                    space: contexts[&context],
+                    context,
+                    request,
+                    file: file.filter(|file| is_kernel_address(*file))?,
+                })
+            })
+            .collect();
+        (found, complete)
+    }
+
+    /// The contexts of address spaces, each with its own, and whether all could be read.
+    fn aio_contexts(self, spaces: &[u64]) -> (HashMap<u64, u64>, bool) {
+        let t = &self.layout.table;
+        let tables = self.memory.words(spaces, t.mm_aio);
+        // An address space that could not be read has ended.
+        let (spaces, tables): (Vec<u64>, Vec<u64>) = spaces
+            .iter()
+            .zip(tables)
+            .filter_map(|(space, table)| Some((*space, table.filter(|table| is_kernel_address(*table))?)))
+            .unzip();
+        let counts = self.memory.halves(&tables, t.aio_table_count);
+        let mut complete = true;
+        let mut contexts = HashMap::new();
+        for ((space, table), count) in spaces.into_iter().zip(tables).zip(counts) {
+            let Some(count) = count.filter(|count| *count <= CONTEXTS_MAX) else {
+                complete = false;
+                continue;
+            };
+            let slots: Vec<u64> = (0..u64::from(count))
+                .map(|slot| table.wrapping_add(u64::from(t.aio_table) + slot * 8))
+                .collect();
+            let (numbers, found): (Vec<u32>, Vec<u64>) = (0..)
+                .zip(self.memory.words(&slots, 0))
+                .filter_map(|(slot, context)| {
+                    Some((slot, context.filter(|context| is_kernel_address(*context))?))
+                })
+                .unzip();
+            // A context knows its place; one that was freed with its table has another, or none.
+            let known = self.memory.halves(&found, t.aio_context_number);
+            let found = found.into_iter().zip(numbers.into_iter().zip(known));
+            contexts.extend(
+                found.filter_map(|(context, (slot, number))| {
+                    (number == Some(slot)).then_some((context, space))
+                }),
+            );
+        }
+        (contexts, complete)
+    }
+}

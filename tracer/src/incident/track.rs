@@ -158,6 +158,12 @@ impl Analyzer {
         &self.history
     }
 
+    /// Refused attempts of which only their own incident knows: too many other mounts are refused already.
+    #[must_use]
+    pub fn forgotten_attempts(&self) -> u64 {
+        self.attempts.skipped()
+    }
+
     /// Takes the next record.
     pub fn push(&mut self, record: Record) -> Vec<Output> {
         match record {

@@ -326,6 +326,10 @@ impl Session {
         }
         losses.add("watch table: full", self.table.full);
         losses.add("history: too many open files", self.analyzer.history().forgotten);
+        losses.add(
+            "earlier attempts: too many mounts",
+            self.analyzer.forgotten_attempts(),
+        );
         losses.add("detached mounts: too many to follow", self.detached.skipped);
         losses.add("loop devices: too many to follow", self.loops.skipped);
         losses.add("slow umounts: too many to follow", self.slow.skipped);

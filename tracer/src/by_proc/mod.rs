@@ -22,7 +22,7 @@ use crate::{
     kernel::access,
     model::{Books, Container, Holder, Kind, Sharer, Target, Text, Through, Timestamp, Who},
     probe::Tier,
-    render::{fixes, texts},
+    render::{fixes_of_asked, texts},
 };
 
 pub(crate) use self::mountinfo::parse as parse_mountinfo;
@@ -91,20 +91,22 @@ impl ProcMounts {
             holders.extend(self.descriptor(line, &shared, processes));
         }
         let target = self.target(line, processes.containers());
-        let fixes = fixes(&holders, &[], &target);
+        let books = Books {
+            explained: holders.iter().map(|holder| holder.refs).sum(),
+            sampled_at: Some(time),
+            ..Books::default()
+        };
+        let tier = Tier::Proc.name();
+        let fixes = fixes_of_asked(&holders, &[], &books, tier, &target);
         Who {
             schema: Who::SCHEMA.to_owned(),
             time,
             target,
-            references: Books {
-                explained: holders.iter().map(|holder| holder.refs).sum(),
-                sampled_at: Some(time),
-                ..Books::default()
-            },
+            references: books,
             holders,
             candidates: Vec::new(),
             bystanders: Vec::new(),
-            probe: Tier::Proc.name().to_owned(),
+            probe: tier.to_owned(),
             since: None,
             advice: texts(&fixes),
             fixes,

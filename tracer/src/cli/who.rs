@@ -28,7 +28,7 @@ use crate::{
     logs::LogClock,
     model::{Container, Since, SinceSource, Target, Who as Report, earlier},
     probe::{Choice, Tier, reader_only},
-    render::{escape, fixes, fixes_for_nobody, texts},
+    render::{escape, fixes_of_asked, texts},
 };
 
 #[derive(Debug, clap::Args)]
@@ -399,12 +399,9 @@ fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
 fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Report {
     let mut settled = of_snapshot(found, &History::default());
     settled.books.sampled_at = Some(host.clock.timestamp(found.started));
-    let mut fixes = fixes(&settled.holders, &settled.candidates, &target);
     let tier = Tier::Tracepoint.name();
-    let free = settled.books.counted == Some(0) && settled.books.remaining == Some(0);
-    if settled.holders.is_empty() && settled.candidates.is_empty() && !free {
-        fixes = fixes_for_nobody(&settled.books, tier, &target);
-    }
+    let (holders, candidates) = (&settled.holders, &settled.candidates);
+    let fixes = fixes_of_asked(holders, candidates, &settled.books, tier, &target);
     Report {
         schema: Report::SCHEMA.to_owned(),
         time: host.clock.timestamp(found.started),

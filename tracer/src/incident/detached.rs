@@ -7,7 +7,7 @@ use super::{History, MNT_DETACH, flag_names, operations::Run, track::TELL};
 use crate::{
     identity::BootClock,
     model::{Books, Incident, Outcome},
-    render::{advise_detached, fixes_of_words},
+    render::{advise_followed, fixes_of_words},
     stream::{Detached, Freed},
 };
 
@@ -102,10 +102,7 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
 
 fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
-    let mut advice = advise_detached(&last.holders, &last.target);
-    if last.holders.is_empty() {
-        advice.push("see whether it lives still, and what it keeps: ebusy audit (DETACHED)".to_owned());
-    }
+    let advice = advise_followed(&last.holders, &last.target);
     let explained = last.holders.iter().map(|holder| holder.refs).sum();
     Incident {
         schema: Incident::SCHEMA.to_owned(),

@@ -4,7 +4,7 @@ use super::{books::Verdict, holders::Settled, track::Open};
 use crate::{
     identity::BootClock,
     model::{Caller, Incident, Outcome, Retry, Since},
-    render::{fixes, fixes_for_nobody, texts},
+    render::{fixes, fixes_of_refused, texts},
 };
 
 /// What an umount of a process's own root means.
@@ -84,10 +84,12 @@ pub(super) fn incident(
         })
         .collect();
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
-    let mut fixes = fixes(&settled.holders, &settled.candidates, &open.target);
-    if settled.holders.is_empty() && settled.candidates.is_empty() && !open.told.remount {
-        fixes = fixes_for_nobody(&settled.books, tier, &open.target);
-    }
+    let (holders, candidates) = (&settled.holders, &settled.candidates);
+    let fixes = if open.told.remount {
+        fixes(holders, candidates, &open.target)
+    } else {
+        fixes_of_refused(holders, candidates, &settled.books, tier, &open.target)
+    };
     let mut advice = texts(&fixes);
     if open.told.remount {
         advice.push(REMOUNT.to_owned());

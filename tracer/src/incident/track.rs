@@ -517,7 +517,7 @@ impl Analyzer {
             timelines.insert(open.id, timeline(clock, attempts, holders, bystanders));
         }
         let mut again = again(&self.attempts, key, &open, clock);
-        if matches!(outcome, Outcome::Released | Outcome::Detached | Outcome::Gone) {
+        if outcome.is_over() {
             again.retry = None;
         }
         let tier = self.start.tier.name();

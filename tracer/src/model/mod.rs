@@ -147,6 +147,12 @@ impl Outcome {
             Self::Failed => "failed",
         }
     }
+
+    /// Whether nobody has to try again: the target is not mounted there any more, or what kept it is gone.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Released | Self::Detached | Self::Gone)
+    }
 }
 
 /// Somebody who tried to unmount.

@@ -194,6 +194,16 @@ pub fn advise_detached(holders: &[Holder], target: &Target) -> Vec<String> {
     advice
 }
 
+/// The same for an incident that follows it.
+#[must_use]
+pub fn advise_followed(holders: &[Holder], target: &Target) -> Vec<String> {
+    let mut advice = advise_detached(holders, target);
+    if holders.is_empty() {
+        advice.push("see whether it lives still, and what it keeps: ebusy audit (DETACHED)".to_owned());
+    }
+    advice
+}
+
 fn of_namespace(namespace: &KeptNamespace) -> Vec<String> {
     let mut advice = Vec::new();
     for keeper in namespace.kept_by.iter().take(COMMANDS_MAX) {

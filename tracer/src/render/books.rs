@@ -129,10 +129,7 @@ pub(super) fn state(incident: &Incident, zone: &TimeZone) -> String {
             clock(ended, zone)
         )),
     };
-    let over = matches!(
-        incident.outcome,
-        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
-    );
+    let over = incident.outcome.is_some_and(Outcome::is_over);
     match retry(incident).filter(|_| !over) {
         Some(retry) => line.maybe(2, format!("; {retry}")),
         None => line,
@@ -151,10 +148,7 @@ fn last_attempt(incident: &Incident) -> Timestamp {
 
 /// What is known from before, and of who comes back by the pauses that were seen.
 pub(super) fn again(incident: &Incident, zone: &TimeZone) -> Option<String> {
-    let over = matches!(
-        incident.outcome,
-        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
-    );
+    let over = incident.outcome.is_some_and(Outcome::is_over);
     let now = incident.seen_at();
     let since = incident.since.as_ref().filter(|_| !over).map(|since| {
         format!(

@@ -33,10 +33,7 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
         &incident.advice
     };
     let now = incident.seen_at();
-    let released = matches!(
-        incident.outcome,
-        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
-    );
+    let released = incident.outcome.is_some_and(Outcome::is_over);
     let account = Account {
         books: &incident.references,
         holders: &incident.holders,

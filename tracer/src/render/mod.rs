@@ -34,9 +34,9 @@ use jiff::tz::TimeZone;
 
 pub(crate) use self::books::retries_by_rule;
 pub use self::{
-    advice::{advise, after, fixes, fixes_for_nobody, fixes_of_words, texts},
+    advice::{advise, after, fixes, fixes_of_asked, fixes_of_refused, fixes_of_words, texts},
     audit::audit,
-    audit_advice::{advise_audit, advise_detached},
+    audit_advice::{advise_audit, advise_detached, advise_followed},
     capture::of_capture,
     capture::summary,
     html::Html,

@@ -21,10 +21,7 @@ pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> Stri
     } else {
         state(incident, &style.zone)
     };
-    let over = matches!(
-        incident.outcome,
-        Some(Outcome::Released | Outcome::Detached | Outcome::Gone)
-    );
+    let over = incident.outcome.is_some_and(Outcome::is_over);
     Report {
         verdict: verdict(incident),
         holders: &incident.holders,

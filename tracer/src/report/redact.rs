@@ -16,7 +16,10 @@ use crate::{
         AIO_REQUEST, Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
         URING_REQUEST, Who,
     },
-    render::{advise_detached, advise_operation, advise_slow, fixes, fixes_of_words, texts},
+    render::{
+        advise_followed, advise_operation, advise_slow, fixes, fixes_of_asked, fixes_of_refused,
+        fixes_of_words, texts,
+    },
 };
 
 /// Hexadecimal digits of a hash that are kept: with a million names the odds that two share one are below 1 in 500.
@@ -239,7 +242,8 @@ impl Redactor {
         for holder in holders.chain(&mut who.bystanders) {
             self.holder(holder);
         }
-        who.fixes = fixes(&who.holders, &who.candidates, &who.target);
+        let (holders, candidates) = (&who.holders, &who.candidates);
+        who.fixes = fixes_of_asked(holders, candidates, &who.references, &who.probe, &who.target);
         who.advice = texts(&who.fixes);
     }
 
@@ -262,13 +266,19 @@ impl Redactor {
                 advise_operation(&incident.operation, reason, &incident.holders, &incident.target);
             incident.fixes = fixes_of_words(&incident.advice);
         } else if incident.operation == Incident::DETACH {
-            incident.advice = advise_detached(&incident.holders, &incident.target);
+            incident.advice = advise_followed(&incident.holders, &incident.target);
             incident.fixes = fixes_of_words(&incident.advice);
         } else if let Some(slow) = &incident.slow {
             incident.advice = advise_slow(slow, &incident.target);
             incident.fixes = fixes_of_words(&incident.advice);
         } else {
-            incident.fixes = fixes(&incident.holders, &incident.candidates, &incident.target);
+            let (holders, candidates) = (&incident.holders, &incident.candidates);
+            incident.fixes = if remount {
+                fixes(holders, candidates, &incident.target)
+            } else {
+                let (books, tier) = (&incident.references, &incident.probe);
+                fixes_of_refused(holders, candidates, books, tier, &incident.target)
+            };
             incident.advice = texts(&incident.fixes);
         }
         if remount {
@@ -280,7 +290,10 @@ impl Redactor {
 #[cfg(test)]
 mod tests {
     use super::Redactor;
-    use crate::model::{Container, Entered, Holder, Owner, Process, Target, Text};
+    use crate::{
+        model::{Container, Entered, Holder, Incident, Owner, Process, Target, Text},
+        render::samples,
+    };
 
     #[test]
     fn a_path_keeps_its_shape_and_equal_names_stay_equal() {
@@ -350,6 +363,21 @@ mod tests {
         let json = serde_json::to_string(&process).unwrap();
         assert!(!json.contains("secret"), "{json}");
         assert!(json.contains(".service\""));
+    }
+
+    #[test]
+    fn an_incident_that_names_nobody_keeps_its_advice() {
+        let redactor = Redactor::new().unwrap();
+        for operation in ["umount2", Incident::DETACH] {
+            let mut incident = samples::incident(Vec::new());
+            incident.operation = operation.to_owned();
+            incident.advice.clear();
+            redactor.incident(&mut incident);
+            assert!(
+                incident.fixes.iter().any(|fix| fix.text.contains("ebusy ")),
+                "{incident:#?}"
+            );
+        }
     }
 
     #[test]

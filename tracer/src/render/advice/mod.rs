@@ -10,7 +10,7 @@ mod owners;
 #[cfg(test)]
 mod tests;
 
-pub use self::nobody::fixes_for_nobody;
+pub use self::nobody::{fixes_of_asked, fixes_of_refused};
 use self::owners::{Owner, owners};
 pub(super) use self::{copies::mountpoint_seen, owners::ending};
 use super::report::check_command;

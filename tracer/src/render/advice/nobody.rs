@@ -1,17 +1,48 @@
 //! What to do where nobody was found: how to see who it was while it lasts, or the next time.
 
-use super::Step;
+use super::{Step, fixes};
 use crate::{
-    model::{Books, Fix, FixAction, Target},
+    model::{Books, Fix, FixAction, Holder, Target},
     render::{quote::shell, report::check_command},
 };
 
 /// A longer path is not put into a command.
 const PATH_MAX: usize = 60;
 
-/// What tells more; none of it frees the target.
+/// What frees a target that was refused; where nobody was found, what tells more.
 #[must_use]
-pub fn fixes_for_nobody(books: &Books, tier: &str, target: &Target) -> Vec<Fix> {
+pub fn fixes_of_refused(
+    holders: &[Holder],
+    candidates: &[Holder],
+    books: &Books,
+    tier: &str,
+    target: &Target,
+) -> Vec<Fix> {
+    if holders.is_empty() && candidates.is_empty() {
+        fixes_for_nobody(books, tier, target)
+    } else {
+        fixes(holders, candidates, target)
+    }
+}
+
+/// The same of a target that was only looked at: nothing is to be done where nothing blocks.
+#[must_use]
+pub fn fixes_of_asked(
+    holders: &[Holder],
+    candidates: &[Holder],
+    books: &Books,
+    tier: &str,
+    target: &Target,
+) -> Vec<Fix> {
+    if books.counted == Some(0) && books.remaining == Some(0) {
+        fixes(holders, candidates, target)
+    } else {
+        fixes_of_refused(holders, candidates, books, tier, target)
+    }
+}
+
+/// What tells more; none of it frees the target.
+fn fixes_for_nobody(books: &Books, tier: &str, target: &Target) -> Vec<Fix> {
     let there = books.sampled_at.is_some() && books.counted.is_some_and(|counted| counted > 0);
     let steps = if there {
         lasting(target)
@@ -44,6 +75,13 @@ fn lasting(target: &Target) -> Vec<Step> {
 
 /// They were gone, or nobody can say.
 fn momentary(tier: &str, target: &Target) -> Vec<Step> {
+    if tier == "proc" {
+        return vec![Step::look(
+            "without the kernel's memory only descriptors and child mounts are seen; what the kernel would allow, and \
+             what mends it",
+            "ebusy doctor".to_owned(),
+        )];
+    }
     let only = only(target);
     let record = |history: &str| format!("ebusy record{history} -o DIR{only}");
     if tier == "tracepoint" {
@@ -140,6 +178,9 @@ mod tests {
             words(&samples::books(0, 0), "kprobe", &samples::target()),
             [record]
         );
+        let doctor = "without the kernel's memory only descriptors and child mounts are seen; what the kernel would \
+                      allow, and what mends it: ebusy doctor";
+        assert_eq!(words(&uncounted, "proc", &plain()), [doctor]);
         let pattern = Target {
             path: "/srv/[a]".into(),
             ..Target::default()

@@ -3,6 +3,7 @@
 use jiff::tz::TimeZone;
 
 use super::{
+    again::again,
     slow,
     text::{Name, Page, Words, advice},
     timeline::timeline,
@@ -39,6 +40,7 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
     verdict(page, incident);
     page.put(format_args!("</h2>\n"));
     state(page, incident, zone);
+    again(page, incident, zone);
     for note in notes {
         page.put(format_args!("<p class=\"dim\">{}</p>\n", Words(note)));
     }

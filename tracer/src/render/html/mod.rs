@@ -1,6 +1,7 @@
 //! A report as one page of HTML that needs nothing else: no script, no network, readable by somebody who has never
 //! seen ebusy.
 
+mod again;
 mod incident;
 mod slow;
 mod summary;

@@ -49,7 +49,7 @@ impl Page {
 }
 
 /// Commands that advice tells.
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "kill ",
     "kubectl ",
     "systemctl ",
@@ -59,6 +59,8 @@ const COMMANDS: [&str; 9] = [
     "nsenter ",
     "umount ",
     "umount -l ",
+    "dmsetup ",
+    "ebusy ",
 ];
 
 /// Advice, with the command in it set apart: it begins the text or stands after a colon, and ends before a

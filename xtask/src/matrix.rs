@@ -12,7 +12,18 @@ pub(crate) struct Plan {
     pub(crate) append: &'static str,
     /// Part of the names of those that run; empty for all.
     pub(crate) only: &'static str,
+    /// Take the tools along that advice names and busybox has not.
+    pub(crate) tools: bool,
 }
+
+const PLAN: Plan = Plan {
+    test: "",
+    tier: "fentry",
+    kernels: &KERNELS,
+    append: "",
+    only: "",
+    tools: false,
+};
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
 pub(crate) const MATRIX: [Plan; 14] = [
@@ -20,72 +31,69 @@ pub(crate) const MATRIX: [Plan; 14] = [
         test: "kinds",
         tier: "fentry",
         kernels: &KERNELS,
-        append: "",
-        only: "",
+        ..PLAN
     },
     // What a snapshot finds does not depend on the tier: here it is about the refusal and the books.
     Plan {
         test: "kinds",
         tier: "tracepoint",
         kernels: &KERNELS,
-        append: "",
         only: "target",
+        ..PLAN
     },
     // A kernel that preempts (7.2) may skip a run of these: what is lost is counted, and may cost a test a second try.
     Plan {
         test: "kinds",
         tier: "kprobe",
         kernels: &KERNELS,
-        append: "",
         only: "target",
+        ..PLAN
     },
     // Where every open and close is seen.
     Plan {
         test: "ledger",
         tier: "fentry",
         kernels: &["5.10", "7.2"],
-        append: "",
-        only: "",
+        ..PLAN
     },
     // The kernel's own functions for system calls.
     Plan {
         test: "operations",
         tier: "fentry",
         kernels: &["5.10", "7.2"],
-        append: "",
         only: "_private_copy",
+        ..PLAN
     },
     // An ioctl, too; and device-mapper, which the host may not have.
     Plan {
         test: "devices",
         tier: "fentry",
         kernels: &["5.10", "7.2"],
-        append: "",
-        only: "",
+        ..PLAN
     },
-    // Advice that a host may not let anybody follow: a machine has the swapoff of busybox.
+    // Advice about what is the whole system's: the host's is left alone.
     Plan {
         test: "advice",
         tier: "tracepoint",
         kernels: &["6.1"],
-        append: "",
-        only: "first::swap",
+        only: "system::",
+        tools: true,
+        ..PLAN
     },
     // What keeps the caller after the kernel's function has returned.
     Plan {
         test: "slow",
         tier: "fentry",
         kernels: &["7.2"],
-        append: "",
-        only: "",
+        ..PLAN
     },
     // Many causes at once.
     Plan {
         test: "together",
         tier: "fentry",
         kernels: &["6.1", "7.2"],
-        append: "",
         only: "all::",
+        ..PLAN
     },
     // Lists of mounts that differ between kernels. The advice that those with this in their names follow needs nothing of
     // util-linux, which a machine has not.
@@ -93,32 +101,32 @@ pub(crate) const MATRIX: [Plan; 14] = [
         test: "audit",
         tier: "tracepoint",
         kernels: &["5.10", "7.2"],
-        append: "",
         only: "_a_",
+        ..PLAN
     },
     // What may happen to a recorder, and what only a machine of its own stands: steps of the wall clock.
     Plan {
         test: "record",
         tier: "fentry",
         kernels: &["6.1"],
-        append: "",
         only: "record_",
+        ..PLAN
     },
     // 32-bit callers, which the tracepoint tier of the host does not see.
     Plan {
         test: "ways",
         tier: "fentry",
         kernels: &["6.12"],
-        append: "",
         only: "entry_of_32_bits",
+        ..PLAN
     },
     // As many as a test may have nowhere else.
     Plan {
         test: "hostile",
         tier: "tracepoint",
         kernels: &["6.12"],
-        append: "",
         only: "one_of_100_000_descriptors",
+        ..PLAN
     },
     // Before Linux 5.14 the kernel refuses the reads one by one, later the programs.
     Plan {
@@ -126,6 +134,6 @@ pub(crate) const MATRIX: [Plan; 14] = [
         tier: "auto",
         kernels: &["5.10", "6.12"],
         append: "lockdown=confidentiality",
-        only: "",
+        ..PLAN
     },
 ];

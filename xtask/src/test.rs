@@ -311,9 +311,19 @@ fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str
                 (None, only) => Which::Like(only),
             };
             let suite = format!("{place}: {}", test.name);
+            let mut files = Vec::new();
+            if plan.tools {
+                match tools::advised(workspace) {
+                    Ok(found) => files.extend(found),
+                    // The tests that need one say so by themselves.
+                    Err(err) => say(&format!("no tools for the machine: {err:#}")),
+                }
+            }
             let start = Instant::now();
             sum.add(run_tests(which, |which| {
-                in_machine(&lab, &kernel, &vm_job(which, built, test, name, plan), &suite)
+                let mut job = vm_job(which, built, test, name, plan);
+                job.files.clone_from(&files);
+                in_machine(&lab, &kernel, &job, &suite)
             })?);
             say(&format!("{suite} took {} s", start.elapsed().as_secs()));
         }

@@ -2,6 +2,7 @@
 //! are not installed: a package of containerd starts a service and displaces Docker's.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsString,
     fs,
@@ -25,6 +26,13 @@ const TOOLS: [(&str, &str); 5] = [
 /// Engines, for the tests that cannot do without one: programs and the packages that have them, with all that those
 /// depend on.
 const ENGINES: [(&str, &str); 3] = [("curl", "curl"), ("dockerd", "docker.io"), ("podman", "podman")];
+
+/// Programs that advice names and busybox has not, with their packages.
+const ADVISED: [(&str, &str); 3] = [
+    ("accton", "acct"),
+    ("exportfs", "nfs-kernel-server"),
+    ("getent", "libc-bin"),
+];
 
 const FORMAT: &str = "1";
 
@@ -55,6 +63,56 @@ pub(crate) fn search_path(workspace: &Workspace) -> Result<OsString> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .chain(directories);
     env::join_paths(path).context("making the search path of the tests")
+}
+
+/// What a machine needs to run the tools that advice names: paths there and here, with the libraries.
+pub(crate) fn advised(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
+    let unpacked = workspace.target.join("tools/advised");
+    let own = env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> = env::split_paths(&own)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(["usr/bin", "usr/sbin", "bin", "sbin"].map(|part| unpacked.join(part)))
+        .collect();
+    let find = |program: &str| {
+        let mut found = directories.iter().map(|directory| directory.join(program));
+        found.find(|path| path.is_file())
+    };
+    let missing = ADVISED.iter().filter(|(program, _)| find(program).is_none());
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !packages.is_empty() {
+        let apt = Private::open(&workspace.target.join("tools/apt"), &[])?;
+        apt.unpack(&packages, &unpacked)?;
+    }
+    let mut files = BTreeMap::new();
+    for (program, package) in ADVISED {
+        let path = find(program).with_context(|| format!("the package {package} has no {program}"))?;
+        for library in libraries(&path)? {
+            files.insert(library.clone(), PathBuf::from(library));
+        }
+        files.insert(format!("/usr/bin/{program}"), path);
+    }
+    Ok(files)
+}
+
+/// The dynamic loader of a program, and the libraries that it is linked with.
+fn libraries(program: &Path) -> Result<Vec<String>> {
+    let output = Command::new("ldd").arg(program).output();
+    let output = output.with_context(|| format!("starting ldd {}", program.display()))?;
+    if !output.status.success() {
+        bail!(
+            "ldd {}: {}",
+            program.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // `name => /path (address)`, or `/path (address)`.
+    let path = |line: &str| {
+        line.split_whitespace()
+            .find(|word| word.starts_with('/'))
+            .map(str::to_owned)
+    };
+    Ok(text.lines().filter_map(path).collect())
 }
 
 fn fetch(unpacked: &Path, packages: &[&str]) -> Result<()> {

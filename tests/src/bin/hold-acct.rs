@@ -22,10 +22,14 @@ fn main() -> anyhow::Result<()> {
             libc::sigwaitinfo(&raw const set, std::ptr::null_mut());
         }
     });
-    let Ok(_child) = child else {
+    let Ok(child) = child else {
         return setup.skip("no process accounting");
     };
-    setup.hold(vec![Claim::new("accounting").without_process()])
+    setup.hold(vec![
+        Claim::new("accounting")
+            .without_process()
+            .held_by(format!("/proc/{}/ns/pid", child.pid())),
+    ])
 }
 
 /// Up to Linux 6.12 (KERNEL.md 8).

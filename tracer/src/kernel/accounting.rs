@@ -2,7 +2,7 @@
 //! (kernel/acct.c, `acct_on`); but up to Linux 6.12 at least the backing file that an overlay opened for it stays
 //! on the mount itself, and blocks (KERNEL.md 8).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use tracer_common::ABSENT;
 
@@ -10,9 +10,10 @@ use super::{
     context::Kernel,
     file::PathAddress,
     memory::is_kernel_address,
+    task::Task,
     walk::{Found, Walk},
 };
-use crate::model::Kind;
+use crate::model::{Kind, Text};
 
 /// Size of a `struct upid`: a number and a pointer (include/linux/pid.h; 5.10 to 7.2).
 const UPID: u64 = 16;
@@ -23,7 +24,9 @@ impl Walk<'_, '_> {
     /// Adds the backing files of accounting that are on mounts of interest.
     pub(super) fn accounting(&mut self) {
         let kernel = self.kernel;
-        for file in kernel.accounting_files(self.tasks.iter().map(|task| task.address)) {
+        for (file, inside) in kernel.accounting_files(self.tasks) {
+            // Only there can it be turned off.
+            let held_by = inside.map(|pid| Text::from(format!("/proc/{pid}/ns/pid")));
             let t = &kernel.layout.table;
             let Some(own) = kernel.path_addresses(&[file], t.file_path).pop().flatten() else {
                 continue;
@@ -38,19 +41,19 @@ impl Walk<'_, '_> {
                     dentry: own.dentry,
                 };
                 let backing = kernel.backing_files(file, path);
-                self.found.extend(
-                    backing
-                        .into_iter()
-                        .map(|backing| Found::new(Kind::Accounting, backing, path)),
-                );
+                self.found.extend(backing.into_iter().map(|backing| Found {
+                    held_by: held_by.clone(),
+                    ..Found::new(Kind::Accounting, backing, path)
+                }));
             }
         }
     }
 }
 
 impl Kernel<'_> {
-    /// The files of process accounting of all pid namespaces that tasks are in.
-    fn accounting_files(self, tasks: impl Iterator<Item = u64>) -> BTreeSet<u64> {
+    /// The files of process accounting of all pid namespaces that tasks are in, each with a process of the namespace if
+    /// that is not the first one.
+    fn accounting_files(self, tasks: &[Task]) -> BTreeMap<u64, Option<u32>> {
         let t = &self.layout.table;
         let needed = [
             t.task_thread_pid,
@@ -64,40 +67,52 @@ impl Kernel<'_> {
         ];
         // A kernel without accounting has none of these.
         if needed.contains(&ABSENT) {
-            return BTreeSet::new();
+            return BTreeMap::new();
         }
-        let tasks: Vec<u64> = tasks.collect();
-        let pids: Vec<u64> = present(self.memory.words(&tasks, t.task_thread_pid));
-        let last: Vec<u64> = pids
+        let addresses: Vec<u64> = tasks.iter().map(|task| task.address).collect();
+        let (processes, pids): (Vec<u32>, Vec<u64>) = tasks
             .iter()
+            .zip(self.memory.words(&addresses, t.task_thread_pid))
+            .filter_map(|(task, pid)| Some((task.tgid, address(pid)?)))
+            .unzip();
+        // Of each process the number in its own namespace, and who it is for us where that is another one.
+        let (inside, last): (Vec<Option<u32>>, Vec<u64>) = processes
+            .iter()
+            .zip(&pids)
             .zip(self.memory.halves(&pids, t.pid_level))
-            .filter_map(|(pid, level)| {
+            .filter_map(|((process, pid), level)| {
                 let level = level.filter(|level| *level <= LEVELS)?;
-                Some(pid.wrapping_add(u64::from(t.pid_numbers) + u64::from(level) * UPID))
+                let number = pid.wrapping_add(u64::from(t.pid_numbers) + u64::from(level) * UPID);
+                Some(((level > 0).then_some(*process), number))
             })
-            .collect();
-        let namespaces = present(self.memory.words(&last, t.upid_ns));
-        let pins = self.memory.words(&namespaces, t.pid_ns_bacct);
-        let mut files = BTreeSet::new();
-        for (namespace, pin) in namespaces.into_iter().zip(pins) {
-            let Some(pin) = pin.filter(|pin| is_kernel_address(*pin)) else {
+            .unzip();
+        let mut namespaces: BTreeMap<u64, Option<u32>> = BTreeMap::new();
+        for (inside, namespace) in inside.into_iter().zip(self.memory.words(&last, t.upid_ns)) {
+            let Some(namespace) = address(namespace) else {
+                continue;
+            };
+            let of = namespaces.entry(namespace).or_insert(inside);
+            *of = (*of).min(inside);
+        }
+        let addresses: Vec<u64> = namespaces.keys().copied().collect();
+        let pins = self.memory.words(&addresses, t.pid_ns_bacct);
+        let mut files = BTreeMap::new();
+        for ((namespace, inside), pin) in namespaces.into_iter().zip(pins) {
+            let Some(pin) = address(pin) else {
                 continue;
             };
             let accounting = pin.wrapping_sub(u64::from(t.acct_pin));
             // It leads back, or it is none any more.
-            if self.memory.word(accounting, t.acct_ns) == Some(namespace) {
-                files.extend(present(vec![self.memory.word(accounting, t.acct_file)]));
+            if self.memory.word(accounting, t.acct_ns) == Some(namespace)
+                && let Some(file) = address(self.memory.word(accounting, t.acct_file))
+            {
+                files.insert(file, inside);
             }
         }
         files
     }
 }
 
-/// The addresses among words, sorted, each once.
-fn present(words: Vec<Option<u64>>) -> Vec<u64> {
-    let words = words
-        .into_iter()
-        .flatten()
-        .filter(|word| is_kernel_address(*word));
-    super::walk::unique(words)
+fn address(word: Option<u64>) -> Option<u64> {
+    word.filter(|word| is_kernel_address(*word))
 }

@@ -59,7 +59,7 @@ pub(super) fn way(holder: &Holder) -> String {
         Kind::Swap => "active swap file".to_owned(),
         Kind::Uprobe => format!("a uprobe{fd}{}", by(", ")),
         Kind::BinfmtMisc => format!("interpreter kept open by binfmt_misc{}", by(", entry ")),
-        Kind::Accounting => "file of process accounting".to_owned(),
+        Kind::Accounting => format!("file of process accounting{}", by(" of ")),
         Kind::NfsExport => format!("exported by the NFS server{}", by(" to ")),
         Kind::PathWalk => format!("a path lookup under way{}", by(": ")),
         Kind::Deferred if holder.process.is_some() => {

@@ -89,9 +89,13 @@ fn release(holder: &Holder) -> Option<Step> {
                 "its programs do not start until it is back",
             )
         }
+        // Each pid namespace has its own.
         Kind::Accounting => Step::command(
             "turn process accounting off",
-            "accton off".to_owned(),
+            by.map_or_else(
+                || "accton off".to_owned(),
+                |namespace| format!("nsenter --pid={} accton off", shell(namespace.as_bytes())),
+            ),
             "nothing is accounted until it is turned on again",
         ),
         Kind::NfsExport => {

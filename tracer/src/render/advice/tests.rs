@@ -122,7 +122,11 @@ fn what_no_process_has() {
     for (kind, by, expected) in [
         (Kind::Loop, "/dev/loop3", "losetup -d /dev/loop3"),
         (Kind::Swap, "", "swapoff /m/img"),
-        (Kind::Accounting, "", "accton off"),
+        (
+            Kind::Accounting,
+            "/proc/7/ns/pid",
+            "nsenter --pid=/proc/7/ns/pid accton off",
+        ),
         (Kind::ChildMount, "", "umount /m/img"),
         (Kind::Deferred, UNIX_GARBAGE, "getent passwd root"),
         (Kind::NfsExport, "*", "exportfs -u '*:/m/img'; exportfs -f"),
@@ -139,6 +143,12 @@ fn what_no_process_has() {
     ] {
         assert_eq!(command(kind, by).as_deref(), Some(expected));
     }
+    let of_the_host = Holder {
+        held_by: None,
+        ..kernel(Kind::Accounting, "")
+    };
+    let off = fixes(&[of_the_host], &[], &samples::target()).remove(0);
+    assert_eq!(off.command.as_deref(), Some("accton off"));
     let fixes = fixes(&[kernel(Kind::Deferred, "")], &[], &samples::target());
     assert_eq!(fixes[0].action, FixAction::Wait);
     assert!(fixes[1].text.starts_with("killing does not help"));

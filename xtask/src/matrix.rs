@@ -26,7 +26,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 14] = [
+pub(crate) const MATRIX: [Plan; 15] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -78,6 +78,12 @@ pub(crate) const MATRIX: [Plan; 14] = [
         kernels: &["6.1"],
         only: "system::",
         tools: true,
+        ..PLAN
+    },
+    // The ledger knows who opened what the block device alone has.
+    Plan {
+        test: "direct",
+        kernels: &["5.10", "7.2"],
         ..PLAN
     },
     // What keeps the caller after the kernel's function has returned.

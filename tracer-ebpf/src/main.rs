@@ -84,6 +84,11 @@ static CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries
 #[map]
 static UNDER_WAY: HashMap<u32, UmountCall> = HashMap::with_max_entries(1024, 0);
 
+/// Opens of block devices under way at the kprobe tier, inode and file by thread: a kretprobe has no arguments. Of a
+/// return that is missed the entry stays until it is the oldest.
+#[map]
+static DEVICE_OPENS: LruHashMap<u32, [u64; 2]> = LruHashMap::with_max_entries(256, 0);
+
 /// The window of the reader.
 #[map]
 static ARENA: Array<Arena> = Array::with_max_entries(1, MMAPABLE);
@@ -191,6 +196,20 @@ fn kprobe_device_ioctl_exit(ctx: RetProbeContext) -> u32 {
 fn blkdev_open_exit(ctx: FExitContext) -> u32 {
     let (inode, file, ret): (*const u8, *const u8, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     operation::device_opened(inode as u64, file as u64, ret);
+    0
+}
+
+#[kprobe]
+fn kprobe_blkdev_open_entry(ctx: ProbeContext) -> u32 {
+    if let (Some(inode), Some(file)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        operation::device_opens(inode, file);
+    }
+    0
+}
+
+#[kretprobe]
+fn kprobe_blkdev_open_exit(ctx: RetProbeContext) -> u32 {
+    operation::device_opens_returned(ctx.ret());
     0
 }
 

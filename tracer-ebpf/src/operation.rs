@@ -17,7 +17,7 @@ use tracer_common::{
 };
 
 use crate::{
-    CONFIG, EVENTS,
+    CONFIG, DEVICE_OPENS, EVENTS,
     kernel::{current, loaded, offset, read, write_path},
     lose,
     open::file_of,
@@ -142,6 +142,24 @@ pub(crate) fn device_opened(inode: u64, file: u64, ret: i32) {
         file + u64::from(offset!(file_path))
     };
     emit(0, BLOCK_DEVICE, device, path, &PATHLESS);
+}
+
+/// `blkdev_open(inode, file)` begins.
+#[inline(always)]
+pub(crate) fn device_opens(inode: u64, file: u64) {
+    // A table that is full drops its oldest.
+    let _ = DEVICE_OPENS.insert(ids().1, [inode, file], 0);
+}
+
+/// It returned, somewhere.
+#[inline(always)]
+pub(crate) fn device_opens_returned(ret: i32) {
+    let (_, tid) = ids();
+    // SAFETY: only this thread uses its key, and the value is copied at once.
+    if let Some([inode, file]) = unsafe { DEVICE_OPENS.get(tid) }.copied() {
+        let _ = DEVICE_OPENS.remove(tid);
+        device_opened(inode, file, ret);
+    }
 }
 
 const PATHLESS: Shape = shape([NONE; 3], [NONE; 2]);

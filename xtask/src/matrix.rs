@@ -26,7 +26,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 15] = [
+pub(crate) const MATRIX: [Plan; 18] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -62,6 +62,25 @@ pub(crate) const MATRIX: [Plan; 15] = [
         tier: "fentry",
         kernels: &["5.10", "7.2"],
         only: "_private_copy",
+        ..PLAN
+    },
+    // The same as kretprobes.
+    Plan {
+        test: "operations",
+        tier: "kprobe",
+        kernels: &["6.12"],
+        only: "_private_copy",
+        ..PLAN
+    },
+    // By the hooks of the kernel's own functions.
+    Plan {
+        test: "detached",
+        kernels: &["7.2"],
+        ..PLAN
+    },
+    Plan {
+        test: "entering",
+        kernels: &["6.1"],
         ..PLAN
     },
     // An ioctl, too; and device-mapper, which the host may not have.

@@ -278,6 +278,8 @@ pub(crate) const KPROBE_HOOKS: &[FunctionHook] = &[
         Purpose::Operations,
     ),
     at_return("kprobe_device_ioctl_exit", "blkdev_ioctl", Purpose::Operations),
+    at_return("kprobe_blkdev_open_exit", "blkdev_open", Purpose::Operations),
+    entry("kprobe_blkdev_open_entry", "blkdev_open", Purpose::Operations),
 ];
 
 /// A hook of the tracepoint tier: the program has the name of its event in `syscalls`.

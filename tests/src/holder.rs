@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{claim::Ready, harness, namespace::Namespace};
 
@@ -117,10 +119,24 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // One that has ended already has been waited for, which makes `kill` do nothing.
-        let _ = self.child.kill();
+        // One that has ended already has been waited for, which makes `kill` do nothing. One that waits in the kernel for
+        // a server that is its child does not end before that, which would end when it has.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let servers = children(self.child.id());
+            let _ = self.child.kill();
+            for server in servers {
+                let _ = kill_process(server, Signal::KILL);
+            }
+        }
         let _ = self.child.wait();
     }
+}
+
+/// The children of a process; of its first thread, which forks them.
+fn children(pid: u32) -> Vec<Pid> {
+    let pids = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.filter_map(Pid::from_raw).collect()
 }
 
 /// A thread of its own reads, so that a test never waits longer than it wants to.

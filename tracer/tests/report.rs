@@ -385,6 +385,16 @@ fn a_log_is_matched_with_the_incidents() {
         text.contains("messages line 2") && text.contains("no refusal of that target was seen"),
         "{text}"
     );
+    let from_stdin = Command::new(env!("CARGO_BIN_EXE_ebusy"))
+        .args(["report", &path, "--log", "-"])
+        .env("TZ", "UTC")
+        .stdin(fs::File::open(&log).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&from_stdin.stdout),
+        text.replace("messages line", "- line")
+    );
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    io::BufReader,
+    fs::File,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
@@ -32,7 +33,7 @@ pub(super) struct Report {
     id: Option<u64>,
     #[command(flatten)]
     choice: Choice,
-    /// Match the lines of a log (containerd, kubelet, journal) with the incidents; repeatable
+    /// Match the lines of a log (containerd, kubelet, journal; - for stdin) with the incidents; repeatable
     #[arg(long, value_name = "FILE")]
     log: Vec<PathBuf>,
     /// The sums alone
@@ -272,15 +273,21 @@ impl Report {
     fn lines(&self) -> Result<Vec<(PathBuf, Vec<LogLine>)>> {
         let mut logs = Vec::new();
         for path in &self.log {
-            let file =
-                std::fs::File::open(path).with_context(|| format!("opening the log {}", path.display()))?;
-            let reader = LogReader::new(BufReader::new(file), LogClock::of_host());
+            let mut reader = LogReader::new(open_log(path)?, LogClock::of_host());
             let lines = reader
+                .by_ref()
                 .take(LINES_MAX)
                 .collect::<Result<Vec<_>, _>>()
                 .with_context(|| format!("reading the log {}", path.display()))?;
             if lines.is_empty() {
                 eprintln!("{}: no line of it says that something is busy", path.display());
+            }
+            let more = reader.take_while(Result::is_ok).count();
+            if more > 0 {
+                eprintln!(
+                    "{}: only the first {LINES_MAX} lines that say that something is busy are matched; {more} are not",
+                    path.display()
+                );
             }
             logs.push((path.clone(), lines));
         }
@@ -300,6 +307,15 @@ impl Report {
         }
         found
     }
+}
+
+/// A log; `-` is stdin.
+fn open_log(path: &Path) -> Result<Box<dyn BufRead>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(std::io::stdin().lock()));
+    }
+    let file = File::open(path).with_context(|| format!("opening the log {}", path.display()))?;
+    Ok(Box::new(BufReader::new(file)))
 }
 
 /// The first line about each target.

@@ -22,10 +22,13 @@ use ebusy_tests::{
 };
 use tempfile::TempDir;
 
-/// Tests at a time: most of it is waiting. Where the refused mount is found by its path, it has to be found in time.
+/// Tests at a time: most of it is waiting. Where the refused mount is found by its path, it has to be found in time. A
+/// kernel that preempts (7.2) skips kprobe programs while ebusy is preempted as it writes to one of their tables: the more
+/// there is to do, the more often.
 fn threads() -> usize {
     match std::env::var("EBUSY_PROBE").as_deref() {
-        Ok("fentry" | "kprobe") => 6,
+        Ok("fentry") => 6,
+        Ok("kprobe") => 2,
         _ => 3,
     }
 }

@@ -382,6 +382,17 @@ impl Watch {
         finished.expect_code(0)?;
         Ok((incidents, finished.stderr))
     }
+
+    /// Ends it; it has told of one incident.
+    pub fn finish_with_one(self) -> Result<Incident> {
+        let (incidents, log) = self.finish()?;
+        ensure!(
+            incidents.len() == 1,
+            "{} incidents\n{incidents:#?}\n{log}",
+            incidents.len()
+        );
+        incidents.into_iter().next().context("an incident")
+    }
 }
 
 /// `ebusy who` on anything: its exit status says whether something blocks.

@@ -33,6 +33,7 @@ pub mod process;
 pub mod recording;
 pub mod report;
 pub mod scratch;
+pub mod slow_disk;
 pub mod soak;
 pub mod socket;
 pub mod steps;

@@ -79,13 +79,7 @@ fn settle() {
 
 /// The only incident, of this process; with the device by its path and what it has or is.
 fn only(watch: Watch, operation: &str, outcome: &str, device: [&str; 2]) -> Result<Incident> {
-    let (incidents, log) = watch.finish()?;
-    ensure!(
-        incidents.len() == 1,
-        "{} incidents\n{incidents:#?}\n{log}",
-        incidents.len()
-    );
-    let incident = incidents.into_iter().next().context("an incident")?;
+    let incident = watch.finish_with_one()?;
     ensure!(
         incident.operation == operation
             && incident.reason.as_deref() == Some("device_in_use")

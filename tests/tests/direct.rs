@@ -2,10 +2,10 @@
 //! counted, and nobody is accused; where the ledger is, the file and who opened it are known.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::Write as _,
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -15,19 +15,15 @@ use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     aio::Context,
     ebusy::Watch,
-    ext2,
-    fuse::Disk,
-    guard,
     harness::{self, Verdict},
-    holder::{PATIENCE, Skip},
-    report::Incident,
-    scratch::{FileSystem, Scratch},
+    holder::PATIENCE,
+    slow_disk::SlowDisk,
     steps::PAUSE,
     uring::Ring,
 };
 use rustix::{
     io::Errno,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    mount::{UnmountFlags, unmount},
 };
 
 fn main() -> ExitCode {
@@ -42,56 +38,12 @@ const BLOCK: usize = 4096;
 /// How long the device takes for it.
 const BLOCK_TIME: Duration = Duration::from_secs(6);
 
-/// An ext2 on a loop device, whose file is on a FUSE that takes its time.
-struct Target {
-    path: PathBuf,
-    disk: Disk,
-    // The path is on it.
-    _scratch: Scratch,
-}
-
-impl Target {
-    fn new() -> Result<Self> {
-        let known = fs::read_to_string("/proc/filesystems")?;
-        if !known.lines().any(|line| line.trim() == "ext2") || !Path::new("/dev/loop-control").exists() {
-            let skip = "this kernel has no ext2, or no loop devices".to_owned();
-            return Err(Skip { skip }.into());
-        }
-        let scratch = Scratch::new(FileSystem::Tmpfs)?;
-        let path = scratch.join("slow");
-        fs::create_dir(&path)?;
-        let disk = Disk::new(ext2::image())?;
-        let (_device, name) = guard::loop_device(&disk.file)?;
-        mount(name.as_str(), &path, "ext2", MountFlags::empty(), None).context("mount an ext2")?;
-        let target = Self {
-            path,
-            disk,
-            _scratch: scratch,
-        };
-        let mut file = File::create(target.file())?;
-        file.write_all(&[b'x'; BLOCK])?;
-        // What is written over later has its place.
-        file.sync_all()?;
-        Ok(target)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.path.join("file")
-    }
-
-    fn umount(&self) -> Result<bool> {
-        match unmount(&self.path, UnmountFlags::empty()) {
-            Ok(()) => Ok(true),
-            Err(Errno::BUSY) => Ok(false),
-            Err(error) => Err(error).context("umount2"),
-        }
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.disk.take(Duration::ZERO);
-        let _ = unmount(&self.path, UnmountFlags::DETACH);
+/// Whether it could be unmounted.
+fn umount(path: &Path) -> Result<bool> {
+    match unmount(path, UnmountFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::BUSY) => Ok(false),
+        Err(error) => Err(error).context("umount2"),
     }
 }
 
@@ -125,12 +77,18 @@ fn uring(file: &File) -> Result<Option<Kept>> {
 }
 
 fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
-    let target = Target::new()?;
+    let target = SlowDisk::new()?;
+    let path = target.path.join("file");
+    let mut file = File::create(&path)?;
+    file.write_all(&[b'x'; BLOCK])?;
+    // What is written over later has its place.
+    file.sync_all()?;
+    drop(file);
     let watch = Watch::targets(&[&target.path])?;
     let file = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_DIRECT)
-        .open(target.file())?;
+        .open(&path)?;
     target.disk.take(BLOCK_TIME);
     let began = Instant::now();
     let Some(kept) = begin(&file)? else {
@@ -141,7 +99,7 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
     drop(file);
     // What a worker was given to do it has handed to the device by then.
     harness::settle();
-    ensure!(!target.umount()?, "the umount was not refused");
+    ensure!(!umount(&target.path)?, "the umount was not refused");
     harness::settle();
     target.disk.take(Duration::ZERO);
     ensure!(
@@ -150,13 +108,12 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
         began.elapsed()
     );
     let deadline = Instant::now() + PATIENCE;
-    while !target.umount()? {
+    while !umount(&target.path)? {
         ensure!(Instant::now() < deadline, "busy after the device was done");
         thread::sleep(10 * PAUSE);
     }
     drop(kept);
-    let [incident] = <[Incident; 1]>::try_from(watch.finish()?.0)
-        .map_err(|incidents| anyhow::anyhow!("not one incident: {incidents:#?}"))?;
+    let incident = watch.finish_with_one()?;
     let books = &incident.references;
     ensure!(
         books.counted == Some(1) && books.overexplained == 0,

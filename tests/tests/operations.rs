@@ -53,13 +53,7 @@ fn busy(result: rustix::io::Result<()>) -> Result<()> {
 
 /// Lets the watch see that it is over, and returns the only incident.
 fn only(watch: Watch, operation: &str, reason: &str, outcome: &str) -> Result<Incident> {
-    let (incidents, log) = watch.finish()?;
-    ensure!(
-        incidents.len() == 1,
-        "{} incidents\n{incidents:#?}\n{log}",
-        incidents.len()
-    );
-    let incident = incidents.into_iter().next().context("an incident")?;
+    let incident = watch.finish_with_one()?;
     ensure!(
         incident.operation == operation
             && incident.reason.as_deref() == Some(reason)

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -11,13 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     ebusy::{self, Running},
-    ext2,
-    fuse::Disk,
-    guard,
     harness::{self, Verdict},
-    holder::{PATIENCE, Skip, program},
+    holder::{PATIENCE, program},
     report::{self, Incident},
     scratch::{FileSystem, Scratch},
+    slow_disk::SlowDisk,
 };
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
@@ -38,47 +36,21 @@ fn main() -> ExitCode {
 /// How long a page takes: a few are written at the umount.
 const PAGE: Duration = Duration::from_millis(700);
 
-/// An ext2 on a disk that takes its time.
-struct Target {
-    scratch: Scratch,
-    path: PathBuf,
-    disk: Disk,
+/// A disk with something to write at the umount.
+fn target() -> Result<SlowDisk> {
+    let target = SlowDisk::new()?;
+    fs::write(target.path.join("file"), vec![b'x'; 3 * 4096])?;
+    Ok(target)
 }
 
-impl Target {
-    fn new() -> Result<Self> {
-        let known = fs::read_to_string("/proc/filesystems")?;
-        if !known.lines().any(|line| line.trim() == "ext2") || !Path::new("/dev/loop-control").exists() {
-            let skip = "this kernel has no ext2, or no loop devices".to_owned();
-            return Err(Skip { skip }.into());
-        }
-        let scratch = Scratch::new(FileSystem::Tmpfs)?;
-        let path = scratch.join("slow");
-        fs::create_dir(&path)?;
-        let disk = Disk::new(ext2::image())?;
-        let (_device, name) = guard::loop_device(&disk.file)?;
-        mount(name.as_str(), &path, "ext2", MountFlags::empty(), None).context("mount an ext2")?;
-        let target = Self { scratch, path, disk };
-        fs::write(target.path.join("file"), vec![b'x'; 3 * 4096])?;
-        Ok(target)
-    }
-
-    /// Unmounts it; how long that took.
-    fn umount(&self, flags: UnmountFlags) -> Result<Duration> {
-        self.disk.take(PAGE);
-        let began = Instant::now();
-        unmount(&self.path, flags)?;
-        let took = began.elapsed();
-        ensure!(took > Duration::from_millis(1500), "the disk was quick: {took:?}");
-        Ok(took)
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.disk.take(Duration::ZERO);
-        let _ = unmount(&self.path, UnmountFlags::DETACH);
-    }
+/// Unmounts it; how long that took.
+fn slow_umount(target: &SlowDisk, flags: UnmountFlags) -> Result<Duration> {
+    target.disk.take(PAGE);
+    let began = Instant::now();
+    unmount(&target.path, flags)?;
+    let took = began.elapsed();
+    ensure!(took > Duration::from_millis(1500), "the disk was quick: {took:?}");
+    Ok(took)
 }
 
 /// `ebusy watch` or `record`, with what it writes.
@@ -199,10 +171,10 @@ fn expect_disk(incident: &Incident) -> Result<()> {
 }
 
 fn slow_disk() -> Result<Verdict> {
-    let target = Target::new()?;
+    let target = target()?;
     let watch = Watch::start("watch", target.scratch.path(), &[])?;
     let took = thread::scope(|scope| {
-        let umount = scope.spawn(|| target.umount(UnmountFlags::empty()));
+        let umount = scope.spawn(|| slow_umount(&target, UnmountFlags::empty()));
         let told = watch.says(" so far");
         let early = !umount.is_finished();
         let took = umount
@@ -233,9 +205,9 @@ fn slow_disk() -> Result<Verdict> {
 
 /// Whoever detaches waits as well. It is in the capture, of which a report is made elsewhere.
 fn recorded_and_detached() -> Result<Verdict> {
-    let target = Target::new()?;
+    let target = target()?;
     let watch = Watch::start("record", target.scratch.path(), &["--slow", "0.5"])?;
-    let took = target.umount(UnmountFlags::DETACH)?;
+    let took = slow_umount(&target, UnmountFlags::DETACH)?;
     harness::settle();
     let (log, _, mut incidents) = watch.finish()?;
     incidents.retain(|incident| incident.operation != "detach");
@@ -246,9 +218,9 @@ fn recorded_and_detached() -> Result<Verdict> {
 }
 
 fn not_asked_for() -> Result<Verdict> {
-    let target = Target::new()?;
+    let target = target()?;
     let watch = Watch::start("watch", target.scratch.path(), &["--slow", "0"])?;
-    target.umount(UnmountFlags::empty())?;
+    slow_umount(&target, UnmountFlags::empty())?;
     harness::settle();
     let (log, text, incidents) = watch.finish()?;
     ensure!(

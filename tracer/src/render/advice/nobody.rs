@@ -6,8 +6,8 @@ use crate::{
     render::{quote::shell, report::check_command},
 };
 
-/// A longer path is not put into a command.
-const PATH_MAX: usize = 60;
+/// A longer word would be cut where a report is text.
+const WORD_MAX: usize = 100;
 
 /// What frees a target that was refused; where nobody was found, what tells more.
 #[must_use]
@@ -104,16 +104,22 @@ fn momentary(tier: &str, target: &Target) -> Vec<Step> {
     )]
 }
 
-/// The mounts of containers are watched anyway; others are chosen by their path, if that is no pattern.
+/// The mounts of containers are watched anyway; others have to be said: by their path where that is no pattern and is
+/// not cut, else `PATH` stands for it.
 fn only(target: &Target) -> String {
+    if target.container.is_some() {
+        return String::new();
+    }
     let path = target.path.as_bytes();
     let plain = std::str::from_utf8(path).is_ok()
         && path.starts_with(b"/")
         && !path.iter().any(|byte| b"*?[]{}!\\".contains(byte));
-    if target.container.is_some() || !plain || path.len() > PATH_MAX {
-        return String::new();
+    let word = shell(path);
+    if plain && word.len() <= WORD_MAX {
+        format!(" --target {word}")
+    } else {
+        " --target PATH".to_owned()
     }
-    format!(" --target {}", shell(path))
 }
 
 impl Step {
@@ -127,9 +133,9 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
-    use super::fixes_for_nobody;
+    use super::{WORD_MAX, fixes_for_nobody};
     use crate::{
-        model::{Books, FixAction, Target},
+        model::{Books, FixAction, Target, Text},
         render::{samples, texts},
     };
 
@@ -185,6 +191,12 @@ mod tests {
             path: "/srv/[a]".into(),
             ..Target::default()
         };
-        assert_eq!(words(&Books::default(), "fentry", &pattern), [record]);
+        let record = format!("{record} --target PATH");
+        assert_eq!(words(&Books::default(), "fentry", &pattern), [record.as_str()]);
+        let long = Target {
+            path: Text::from(format!("/srv/{}", "a".repeat(WORD_MAX))),
+            ..Target::default()
+        };
+        assert_eq!(words(&Books::default(), "fentry", &long), [record.as_str()]);
     }
 }

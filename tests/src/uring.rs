@@ -21,7 +21,8 @@ use rustix::{
 struct Params {
     sq_entries: u32,
     cq_entries: u32,
-    other: [u32; 8],
+    flags: u32,
+    other: [u32; 7],
     submissions: Offsets,
     completions: Completions,
 }
@@ -49,6 +50,8 @@ struct Completions {
     rest: [u32; 8],
 }
 
+/// `IORING_SETUP_IOPOLL`.
+const SETUP_IOPOLL: u32 = 1;
 /// `IORING_REGISTER_FILES`.
 const REGISTER_FILES: c_long = 2;
 /// `IORING_REGISTER_IOWQ_MAX_WORKERS`; Linux 5.15 on, and stable 5.10.
@@ -76,7 +79,18 @@ pub struct Ring {
 impl Ring {
     /// Makes one; `None` where the kernel has none, or does not allow it.
     pub fn new() -> io::Result<Option<Self>> {
-        let mut params = Params::default();
+        Self::set_up(Params::default())
+    }
+
+    /// The same for direct I/O whose end nobody is told of: whoever waits polls the device.
+    pub fn polled() -> io::Result<Option<Self>> {
+        Self::set_up(Params {
+            flags: SETUP_IOPOLL,
+            ..Params::default()
+        })
+    }
+
+    fn set_up(mut params: Params) -> io::Result<Option<Self>> {
         // SAFETY: the parameters are as large as the kernel's.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1 as c_long, &raw mut params) };
         if fd >= 0 {

@@ -1,5 +1,6 @@
 //! Direct I/O under way, of a file whose descriptor is closed: the request is known to the block device alone. It is
-//! counted, and nobody is accused; where the ledger is, the file and who opened it are known.
+//! counted, and nobody is accused; where the ledger is, the file and who opened it are known. A ring that is polled
+//! knows its requests: whoever has it is named.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,6 +18,8 @@ use ebusy_tests::{
     ebusy::Watch,
     harness::{self, Verdict},
     holder::PATIENCE,
+    report::Holder,
+    scratch::{FileSystem, Scratch},
     slow_disk::SlowDisk,
     steps::PAUSE,
     uring::Ring,
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     harness::main(vec![
         harness::test("direct_aio", || under_way(aio)),
         harness::test("direct_uring", || under_way(uring)),
+        harness::test("direct_polled", polled),
     ])
 }
 
@@ -76,19 +80,35 @@ fn uring(file: &File) -> Result<Option<Kept>> {
     Ok(Some(Box::new(ring)))
 }
 
+/// Tries until it is unmounted.
+fn until(umount: impl Fn() -> Result<bool>, otherwise: &'static str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !umount()? {
+        ensure!(Instant::now() < deadline, otherwise);
+        thread::sleep(10 * PAUSE);
+    }
+    Ok(())
+}
+
+/// Makes a file that has its place when it is written over.
+fn place(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&[b'x'; BLOCK])?;
+    Ok(file.sync_all()?)
+}
+
+/// Opens it for direct I/O.
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_DIRECT).open(path)
+}
+
 fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
     let target = SlowDisk::new()?;
     let path = target.path.join("file");
-    let mut file = File::create(&path)?;
-    file.write_all(&[b'x'; BLOCK])?;
-    // What is written over later has its place.
-    file.sync_all()?;
-    drop(file);
+    place(&path)?;
     let watch = Watch::targets(&[&target.path])?;
-    let file = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path)?;
+    let file = open(&path)?;
     target.disk.take(BLOCK_TIME);
     let began = Instant::now();
     let Some(kept) = begin(&file)? else {
@@ -107,11 +127,7 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
         "it took too long to look: {:?}",
         began.elapsed()
     );
-    let deadline = Instant::now() + PATIENCE;
-    while !umount(&target.path)? {
-        ensure!(Instant::now() < deadline, "busy after the device was done");
-        thread::sleep(10 * PAUSE);
-    }
+    until(|| umount(&target.path), "busy after the device was done")?;
     drop(kept);
     let incident = watch.finish_with_one()?;
     let books = &incident.references;
@@ -132,5 +148,48 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
         ),
         _ => anyhow::bail!("{incident:#?}"),
     }
+    Ok(Verdict::Passed)
+}
+
+/// The device is done, and nobody has reaped it.
+fn polled() -> Result<Verdict> {
+    let target = Scratch::new(FileSystem::Ext2)?;
+    let path = target.join("direct");
+    place(&path)?;
+    let watch = Watch::targets(&[target.path()])?;
+    let Some(ring) = Ring::polled()? else {
+        return Ok(Verdict::Skipped(
+            "this kernel has none, or does not allow it".to_owned(),
+        ));
+    };
+    let file = open(&path)?;
+    match ring.write(file.as_fd(), block()?) {
+        Ok(done) => ensure!(!done, "it was reaped at once"),
+        Err(error) => return Err(error).context("write"),
+    }
+    drop(file);
+    harness::settle();
+    ensure!(!target.umount()?, "the umount was not refused");
+    harness::settle();
+    let fd = ring.fd();
+    // What the end of the ring keeps for a moment is none of this.
+    let incident = watch.finish_with_one()?;
+    drop(ring);
+    until(|| target.umount(), "busy after the ring was closed")?;
+    let books = &incident.references;
+    ensure!(
+        books.counted == Some(1) && books.unexplained == Some(0) && books.overexplained == 0,
+        "{incident:#?}"
+    );
+    let named = |holder: &Holder| {
+        let process = holder.process.as_ref().map(|process| process.pid);
+        holder.kind == "io_uring"
+            && process == Some(std::process::id())
+            && holder.path == "/direct"
+            && holder.fd == Some(fd)
+            && holder.held_by.as_deref() == Some("a request under way")
+    };
+    let holders = &incident.holders;
+    ensure!(holders.len() == 1 && holders.iter().all(named), "{incident:#?}");
     Ok(Verdict::Passed)
 }

@@ -404,6 +404,11 @@ layout! {
     uring_bucket_list: 8 optional ["io_hash_bucket.list"];
     /// Link of a request in such a table.
     request_node: 16 optional ["io_kiocb.hash_node"];
+    /// The first of the direct I/O of a ring that is to be polled for: a `list_head`, in Linux 5.16 to 6.18 or so a
+    /// list that ends.
+    uring_polled: 8 optional ["io_ring_ctx.iopoll_list.next", "io_ring_ctx.iopoll_list.first"];
+    /// Link of a request in that list; `comp_list` is still there, for another one, where there is an `iopoll_node`.
+    request_polled: 8 optional ["io_kiocb.iopoll_node.next", "io_kiocb.comp_list.next", "io_kiocb.inflight_entry.next"];
     /// Ring of a request.
     request_ring: 8 optional ["io_kiocb.ctx"];
     /// File of a request, if it has one.

@@ -99,10 +99,10 @@ pub(crate) const MATRIX: [Plan; 18] = [
         tools: true,
         ..PLAN
     },
-    // The ledger knows who opened what the block device alone has.
+    // The ledger knows who opened what the block device alone has; the list of a polled ring has three forms.
     Plan {
         test: "direct",
-        kernels: &["5.10", "7.2"],
+        kernels: &["5.10", "6.12", "7.2"],
         ..PLAN
     },
     // What keeps the caller after the kernel's function has returned.

@@ -69,9 +69,11 @@ impl Walk<'_, '_> {
             .map(|request| (request.ring, request.address))
             .collect();
         for ring in contexts.keys() {
-            match kernel.requests_that_wait(*ring) {
-                Some(waiting) => in_flight.extend(waiting.into_iter().map(|request| (*ring, request))),
-                None => complete = false,
+            for found in [kernel.requests_that_wait(*ring), kernel.requests_to_reap(*ring)] {
+                match found {
+                    Some(requests) => in_flight.extend(requests.into_iter().map(|request| (*ring, request))),
+                    None => complete = false,
+                }
             }
         }
         for (ring, file) in kernel.files_of_requests(&in_flight) {

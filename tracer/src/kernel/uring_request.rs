@@ -1,8 +1,9 @@
 //! Requests of an io_uring under way, which keep their files: those that wait for an event are in a table of the ring,
 //! those that a worker does are found at the worker, those that wait for a free worker in lists that the worker leads
-//! to. And rings that a work item takes down.
+//! to, and direct I/O of a ring that is polled (`IORING_SETUP_IOPOLL`) in a list of the ring until somebody reaps it. And
+//! rings that a work item takes down.
 //!
-//! Not looked at: requests that a driver completes by itself (block devices).
+//! Not looked at: requests of other rings that a driver completes by itself (block devices).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -216,6 +217,22 @@ impl Kernel<'_> {
             }
         }
         Some(requests)
+    }
+
+    /// The requests of a ring that nobody has reaped, where the driver is polled for them; `None` if the list changed
+    /// under the walk.
+    pub(super) fn requests_to_reap(self, ring: u64) -> Option<Vec<u64>> {
+        let t = &self.layout.table;
+        if [t.uring_polled, t.request_polled].contains(&ABSENT) {
+            return Some(Vec::new());
+        }
+        let head = ring.wrapping_add(u64::from(t.uring_polled));
+        let first = self.memory.word(head, 0)?;
+        let chain = self.memory.chase(first, 0, head, REQUESTS_MAX);
+        let request = |node: u64| node.wrapping_sub(u64::from(t.request_polled));
+        chain
+            .complete
+            .then(|| chain.nodes.into_iter().map(request).collect())
     }
 
     /// The files of requests, by their ring.

@@ -4,9 +4,10 @@ use jiff::tz::TimeZone;
 
 use super::{
     line::{Line, short_name},
+    retry::{by_itself, retries_by_rule},
     times::{between, clock, duration, moment},
 };
-use crate::model::{Books, Holder, Incident, Kind, Outcome, Process, Retry, RetrySource, Target, Timestamp};
+use crate::model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp};
 
 /// What the books line is made from.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +114,7 @@ pub(super) fn state(incident: &Incident, zone: &TimeZone) -> String {
                 "detached after {took_in_all}, {attempts} refused ({})",
                 clock(ended, zone)
             ))
-            .words("; lives on, unseen, until its holders end"),
+            .words("; lives on hidden until its holders end"),
         Some(Outcome::GaveUp) => line.words(format!(
             "gave up after {took}, {attempts} ({})",
             clock(until, zone)
@@ -183,45 +184,7 @@ pub(super) fn again(incident: &Incident, zone: &TimeZone) -> Option<String> {
 fn retry(incident: &Incident) -> Option<String> {
     // An older ebusy did not tell.
     let computed = || retries_by_rule(&incident.caller, &incident.target);
-    let retry = incident.retry.clone().or_else(computed)?;
-    let by = match retry.by.as_str() {
-        "kubelet" => "the kubelet",
-        by => by,
-    };
-    let by = short_name(by.as_bytes());
-    match retry.within? {
-        _ if retry.source == RetrySource::Observed => None,
-        300 => Some(format!("{by} retries by itself, within 5 min")),
-        122 => Some(format!("{by} retries by itself, within 2 min 2 s")),
-        within => Some(format!("{by} retries by itself, within {within} s")),
-    }
-}
-
-/// Who comes back by rule. Of containerd only its CRI plugin does; whoever uses it otherwise gets the error and decides.
-pub(crate) fn retries_by_rule(caller: &Process, target: &Target) -> Option<Retry> {
-    let rule = |by: &str, within: u64| {
-        Some(Retry {
-            by: by.to_owned(),
-            source: RetrySource::Rule,
-            pauses: Vec::new(),
-            next: None,
-            within: Some(within),
-        })
-    };
-    let cri = target
-        .container
-        .as_ref()
-        .is_some_and(|of| of.namespace.as_deref() == Some("k8s.io"));
-    let mut parents = caller.parents.iter().map(|parent| parent.comm.as_bytes());
-    if cri && caller.comm.as_bytes().starts_with(b"containerd") {
-        // containerd, `internal/cri/server/events/events.go`: 1 s, doubled, at most 5 min, for ever.
-        rule("containerd", 300)
-    } else if parents.any(|comm| comm == b"kubelet") {
-        // kubernetes, `pkg/util/goroutinemap/exponentialbackoff`: 500 ms, doubled, at most 2 min 2 s.
-        rule("kubelet", 122)
-    } else {
-        None
-    }
+    by_itself(&incident.retry.clone().or_else(computed)?)
 }
 
 #[cfg(test)]
@@ -318,7 +281,7 @@ mod tests {
         STATE  still refused after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
         STATE  gave up after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
         STATE  released after 32 s, 50 attempts refused (03:43:49)
-        STATE  detached after 32 s, 50 attempts refused (03:43:49); lives on, unseen, until its holders end
+        STATE  detached after 32 s, 50 attempts refused (03:43:49); lives on hidden until its holders end
         STATE  gone after 32 s, 50 attempts refused (03:43:49): its mount namespace ended
         STATE  still busy when ebusy stopped, 32 s after the first of 50 attempts (03:43:49)
         STATE  gave up after 2.46 s, 50 attempts in 3 bursts (03:43:19)

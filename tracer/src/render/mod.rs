@@ -23,6 +23,7 @@ mod operation;
 mod operation_advice;
 mod quote;
 mod report;
+mod retry;
 #[cfg(test)]
 pub(crate) mod samples;
 mod sanitize;
@@ -32,9 +33,9 @@ mod who;
 
 use jiff::tz::TimeZone;
 
-pub(crate) use self::books::retries_by_rule;
+pub(crate) use self::retry::retries_by_rule;
 pub use self::{
-    advice::{advise, after, fixes, fixes_of_asked, fixes_of_refused, fixes_of_words, texts},
+    advice::{advise, fixes, fixes_of_asked, fixes_of_refused, fixes_of_words, texts},
     audit::audit,
     audit_advice::{advise_audit, advise_detached, advise_followed},
     capture::of_capture,
@@ -42,6 +43,7 @@ pub use self::{
     html::Html,
     incident::incident,
     operation_advice::advise_operation,
+    retry::after,
     sanitize::escape,
     slow::advise_slow,
     who::who,

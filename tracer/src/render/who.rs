@@ -4,12 +4,13 @@ use jiff::tz::TimeZone;
 
 use super::{
     Style,
-    advice::{advise, after},
+    advice::advise,
     books::{Account, books},
     holder::View,
     line::Line,
     names,
     report::Report,
+    retry::after,
     times::moment,
 };
 use crate::model::Who;

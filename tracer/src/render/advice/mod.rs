@@ -13,11 +13,8 @@ mod tests;
 pub use self::nobody::{fixes_of_asked, fixes_of_refused};
 use self::owners::{Owner, owners};
 pub(super) use self::{copies::mountpoint_seen, owners::ending};
-use super::report::check_command;
-use crate::{
-    identity::{MountOwner, mount_claim},
-    model::{Fix, FixAction, Holder, Kind, Target},
-};
+use super::{report::check_command, retry::after};
+use crate::model::{Fix, FixAction, Holder, Kind, Target};
 
 /// Owners that are told one by one.
 const MAX_OWNERS: usize = 8;
@@ -76,7 +73,7 @@ pub fn fixes(holders: &[Holder], candidates: &[Holder], target: &Target) -> Vec<
                 action: step.action,
                 command: step.command,
                 interrupts: step.interrupts,
-                then: frees.then(|| then.to_owned()),
+                then: frees.then(|| then.clone()),
                 check: check.clone().filter(|_| frees),
             }
         })
@@ -118,20 +115,6 @@ fn notes(holders: &[Holder]) -> Vec<Step> {
         );
     }
     notes.into_iter().map(Step::note).collect()
-}
-
-/// Who unmounts then, and when.
-#[must_use]
-pub fn after(target: &Target) -> &'static str {
-    match target.container.as_ref().and_then(|of| of.namespace.as_deref()) {
-        // `internal/cri/server/events/events.go`: 1 s, doubled, at most 5 min, for ever.
-        Some("k8s.io") => "containerd tries again by itself, within 5 min",
-        _ => match mount_claim(target.path.as_bytes()).and_then(|claim| claim.owner) {
-            // `pkg/util/goroutinemap/exponentialbackoff`: 500 ms, doubled, at most 2 min 2 s.
-            Some(MountOwner::Pod { .. }) => "the kubelet tries again by itself, within 2 min 2 s",
-            _ => "run the umount again",
-        },
-    }
 }
 
 /// A [`Fix`] before what all of them have in common.

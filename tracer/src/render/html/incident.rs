@@ -118,7 +118,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
                 Outcome::Released => format!("It was unmounted {took} after the first refusal."),
                 Outcome::Detached => {
                     format!(
-                        "It was detached {took} after the first refusal, and lives on unseen until its holders end."
+                        "It was detached {took} after the first refusal, and lives on hidden until its holders end."
                     )
                 }
                 Outcome::GaveUp if incident.reason.is_some() => {

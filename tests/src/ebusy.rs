@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom},
+    io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
     os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -397,7 +397,20 @@ impl Watch {
 
 /// `ebusy who` on anything: its exit status says whether something blocks.
 pub fn who<W: AsRef<OsStr>>(what: W) -> Result<(i32, Vec<Who>)> {
-    let finished = run(command("who")?.args(["--format", "json"]).arg(what))?;
+    answers(run(command("who")?.args(["--format", "json"]).arg(what))?)
+}
+
+/// `ebusy who -`, of lines of a log.
+pub fn who_of_log(log: &str) -> Result<(i32, Vec<Who>)> {
+    let mut input = tempfile::tempfile()?;
+    input.write_all(log.as_bytes())?;
+    input.rewind()?;
+    let mut running = Running::reading(command("who")?.args(["--format", "json", "-"]), input)?;
+    let status = running.wait()?;
+    answers(running.finished(status)?)
+}
+
+fn answers(finished: Finished) -> Result<(i32, Vec<Who>)> {
     let code = finished.status.code().context("an exit status")?;
     let json = String::from_utf8(finished.stdout).context("JSON is UTF-8")?;
     let answers = json

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     containerd::{Container, Containerd, NAMESPACE, missing},
-    ebusy::{Watch, who},
+    ebusy::{Watch, who, who_of_log},
     expect::Problems,
     harness::{self, Verdict},
     holder::{Claimed, Holding, Waiting},
@@ -187,7 +187,24 @@ fn since_when_and_when_again() -> Result<Verdict> {
     // Who comes later finds it.
     let late = Watch::start(&[] as &[OsString])?;
     let (_, said) = late.finish()?;
+    // A log knows of what was before.
+    let target = stuck.container.rootfs.display();
+    let line = |time: &str| {
+        format!(
+            "time=\"{time}\" level=error msg=\"failed to delete task: failed rootfs umount: failed to unmount target \
+             {target}: device or resource busy: unknown\"\n"
+        )
+    };
+    let first = "2026-11-23T13:18:45Z";
+    let (_, by_log) = who_of_log(&["2026-11-23T13:19:15Z", first].map(line).concat())?;
     let (incidents, _) = watch.finish()?;
+    let by_log = by_log.first().context("an answer")?.since.clone();
+    ensure!(
+        by_log.as_ref().is_some_and(
+            |since| since.source == "log" && nanoseconds(&since.time).ok() == nanoseconds(first).ok()
+        ),
+        "{by_log:?}"
+    );
     let since = after.first().context("an answer")?.since.clone();
     let since = since.with_context(|| format!("no since: {after:#?}"))?;
     let nanos =

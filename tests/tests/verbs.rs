@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +11,7 @@ use ebusy_tests::{
     expect::{Expectation, Expected},
     harness::{self, Verdict},
     namespace::Namespace,
-    report::{self, Who},
+    report,
     scratch::{FileSystem, Scratch},
     steps::hold_fd,
 };
@@ -271,16 +270,9 @@ fn who_with_a_log_line() -> Result<Verdict> {
         "time=\"2026-11-23T13:18:45Z\" level=error msg=\"unable to delete c1\" error=\"failed to delete task: \
          failed rootfs umount: failed to unmount target {target}: device or resource busy: unknown\"\n"
     );
-    let mut child = ebusy::command("who")?
-        .args(["--format", "json", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("a pipe")?.write_all(line.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let answer: Who = serde_json::from_slice(&output.stdout)?;
+    let (code, answers) = ebusy::who_of_log(&line)?;
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);
-    expectation.check_who(output.status.code().context("an exit status")?, &[answer])?;
+    expectation.check_who(code, &answers)?;
     holding.release()?;
     Ok(Verdict::Passed)
 }

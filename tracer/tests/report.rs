@@ -398,6 +398,47 @@ fn a_log_is_matched_with_the_incidents() {
 }
 
 #[test]
+fn a_log_says_since_when_the_mount_of_a_container_was_stuck() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = "9c41d0e7a2f4b35d8e6f70123456789abcdef0123456789abcdef0123456789a";
+    let of_container = format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/rootfs");
+    let line = |time: &str, path: &str| {
+        format!(
+            "time=\"2026-11-23T{time}Z\" level=error msg=\"failed to unmount target {path}: device or resource busy\"\n"
+        )
+    };
+    let since = |path: &str| -> Value {
+        let stream = fs::read_to_string(capture("slave-copy-7.2-fentry.stream")).unwrap();
+        let capture = folder.path().join("capture.stream");
+        fs::write(&capture, stream.replace("/tmp/ebusy-demo", path)).unwrap();
+        let log = folder.path().join("messages");
+        let lines = [
+            line("14:20:00", "/srv/other"),
+            line("14:31:00", path),
+            line("14:30:00", path),
+            line("14:39:36.600000000", path),
+        ];
+        fs::write(&log, lines.concat()).unwrap();
+        let [capture, log] = [&capture, &log].map(|path| path.to_str().unwrap());
+        let text = printed(&["report", capture, "--format", "json", "--log", log], 0);
+        let mut values = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let incident = values
+            .find(|value| value["schema"] == "ebusy.incident/1")
+            .unwrap();
+        assert_eq!(incident["target"]["path"], path);
+        incident["since"].clone()
+    };
+    assert_eq!(
+        since(&of_container),
+        serde_json::json!({ "time": "2026-11-23T14:30:00.000000000Z", "source": "log" })
+    );
+    // At another path something else may have been mounted then.
+    assert_eq!(since("/srv/volume"), Value::Null);
+}
+
+#[test]
 fn an_export_says_where_a_thread_came_from_and_whose_namespace_it_entered() {
     let folder = tempfile::tempdir().unwrap();
     let path = secrets(folder.path());

@@ -19,6 +19,11 @@ pub struct Group(OwnedFd);
 impl Group {
     /// Makes one that watches what happens to a file; `None` where the kernel has no fanotify, or not this class.
     pub fn watching(path: &Path, class: u32, events: u64) -> io::Result<Option<Self>> {
+        Self::marking(path, class, libc::FAN_MARK_INODE, events)
+    }
+
+    /// The same of its inode, its mount or its file system, as the flag says.
+    pub fn marking(path: &Path, class: u32, scope: u32, events: u64) -> io::Result<Option<Self>> {
         // SAFETY: the call takes no pointer.
         let fd = unsafe { libc::fanotify_init(class | libc::FAN_CLOEXEC, libc::O_RDONLY as u32) };
         if fd < 0 {
@@ -28,8 +33,15 @@ impl Group {
         let group = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: the path ends with a null.
-        let marked =
-            unsafe { libc::fanotify_mark(fd, libc::FAN_MARK_ADD, events, libc::AT_FDCWD, path.as_ptr()) };
+        let marked = unsafe {
+            libc::fanotify_mark(
+                fd,
+                libc::FAN_MARK_ADD | scope,
+                events,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+            )
+        };
         if marked != 0 {
             return unless_missing(io::Error::last_os_error());
         }

@@ -25,6 +25,8 @@ pub mod harness;
 pub mod hold;
 pub mod holder;
 pub mod image;
+pub mod landlock;
+pub mod layered;
 pub mod many;
 pub mod mapper;
 pub mod namespace;

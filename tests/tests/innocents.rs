@@ -4,12 +4,11 @@
 use std::{
     any::Any,
     ffi::OsStr,
-    fmt::Write as _,
     fs::{self, File},
     io::{self, Error},
     mem,
     os::{
-        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -22,8 +21,11 @@ use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     ebusy::{Watch, who},
     expect::{Expectation, Expected},
+    fanotify::Group,
     harness::{self, Verdict},
     holder::{Holding, PATIENCE, Skip, program},
+    landlock,
+    layered::{Bind, Layered},
     namespace::Namespace,
     process::Mapping,
     report::Holder,
@@ -31,9 +33,7 @@ use ebusy_tests::{
 };
 use rustix::{
     fs::{CWD, MemfdFlags, Mode, OFlags, inotify, memfd_create, open, openat},
-    mount::{
-        FsPickFlags, MountFlags, OpenTreeFlags, UnmountFlags, fspick, mount, mount_bind, open_tree, unmount,
-    },
+    mount::{FsPickFlags, OpenTreeFlags, UnmountFlags, fspick, mount_bind, open_tree, unmount},
 };
 use tempfile::TempDir;
 
@@ -368,27 +368,6 @@ fn former_mount(scratch: &Scratch) -> Result<Innocent> {
     Ok(Innocent::own(1, file))
 }
 
-/// A bind mount in a directory of its own.
-struct Bind(TempDir);
-
-impl Bind {
-    fn of(path: &Path) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("ebusy-bind-").tempdir()?;
-        mount_bind(path, directory.path())?;
-        Ok(Self(directory))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Bind {
-    fn drop(&mut self) {
-        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
-    }
-}
-
 /// The whole file system, a second time: same device number, same inodes.
 fn second_mount(scratch: &Scratch) -> Result<Innocent> {
     let bind = Bind::of(scratch.path())?;
@@ -400,142 +379,25 @@ fn second_mount(scratch: &Scratch) -> Result<Innocent> {
     })
 }
 
-/// An overlay mounted elsewhere, whose layers are on the target.
-struct Layered {
-    directory: TempDir,
-    mounted: bool,
-}
-
-impl Layered {
-    fn over(scratch: &Scratch, writable: bool) -> Result<Self> {
-        let mut overlay = Self {
-            directory: tempfile::Builder::new().prefix("ebusy-layered-").tempdir()?,
-            mounted: false,
-        };
-        let lower = scratch.join("dir");
-        let mut options = format!("lowerdir={}", lower.display());
-        if writable {
-            for name in ["over-upper", "over-work"] {
-                fs::create_dir(scratch.join(name))?;
-            }
-            let [upper, work] = ["over-upper", "over-work"].map(|name| scratch.join(name));
-            write!(
-                options,
-                ",upperdir={},workdir={}",
-                upper.display(),
-                work.display()
-            )?;
-        } else {
-            // Without an upper layer there are to be two lower ones.
-            write!(options, ":{}", scratch.directory().display())?;
-        }
-        let options = std::ffi::CString::new(options)?;
-        mount(
-            "ebusy-layered",
-            overlay.directory.path(),
-            "overlay",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )?;
-        overlay.mounted = true;
-        Ok(overlay)
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-}
-
-impl Drop for Layered {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _ = unmount(self.directory.path(), UnmountFlags::DETACH);
-        }
-    }
-}
-
 /// A mapping that goes with the case, on whatever thread.
 struct Sendable(#[expect(dead_code, reason = "it is there to be dropped")] Mapping);
 
 // SAFETY: the address is that of the process, not of a thread.
 unsafe impl Send for Sendable {}
 
-/// The descriptor that a system call of libc returned.
-fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = i32::try_from(fd).unwrap_or(-1);
-    if fd < 0 {
-        return Err(Error::last_os_error());
-    }
-    // SAFETY: it is new, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// A mark, and no event.
-fn fanotify(path: &Path, scope: libc::c_uint) -> Result<Innocent> {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
-    // SAFETY: the path ends with a null byte.
-    let group = unsafe {
-        let group = owned(libc::fanotify_init(libc::FAN_CLOEXEC, 0).into())?;
-        let flags = libc::FAN_MARK_ADD | scope;
-        if libc::fanotify_mark(
-            group.as_raw_fd(),
-            flags,
-            libc::FAN_MODIFY,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-        ) != 0
-        {
-            return Err(Error::last_os_error()).context("fanotify_mark");
-        }
-        group
-    };
-    Ok(Innocent::nothing(group))
+fn fanotify(path: &Path, scope: u32) -> Result<Innocent> {
+    let group = Group::marking(path, libc::FAN_CLASS_NOTIF, scope, libc::FAN_MODIFY)?;
+    Ok(Innocent::nothing(group.context("no fanotify")?))
 }
 
 /// A rule on a directory of the mount, in a set that nobody is restricted by.
 fn landlock(scratch: &Scratch) -> Result<Innocent> {
-    const READ_FILE: u64 = 1 << 2;
-    const PATH_BENEATH: libc::c_long = 1;
-
-    #[repr(C, packed)]
-    struct PathBeneath {
-        allowed: u64,
-        parent: i32,
-    }
-
-    let handled = READ_FILE;
-    // SAFETY: the attribute is one number of that size.
-    let rules = owned(unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            ptr::from_ref(&handled),
-            size_of_val(&handled),
-            0,
-        )
-    });
-    let Ok(rules) = rules else {
-        // Linux 5.13, and not every configuration.
-        return Err(Skip {
-            skip: format!("no landlock: {}", Error::last_os_error()),
-        }
-        .into());
+    let directory = open(scratch.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let Some(rules) = landlock::rules_on(directory.as_fd()).context("landlock")? else {
+        let skip = "this kernel has no landlock".to_owned();
+        return Err(Skip { skip }.into());
     };
-    let parent = open(scratch.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let rule = PathBeneath {
-        allowed: READ_FILE,
-        parent: parent.as_raw_fd(),
-    };
-    // SAFETY: the rule is as the kernel's type.
-    let added = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_add_rule,
-            rules.as_raw_fd(),
-            PATH_BENEATH,
-            ptr::from_ref(&rule),
-            0,
-        )
-    };
-    ensure!(added == 0, "landlock_add_rule: {}", Error::last_os_error());
     Ok(Innocent::nothing(rules))
 }
 

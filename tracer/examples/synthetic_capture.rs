@@ -209,6 +209,7 @@ impl Node {
                 Reference {
                     mount: if private { mount.address + 300 } else { copy },
                     object: 0xffff_8884_0000_0000 + number * 8 + index,
+                    dentry: 0,
                     start: begin,
                     writes: false,
                     holder: holder(&self.agents[which], index, private),

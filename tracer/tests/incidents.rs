@@ -106,6 +106,7 @@ fn reference(object: u64, pid: u32) -> Reference {
     Reference {
         mount: MOUNT.address,
         object,
+        dentry: 0,
         start: 1,
         writes: false,
         holder,

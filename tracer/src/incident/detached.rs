@@ -89,7 +89,12 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
         history.recall(&opened);
     }
     for (holder, object) in detached.holders.iter_mut().zip(&detached.objects) {
-        let opened = history.of(object.address, detached.mount.address, detached.looked);
+        let opened = history.of(
+            object.address,
+            detached.mount.address,
+            object.dentry,
+            detached.looked,
+        );
         let times = (object.start, detached.looked);
         holder.entered = history.enterings.way_in(holder, opened, times, Some(clock));
         if let Some(opened) = opened {
@@ -194,6 +199,7 @@ mod tests {
                 .map(|pid| Object {
                     address: u64::from(*pid),
                     start: 5,
+                    dentry: 0,
                 })
                 .collect(),
             ledger: Vec::new(),

@@ -123,11 +123,11 @@ impl History {
         );
     }
 
-    /// The open of this file: only if it is on the same mount, and was there when it was found.
+    /// The open of this file: only if it is of the same dentry on the same mount, and was there when it was found.
     #[must_use]
-    pub fn of(&self, file: u64, mount: u64, found: u64) -> Option<&Opened> {
+    pub fn of(&self, file: u64, mount: u64, dentry: u64, found: u64) -> Option<&Opened> {
         let opened = self.opens.get(&file)?;
-        (opened.mount == mount && opened.time <= found).then_some(opened)
+        (opened.is_of(file, mount, dentry) && opened.time <= found).then_some(opened)
     }
 
     /// The files on a mount that were open at the moment of an attempt: when its count was read, or, where that is not
@@ -198,6 +198,7 @@ mod tests {
             time,
             file,
             mount,
+            dentry: 20,
             by: Process {
                 pid: 7,
                 ..Process::default()
@@ -245,25 +246,25 @@ mod tests {
             .map(|passing| passing.opened.file)
             .collect();
         assert_eq!(files, [3]);
-        assert!(history.of(1, 10, 230).is_some(), "a hint it still is");
+        assert!(history.of(1, 10, 0, 230).is_some(), "a hint it still is");
     }
 
     #[test]
     fn the_ledger_tells_what_the_ring_lost() {
         let mut history = History::default();
         history.recall(&open(1, 10, 100));
-        assert!(history.of(1, 10, 200).is_some());
+        assert!(history.of(1, 10, 0, 200).is_some());
         history.opened(open(1, 10, 300));
         history.recall(&open(1, 10, 100));
-        assert_eq!(history.of(1, 10, 400).map(|opened| opened.time), Some(300));
+        assert_eq!(history.of(1, 10, 0, 400).map(|opened| opened.time), Some(300));
         let closed = |time| Opened {
             closed: Some(350),
             ..open(1, 10, time)
         };
         history.recall(&closed(100));
-        assert!(history.of(1, 10, 400).is_some(), "that was an older file");
+        assert!(history.of(1, 10, 0, 400).is_some(), "that was an older file");
         history.recall(&closed(300));
-        assert!(history.of(1, 10, 400).is_none());
+        assert!(history.of(1, 10, 0, 400).is_none());
     }
 
     #[test]
@@ -271,20 +272,27 @@ mod tests {
         let mut history = History::default();
         history.opened(open(1, 10, 100));
         assert_eq!(
-            history.of(1, 10, 200).map(|opened| (opened.time, opened.by.pid)),
+            history
+                .of(1, 10, 0, 200)
+                .map(|opened| (opened.time, opened.by.pid)),
             Some((100, 7))
         );
         assert!(
-            history.of(1, 11, 200).is_none(),
+            history.of(1, 11, 0, 200).is_none(),
             "another mount: the address was reused"
         );
-        assert!(history.of(1, 10, 50).is_none(), "opened after it was found");
+        assert!(history.of(1, 10, 0, 50).is_none(), "opened after it was found");
+        assert!(
+            history.of(1, 10, 21, 200).is_none(),
+            "another file: the address was reused"
+        );
+        assert!(history.of(1, 10, 20, 200).is_some());
         history.closed(&Closed { time: 90, file: 1 });
         assert!(
-            history.of(1, 10, 200).is_some(),
+            history.of(1, 10, 0, 200).is_some(),
             "a close before the open is of an older file"
         );
         history.closed(&Closed { time: 150, file: 1 });
-        assert!(history.of(1, 10, 200).is_none());
+        assert!(history.of(1, 10, 0, 200).is_none());
     }
 }

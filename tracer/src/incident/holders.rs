@@ -164,7 +164,8 @@ impl Holders {
                 kind: holder.kind,
                 path: holder.path.clone(),
             };
-            let seen = history.of(reference.object, reference.mount, snapshot.finished);
+            let (file, mount, dentry) = (reference.object, reference.mount, reference.dentry);
+            let seen = history.of(file, mount, dentry, snapshot.finished);
             let opened = seen.map(|opened| opened.time);
             let mut reference = reference.clone();
             let times = (reference.start, snapshot.finished);
@@ -269,8 +270,7 @@ impl Holders {
             // One that came or went while a snapshot was taken may have been found as well.
             let found = || {
                 self.lives.values().any(|life| {
-                    life.reference.object == opened.file
-                        && life.reference.mount == opened.mount
+                    opened.is_of(life.reference.object, life.reference.mount, life.reference.dentry)
                         && life.opened.is_none_or(|time| time == opened.time)
                 })
             };
@@ -281,10 +281,15 @@ impl Holders {
     /// Attempts (their returns) that the history knows a file to have blocked.
     fn passed_by(&self, life: &Life) -> impl Iterator<Item = u64> {
         let of_file = (life.reference.object, 0)..=(life.reference.object, u64::MAX);
-        let mount = life.reference.mount;
+        let Reference {
+            object,
+            mount,
+            dentry,
+            ..
+        } = life.reference;
         self.passed
             .range(of_file)
-            .filter(move |(_, passed)| passed.life.opened.mount == mount)
+            .filter(move |(_, passed)| passed.life.opened.is_of(object, mount, dentry))
             .flat_map(|(_, passed)| passed.blocked())
     }
 

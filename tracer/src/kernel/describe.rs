@@ -187,6 +187,7 @@ impl<'k, 'd> Describe<'k, 'd> {
         Some(Reference {
             mount: mount.address,
             object: found.object,
+            dentry: found.path.dentry,
             writes,
             start,
             holder,

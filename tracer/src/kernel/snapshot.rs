@@ -38,6 +38,9 @@ pub struct Reference {
     pub mount: u64,
     /// Address of what holds it (`struct file`, `fs_struct`, child mount).
     pub object: u64,
+    /// Address of the dentry that it is on; 0 for unknown.
+    #[serde(default)]
+    pub dentry: u64,
     /// Start of the owner, boot clock, ns: with the pid it names a process for good.
     pub start: u64,
     /// It is a file that is open for writing.

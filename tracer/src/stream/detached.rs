@@ -40,4 +40,7 @@ pub struct Object {
     pub address: u64,
     /// Start of its process, boot clock, ns; 0 for unknown.
     pub start: u64,
+    /// Address of the dentry that it is on; 0 for unknown.
+    #[serde(default)]
+    pub dentry: u64,
 }

@@ -222,6 +222,15 @@ impl Opened {
         self.mode & 0x2000_0000 != 0
     }
 
+    /// Whether it is of the file that has this address now; a dentry of 0 is unknown. Addresses come again, and the
+    /// tracepoint tier sees neither closes nor opens that are no system call's (of an interpreter, by a ring). The
+    /// dentry of an open file stays the same, also where the file is renamed.
+    #[must_use]
+    pub fn is_of(&self, file: u64, mount: u64, dentry: u64) -> bool {
+        let same_dentry = self.dentry == 0 || dentry == 0 || self.dentry == dentry;
+        self.file == file && self.mount == mount && same_dentry
+    }
+
     /// References that it holds: overlayfs keeps a second file for each that is regular, unless it was opened with
     /// `O_PATH` (measured on 5.10, 6.1, 6.12 and 7.2).
     #[must_use]

@@ -374,6 +374,7 @@ impl Session {
             objects.push(Object {
                 address: reference.object,
                 start: reference.start,
+                dentry: reference.dentry,
             });
             holders.push(reference.holder);
         }

@@ -336,8 +336,14 @@ fn to_its_end(verb: &str, runs: fn(&Stage) -> Result<Vec<Run>>) -> Result<Verdic
             None => Stdio::null(),
         };
         let running = ebusy::Running::reading(ebusy::command(verb)?.args(&run.arguments), input)?;
-        // The demo's own processes use mounts of the demo's, in namespaces of their own.
-        let observer = Observer::of(running.pid(), &stage.scratches, &holdings, &["demo-scene"]);
+        // The demo's own processes use mounts of the demo's, in namespaces of their own. One that ends has its name still,
+        // but no arguments.
+        let observer = Observer::of(
+            running.pid(),
+            &stage.scratches,
+            &holdings,
+            &["demo-scene", "demo-holder", "demo-bystander"],
+        );
         Ok::<_, anyhow::Error>((running, observer))
     };
     for run in &runs {

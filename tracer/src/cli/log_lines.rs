@@ -22,6 +22,9 @@ pub(super) struct Asked {
     pub(super) lines: u64,
     /// The number of the last one.
     last: u64,
+    /// The one with the earliest time at which an umount had failed, if there is one: logs of several sources may be put
+    /// together in any order.
+    earliest: Option<LogLine>,
 }
 
 /// Reads to the end.
@@ -34,9 +37,17 @@ pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
         if let Some(known) = known {
             known.lines += 1;
             known.last = line.line;
+            known.enter(&line);
         } else if asked.len() < MAX_TARGETS {
             let last = line.line;
-            asked.push(Asked { line, lines: 1, last });
+            let mut new = Asked {
+                line: line.clone(),
+                lines: 1,
+                last,
+                earliest: None,
+            };
+            new.enter(&line);
+            asked.push(new);
         } else {
             left_out += 1;
         }
@@ -74,6 +85,16 @@ fn same(one: &LogLine, other: &LogLine) -> bool {
 }
 
 impl Asked {
+    fn enter(&mut self, line: &LogLine) {
+        let known = self.earliest.as_ref().and_then(|earliest| earliest.time);
+        let earlier = line
+            .time
+            .is_some_and(|time| known.is_none_or(|known| time < known));
+        if line.is_failed_umount() && earlier {
+            self.earliest = Some(line.clone());
+        }
+    }
+
     /// The path, where it is one.
     pub(super) fn path(&self) -> Option<Vec<u8>> {
         let path = self.line.target.as_ref()?.as_bytes();
@@ -102,9 +123,9 @@ impl Asked {
         self.line.container_id.clone().into_iter().chain(pod).collect()
     }
 
-    /// When the first line that tells of this target was logged, if it is an umount that failed.
+    /// When the earliest of the lines was logged that tell of a failed umount of this target.
     pub(super) fn since(&self, target: &Target) -> Option<Timestamp> {
-        self.line.failed_by(target)
+        self.earliest.as_ref()?.failed_by(target)
     }
 
     /// `line 3`, `lines 3 to 52 (50 times)`, and what they speak of.
@@ -182,6 +203,32 @@ mod tests {
         assert_eq!((asked[2].path(), asked[2].source()), (None, Some(&b"a/b"[..])));
         assert!(asked[1].not_matched().contains("not mounted any more"));
         assert!(asked[3].not_matched().contains("does not say what"));
+    }
+
+    #[test]
+    fn the_earliest_line_of_a_failed_umount_says_since_when() {
+        let path = format!(
+            "/run/containerd/io.containerd.runtime.v2.task/k8s.io/{}/rootfs",
+            "9c41d0e7".repeat(8)
+        );
+        let line = |time: &str, what: &str| {
+            format!(
+                "time=\"2026-11-23T{time}Z\" level=error msg=\"{what} {path}: device or resource busy\"\n"
+            )
+        };
+        let log = [
+            line("13:19:15", "failed to unmount target"),
+            line("13:18:45", "failed to unmount target"),
+            line("13:20:15", "failed to unmount target"),
+        ];
+        let target = crate::model::Target {
+            path: path.as_str().into(),
+            ..Default::default()
+        };
+        let asked = asked(&log.concat()).unwrap();
+        let [one] = &asked[..] else { panic!("{asked:#?}") };
+        let since = one.since(&target).map(Timestamp::as_nanos);
+        assert_eq!(since, Some(1_795_439_925_000_000_000));
     }
 
     #[test]

@@ -118,13 +118,18 @@ fn away(line: &LogLine, incident: &Incident) -> Option<i64> {
 }
 
 impl LogLine {
+    /// Whether it tells of an umount that failed.
+    #[must_use]
+    pub fn is_failed_umount(&self) -> bool {
+        matches!(self.error, BusyError::Umount | BusyError::UmountFailed)
+    }
+
     /// When an umount of that mount had failed by this line. Only of a mount whose path has the id of its container or
     /// pod: at another path something else may have been mounted then.
     #[must_use]
     pub fn failed_by(&self, target: &Target) -> Option<Timestamp> {
-        let failed = matches!(self.error, BusyError::Umount | BusyError::UmountFailed);
         mount_claim(target.path.as_bytes())?.owner?;
-        (failed && in_common(self, target).is_some())
+        (self.is_failed_umount() && in_common(self, target).is_some())
             .then_some(self.time)
             .flatten()
     }

@@ -3,21 +3,23 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
+    io::{Read, Seek as _, SeekFrom, Write as _},
     os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{
+    follower::Follower,
     holder::PATIENCE,
+    pause,
     report::{self, Incident, Who},
 };
 
@@ -68,7 +70,7 @@ impl Finished {
 
 /// Runs a command to its end, within the tests' patience. No run of ebusy may panic or die of a signal.
 pub fn run(command: &mut Command) -> Result<Finished> {
-    let mut running = Running::start(command)?;
+    let running = Running::start(command)?;
     let status = running.wait()?;
     running.finished(status)
 }
@@ -76,11 +78,9 @@ pub fn run(command: &mut Command) -> Result<Finished> {
 /// A run of ebusy that is not over.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    follower: Arc<Follower>,
     stdout: Option<JoinHandle<Vec<u8>>>,
     stderr: Option<JoinHandle<()>>,
-    lines: mpsc::Receiver<()>,
-    log: Arc<Mutex<String>>,
 }
 
 impl Running {
@@ -101,83 +101,55 @@ impl Running {
             .stdout
             .take()
             .map(|output| thread::spawn(move || read_all(output)));
-        let (sender, lines) = mpsc::channel();
-        let log = Arc::new(Mutex::new(String::new()));
-        let lines_log = Arc::clone(&log);
-        let stderr = child.stderr.take().map(|output| {
-            thread::spawn(move || {
-                let mut output = BufReader::new(output);
-                let mut line = Vec::new();
-                while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                    let text = String::from_utf8_lossy(&line).into_owned();
-                    lines_log
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push_str(&text);
-                    let _ = sender.send(());
-                    line.clear();
-                }
-            })
+        let stderr = child.stderr.take();
+        let follower = Follower::of(child);
+        let stderr = stderr.map(|output| {
+            let follower = Arc::clone(&follower);
+            thread::spawn(move || follower.read(output))
         });
         Ok(Self {
-            child,
+            follower,
             stdout,
             stderr,
-            lines,
-            log,
         })
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.follower.pid()
     }
 
     /// What it has written to standard error so far.
     #[must_use]
     pub fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.follower.log()
     }
 
     /// Waits for a line on standard error that starts like that.
-    pub fn wait_for(&mut self, start: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(line) = self.log().lines().find(|line| line.starts_with(start)) {
-                return Ok(line.to_owned());
-            }
-            match self
-                .lines
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
-                Ok(()) => {}
-                Err(error) => bail!("no line that starts with {start:?}: {error}\n{}", self.log()),
-            }
-        }
+    pub fn wait_for(&self, start: &str) -> Result<String> {
+        self.follower.wait_for(start)
+    }
+
+    /// Waits until it has looked at all that has happened so far.
+    pub fn catch_up(&self) -> Result<()> {
+        self.follower.catch_up().map(drop)
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(self.child.id() as i32).context("a process id is positive")?;
-        Ok(kill_process(pid, signal)?)
+        self.follower.signal(signal)
     }
 
     /// How it ended, if it has.
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.follower.try_wait()
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            ensure!(Instant::now() < deadline, "ebusy does not end\n{}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
+    pub fn wait(&self) -> Result<ExitStatus> {
+        pause::until(PATIENCE, || self.follower.try_wait())
+            .with_context(|| format!("ebusy does not end\n{}", self.log()))
     }
 
     /// What it wrote, once it has ended; it has not panicked.
@@ -197,20 +169,17 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.follower.kill();
     }
 }
 
 /// Waits for a reader, but not for ever: a command that was left behind may have the pipe.
 fn join<T>(reader: JoinHandle<T>) -> Option<T> {
-    for _ in 0..100 {
-        if reader.is_finished() {
-            return reader.join().ok();
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    None
+    pause::until(Duration::from_secs(1), || {
+        Ok(reader.is_finished().then_some(()))
+    })
+    .ok()?;
+    reader.join().ok()
 }
 
 fn read_all(mut output: impl Read) -> Vec<u8> {
@@ -252,7 +221,7 @@ impl Watch {
         command
             .args(["--no-capture", "--format", "json", "-o"])
             .arg(directory.path().join("incidents.jsonl"));
-        let mut running = Running::start(command.args(arguments))?;
+        let running = Running::start(command.args(arguments))?;
         running.wait_for("watching")?;
         Ok(Self {
             running,
@@ -291,18 +260,12 @@ impl Watch {
             let (_, time) = line.split_once("returned at ")?;
             time.split_once(' ')?.0.parse().ok()
         };
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        pause::until(PATIENCE, || {
             let log = self.running.log();
-            if log.lines().filter_map(returned).any(|returned| returned > since) {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "nobody looks at mount {mount_id}\n{log}"
-            );
-            thread::sleep(Duration::from_millis(5));
-        }
+            let looked = log.lines().filter_map(returned).any(|returned| returned > since);
+            Ok(looked.then_some(()))
+        })
+        .with_context(|| format!("nobody looks at mount {mount_id}\n{}", self.running.log()))
     }
 
     /// The incidents that it has written so far.
@@ -355,25 +318,14 @@ impl Watch {
     }
 
     fn wait<T>(&self, patience: Duration, look: impl Fn(&[Incident]) -> Option<T>) -> Result<T> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let told = self.told()?;
-            if let Some(found) = look(&told.incidents) {
-                return Ok(found);
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "there are {} incidents\n{}",
-                told.incidents.len(),
-                self.running.log()
-            );
-            drop(told);
-            thread::sleep(Duration::from_millis(20));
-        }
+        pause::until(patience, || Ok(look(&self.told()?.incidents))).with_context(|| {
+            let told = self.told().map_or(0, |told| told.incidents.len());
+            format!("there are {told} incidents\n{}", self.running.log())
+        })
     }
 
     /// Interrupts it as Control-C does; returns all incidents, and what it said.
-    pub fn finish(mut self) -> Result<(Vec<Incident>, String)> {
+    pub fn finish(self) -> Result<(Vec<Incident>, String)> {
         self.running.signal(Signal::INT)?;
         let status = self.running.wait()?;
         let incidents = self.incidents()?;
@@ -405,7 +357,7 @@ pub fn who_of_log(log: &str) -> Result<(i32, Vec<Who>)> {
     let mut input = tempfile::tempfile()?;
     input.write_all(log.as_bytes())?;
     input.rewind()?;
-    let mut running = Running::reading(command("who")?.args(["--format", "json", "-"]), input)?;
+    let running = Running::reading(command("who")?.args(["--format", "json", "-"]), input)?;
     let status = running.wait()?;
     answers(running.finished(status)?)
 }

@@ -1,11 +1,11 @@
 //! The main function of the test binaries, and tests that cannot run.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial};
 
-use crate::{holder::Skip, namespace};
+use crate::{follower, holder::Skip, namespace};
 
 /// How a test that did not fail ended.
 #[derive(Debug)]
@@ -43,9 +43,10 @@ where
     })
 }
 
-/// Lets a while pass, in which ebusy learns of new mounts and namespaces.
-pub fn settle() {
-    thread::sleep(Duration::from_millis(if in_machine() { 1000 } else { 300 }));
+/// Waits until every ebusy that this test runs knows of all mounts and namespaces that are there, and has looked at all
+/// that was refused.
+pub fn settle() -> Result<()> {
+    follower::catch_up().map(drop)
 }
 
 /// Whether this is a virtual machine, which may be emulated.

@@ -212,7 +212,7 @@ impl Holding {
     /// the mount came into being: whoever watches opens has learnt of them by then.
     pub fn start(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
         let waiting = Waiting::start(name, namespace)?;
-        harness::settle();
+        harness::settle()?;
         waiting.proceed(paths)
     }
 

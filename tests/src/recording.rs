@@ -27,21 +27,21 @@ impl Recording {
             .arg(folder)
             .args([OsStr::new("--target"), target.as_os_str()])
             .args(more);
-        let mut running = Running::start(&mut command)?;
+        let running = Running::start(&mut command)?;
         running.wait_for("watching")?;
-        harness::settle();
+        harness::settle()?;
         Ok(Self { running })
     }
 
     /// Ends it as a service manager does.
-    pub fn finish(mut self) -> Result<Finished> {
+    pub fn finish(self) -> Result<Finished> {
         self.running.signal(Signal::TERM)?;
         let status = self.running.wait()?;
         self.running.finished(status)
     }
 
     /// Ends it as a power failure does.
-    pub fn kill(mut self) -> Result<()> {
+    pub fn kill(self) -> Result<()> {
         self.running.signal(Signal::KILL)?;
         self.running.wait()?;
         Ok(())

@@ -1,10 +1,16 @@
 //! Steps that many tests take.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::{harness, holder::Holding, namespace::Namespace, scratch::Scratch};
+use crate::{
+    follower, harness,
+    holder::{Holding, PATIENCE},
+    namespace::Namespace,
+    pause,
+    scratch::Scratch,
+};
 
 /// The pause of containerd between two attempts.
 pub const PAUSE: Duration = Duration::from_millis(50);
@@ -18,16 +24,32 @@ pub fn hold_fd(scratch: &Scratch, namespace: Namespace, name: &str) -> Result<Ho
 pub fn refused(scratch: &Scratch, attempts: usize) -> Result<()> {
     for attempt in 0..attempts {
         if attempt > 0 {
-            thread::sleep(PAUSE);
+            pause::takes(PAUSE, "what containerd waits between two attempts");
         }
         ensure!(!scratch.umount()?, "attempt {attempt} was not refused");
     }
     Ok(())
 }
 
+/// What an umount that was refused keeps busy, as far as it is known to a watching ebusy: no call of the kernel's tells it
+/// that would not be an attempt.
+pub fn references(scratch: &Scratch) -> Result<u64> {
+    let busy = follower::catch_up()?;
+    Ok(busy.get(&scratch.mount_id()).copied().unwrap_or(0))
+}
+
+/// Waits until the kernel, too, has let go, so that no more are left: it does that after the holder, for some kinds.
+pub fn until_references(scratch: &Scratch, left: u64) -> Result<()> {
+    pause::until(PATIENCE, || {
+        let now = references(scratch)?;
+        Ok((now <= left).then_some(()))
+    })
+    .with_context(|| format!("more than {left} references are left"))
+}
+
 /// Lets everybody go, once ebusy has had the time to look; the umount succeeds.
 pub fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -> Result<()> {
-    harness::settle();
+    harness::settle()?;
     for holding in holdings {
         holding.release()?;
     }

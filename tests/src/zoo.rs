@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
-    harness,
     holder::{Holding, program},
     namespace::Namespace,
     scratch::{FileSystem, Scratch},
+    steps::{references, until_references},
 };
 
 /// A kind of reference, and the program that takes it.
@@ -190,11 +190,15 @@ pub const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// Lets go, and waits until the kernel has done so as well.
-    pub fn release(&self, holding: Holding) -> Result<()> {
+    /// Lets go of a mount, and waits until the kernel has done so as well.
+    pub fn release(&self, scratch: &Scratch, holding: Holding) -> Result<()> {
+        let overlay = scratch.file_system().is_overlay();
+        let claims = holding.claimed.ready.claims.iter();
+        let refs: u64 = claims.map(|claim| claim.refs_on(overlay)).sum();
+        let before = if self.lags { references(scratch)? } else { 0 };
         holding.release()?;
-        if self.lags {
-            harness::settle();
+        if before > 0 {
+            until_references(scratch, before.saturating_sub(refs)).with_context(|| self.program)?;
         }
         Ok(())
     }

@@ -261,7 +261,7 @@ fn several() -> Result<Verdict> {
         for fix in all_of(&who) {
             run(fix).with_context(|| format!("{who:#?}"))?;
         }
-        harness::settle();
+        harness::settle()?;
         if scratch.umount()? {
             drop(holders);
             return Ok(Verdict::Passed);

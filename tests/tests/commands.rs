@@ -143,7 +143,7 @@ fn command_killed() -> Result<Verdict> {
 fn interrupted_while_the_command_runs() -> Result<Verdict> {
     let mut command = ebusy::command("watch")?;
     let script = "echo started $$ >&2; exec sleep 1000";
-    let mut running = Running::start(command.args(["--", "sh", "-c", script]))?;
+    let running = Running::start(command.args(["--", "sh", "-c", script]))?;
     let line = running.wait_for("started")?;
     running.signal(Signal::INT)?;
     let status = running.wait()?;
@@ -252,7 +252,7 @@ fn target_that_matches_nothing_yet() -> Result<Verdict> {
     let holding = Holding::start("hold-fd", Namespace::Slave, &[scratch.join("file")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);
-    harness::settle();
+    harness::settle()?;
     holding.release()?;
     ensure!(scratch.umount()?, "still busy after the release");
     expectation.check_only(&watch.finish()?.0)?;

@@ -101,7 +101,7 @@ fn followed_to_the_last() -> Result<Verdict> {
     let file = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
     let directory = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
     let last = directory.claimed.ready.pid;
-    harness::settle();
+    harness::settle()?;
     detach(&scratch)?;
     looked(&watch, 1)?;
     file.release()?;
@@ -130,7 +130,7 @@ fn still_in_use_at_the_end() -> Result<Verdict> {
     let watch = watch(&scratch)?;
     let file = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
     let directory = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
-    harness::settle();
+    harness::settle()?;
     detach(&scratch)?;
     looked(&watch, 1)?;
     thread::sleep(TOLD);
@@ -170,7 +170,7 @@ fn what_was_below() -> Result<Verdict> {
     let watch = watch(&scratch)?;
     let holding = Holding::start("hold-fd", Namespace::Same, &[below.join("file")])?;
     let pid = holding.claimed.ready.pid;
-    harness::settle();
+    harness::settle()?;
     detach(&scratch)?;
     looked(&watch, 1)?;
     thread::sleep(TOLD);
@@ -193,7 +193,7 @@ fn copy_by_propagation() -> Result<Verdict> {
     let watch = watch(&scratch)?;
     let holding = Holding::start("hold-fd", Namespace::Slave, &[scratch.join("file")])?;
     let ready = holding.claimed.ready.clone();
-    harness::settle();
+    harness::settle()?;
     detach(&scratch)?;
     looked(&watch, 1)?;
     thread::sleep(TOLD);
@@ -214,7 +214,7 @@ fn copy_by_propagation() -> Result<Verdict> {
 fn in_nobodys_use() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = watch(&scratch)?;
-    harness::settle();
+    harness::settle()?;
     detach(&scratch)?;
     for _ in 0..50 {
         mount("ebusy-volume", scratch.path(), "tmpfs", MountFlags::empty(), None)?;

@@ -7,8 +7,6 @@ use std::{
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,6 +17,7 @@ use ebusy_tests::{
     holder::{Holding, PATIENCE},
     mapper::{By, Mapped},
     namespace::Namespace,
+    pause,
     report::{Holder, Incident},
     scratch::{FileSystem, Scratch},
     swap,
@@ -63,18 +62,8 @@ fn is_bound(name: &str) -> Result<()> {
 }
 
 fn becomes_free(name: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while file_behind(name).is_some() {
-        ensure!(Instant::now() < deadline, "{name} is not free");
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
-/// Until it is looked for what keeps a loop device, a while after the call.
-fn settle() {
-    thread::sleep(Duration::from_millis(500));
-    harness::settle();
+    pause::until(PATIENCE, || Ok(file_behind(name).is_none().then_some(())))
+        .with_context(|| format!("{name} is not free"))
 }
 
 /// The only incident, of this process; with the device by its path and what it has or is.
@@ -131,12 +120,12 @@ fn loop_open_elsewhere() -> Result<Verdict> {
     let watch = Watch::targets(std::slice::from_ref(&name))?;
     clear(&name)?;
     is_bound(&name)?;
-    settle();
+    harness::settle()?;
     is_bound(&name)?;
     let pid = holding.claimed.ready.pid;
     follow(&format!("kill {pid}"))?;
     becomes_free(&name)?;
-    settle();
+    harness::settle()?;
     let incident = only(watch, "loop_clear", "released", [&name, &file.to_string_lossy()])?;
     ensure!(
         incident.holders.len() == 1
@@ -163,7 +152,7 @@ fn loop_free_at_once() -> Result<Verdict> {
     clear(&name)?;
     drop(device);
     becomes_free(&name)?;
-    settle();
+    harness::settle()?;
     let (incidents, log) = watch.finish()?;
     ensure!(incidents.is_empty(), "{incidents:#?}\n{log}");
     Ok(Verdict::Passed)
@@ -179,12 +168,12 @@ fn loop_in_a_private_copy() -> Result<Verdict> {
     unmount(scratch.path(), UnmountFlags::empty()).context("an idle private copy does not block")?;
     clear(&name)?;
     is_bound(&name)?;
-    settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     let advice = format!("nsenter -t {pid} -m umount {}", scratch.path().display());
     follow(&advice)?;
     becomes_free(&name)?;
-    settle();
+    harness::settle()?;
     let incident = only(watch, "loop_clear", "released", [&name, &file])?;
     let [holder] = &incident.holders[..] else {
         anyhow::bail!("{incident:#?}")
@@ -210,11 +199,11 @@ fn loop_mounted_here() -> Result<Verdict> {
     let watch = Watch::targets(std::slice::from_ref(&name))?;
     clear(&name)?;
     is_bound(&name)?;
-    settle();
+    harness::settle()?;
     let advice = format!("umount {}", scratch.path().display());
     unmount(scratch.path(), UnmountFlags::empty())?;
     becomes_free(&name)?;
-    settle();
+    harness::settle()?;
     let incident = only(watch, "loop_clear", "released", [&name, &file])?;
     let [holder] = &incident.holders[..] else {
         anyhow::bail!("{incident:#?}")
@@ -240,11 +229,11 @@ fn loop_of_a_detached_mount() -> Result<Verdict> {
     unmount(scratch.path(), UnmountFlags::DETACH)?;
     clear(&name)?;
     is_bound(&name)?;
-    settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     follow(&format!("kill {pid}"))?;
     becomes_free(&name)?;
-    settle();
+    harness::settle()?;
     let incident = only(watch, "loop_clear", "released", [&name, &file])?;
     let [holder] = &incident.holders[..] else {
         anyhow::bail!("{incident:#?}")
@@ -268,9 +257,9 @@ fn loop_that_stays() -> Result<Verdict> {
     let (device, name, file) = plain_loop(&scratch)?;
     let watch = Watch::targets(std::slice::from_ref(&file))?;
     clear(&name)?;
-    settle();
+    harness::settle()?;
     clear(&name)?;
-    settle();
+    harness::settle()?;
     let (incidents, log) = watch.finish()?;
     is_bound(&name)?;
     let [incident] = &incidents[..] else {
@@ -359,7 +348,7 @@ fn mapped_in_a_private_copy() -> Result<Verdict> {
     let holding = Holding::start("hold-cwd", Namespace::Private, &["/".into()])?;
     unmount(&image.target, UnmountFlags::empty()).context("an idle private copy does not block")?;
     image.busy(By::Name)?;
-    harness::settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     let advice = format!("nsenter -t {pid} -m umount {}", image.target.display());
     follow(&advice)?;
@@ -392,7 +381,7 @@ fn mapped_below_others() -> Result<Verdict> {
     let holding = Holding::start("hold-fd", Namespace::Same, &[PathBuf::from(&path)])?;
     let watch = Watch::targets(&[image.mapped.name_path()])?;
     image.busy(By::Number)?;
-    harness::settle();
+    harness::settle()?;
     let (pid, above_path) = (holding.claimed.ready.pid, above.path().to_owned());
     above.remove(By::Name).context("take down what is on top")?;
     drop(device);
@@ -441,7 +430,7 @@ fn mapped_and_swapped_to() -> Result<Verdict> {
     };
     let watch = Watch::targets(&[image.mapped.name_path()])?;
     image.busy(By::Uuid)?;
-    harness::settle();
+    harness::settle()?;
     let advice = format!("swapoff {}", image.mapped.path());
     follow(&advice)?;
     image

@@ -118,9 +118,9 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
     };
     drop(file);
     // What a worker was given to do it has handed to the device by then.
-    harness::settle();
+    harness::settle()?;
     ensure!(!umount(&target.path)?, "the umount was not refused");
-    harness::settle();
+    harness::settle()?;
     target.disk.take(Duration::ZERO);
     ensure!(
         began.elapsed() < BLOCK_TIME,
@@ -168,9 +168,9 @@ fn polled() -> Result<Verdict> {
         Err(error) => return Err(error).context("write"),
     }
     drop(file);
-    harness::settle();
+    harness::settle()?;
     ensure!(!target.umount()?, "the umount was not refused");
-    harness::settle();
+    harness::settle()?;
     let fd = ring.fd();
     // What the end of the ring keeps for a moment is none of this.
     let incident = watch.finish_with_one()?;

@@ -131,7 +131,7 @@ fn explains() -> Result<()> {
     Expectation::released(&scratch, vec![Expected::on_copy(&holding)]).check_who(code, &answers)?;
     let watch = ebusy::Watch::targets(&[scratch.path()])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
-    harness::settle();
+    harness::settle()?;
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding).at_once()]);
     holding.release()?;
     ensure!(scratch.umount()?, "still busy after the release");

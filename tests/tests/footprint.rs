@@ -315,7 +315,7 @@ impl Stage {
         let scratch = &self.scratches[0];
         let recording = Recording::start(&folder, scratch.path(), &[])?;
         refused(scratch, 2)?;
-        harness::settle();
+        harness::settle()?;
         recording.finish()?.expect_code(0)?;
         Ok(folder)
     }
@@ -432,7 +432,7 @@ fn for_long(
             other.release()?;
         }
     }
-    harness::settle();
+    harness::settle()?;
     for scratch in &stage.scratches {
         ensure!(scratch.umount()?, "{} is busy", scratch.path().display());
     }
@@ -538,7 +538,7 @@ fn many_mounts_on_the_first_try() -> Result<Verdict> {
     let watch = Watch::targets(&[many.directory().join("*")])?;
     many.mount()?;
     let asking = Asking::of(None);
-    harness::settle();
+    harness::settle()?;
     let refused = many.unmount()?;
     asking.finish()?;
     let (incidents, log) = watch.finish()?;

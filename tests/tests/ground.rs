@@ -45,7 +45,7 @@ fn check(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Ver
         "umount2 {}",
         if unmounted { "succeeded" } else { "was refused" }
     );
-    row.release(holding)?;
+    row.release(&scratch, holding)?;
     if !unmounted {
         ensure!(scratch.umount()?, "still busy after the release");
     }

@@ -219,7 +219,7 @@ fn holders_that_come_and_go() -> Result<Verdict> {
         }
         Ok(())
     })?;
-    harness::settle();
+    harness::settle()?;
     let steady_pid = steady.claimed.ready.pid;
     steady.release()?;
     ensure!(scratch.umount()?, "still busy after the release");
@@ -303,13 +303,13 @@ fn overmounted_target() -> Result<Verdict> {
     let cover = ebusy_tests::namespace::mount_id(scratch.path())?;
     let above = Holding::start("hold-fd-directory", Namespace::Same, &[scratch.join(".")])?;
     ensure!(!scratch.umount()?, "the umount of the upper was not refused");
-    harness::settle();
+    harness::settle()?;
     let above_pid = above.claimed.ready.pid;
     above.release()?;
     ensure!(scratch.umount()?, "the upper is still busy");
     ensure!(!scratch.umount()?, "the umount of the lower was not refused");
     let expectation = Expectation::released(&scratch, vec![Expected::on_target(&below)]);
-    harness::settle();
+    harness::settle()?;
     below.release()?;
     ensure!(scratch.umount()?, "the lower is still busy");
 
@@ -468,7 +468,7 @@ fn file_system_that_does_not_answer() -> Result<Verdict> {
         );
     }
 
-    harness::settle();
+    harness::settle()?;
     holding.release()?;
     ensure!(scratch.umount()?, "still busy after the release");
     let incident = watch.wait_for_incident(scratch.path(), PATIENCE)?;

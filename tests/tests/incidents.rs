@@ -169,7 +169,7 @@ fn holder_leaves_between_attempts() -> Result<Verdict> {
     let leaves = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
     refused(&scratch, 2)?;
     let former = Expected::on_target(&leaves).for_attempts(2).former();
-    harness::settle();
+    harness::settle()?;
     leaves.release()?;
     refused(&scratch, 3)?;
     let holders = vec![Expected::on_target(&stays).for_attempts(5), former];
@@ -189,7 +189,7 @@ fn holder_changes_between_attempts() -> Result<Verdict> {
     let first = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
     let former = Expected::on_target(&first).for_attempts(2).former();
-    harness::settle();
+    harness::settle()?;
     first.release()?;
     let second = hold_fd(&scratch, Namespace::Slave, "second")?;
     refused(&scratch, 1)?;
@@ -273,7 +273,7 @@ fn copy_that_arrived_by_propagation() -> Result<Verdict> {
     let waiting = Waiting::start("hold-fd", Namespace::Slave)?;
     let scratch = Scratch::new(FileSystem::Overlay)?;
     let watch = Watch::targets(&[scratch.path()])?;
-    harness::settle();
+    harness::settle()?;
     let holding = waiting.proceed(&[scratch.join("file")])?;
     refused(&scratch, 1)?;
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);

@@ -284,7 +284,7 @@ fn is_not_accused(case: &Case, file_system: FileSystem) -> Result<Verdict> {
         Ok(())
     })?;
     let (code, mut answers) = who(scratch.path())?;
-    harness::settle();
+    harness::settle()?;
     let expectation = Expectation {
         bystanders: innocent.bystanders.clone(),
         ..Expectation::released(&scratch, vec![Expected::on_target(&holder)])

@@ -163,9 +163,9 @@ fn blocks(row: &Row, file_system: FileSystem, namespace: Namespace) -> Result<Ve
     let answer = asked(&scratch, namespace)?;
     if answer.is_none() {
         // Else that took long enough for the watch to look.
-        harness::settle();
+        harness::settle()?;
     }
-    row.release(holding)?;
+    row.release(&scratch, holding)?;
     ensure!(scratch.umount()?, "still busy after the release");
     told(&expectation, lost)?;
     if let Some((code, answers)) = answer {
@@ -190,7 +190,7 @@ fn does_not_block(row: &Row, file_system: FileSystem, namespace: Namespace) -> R
     };
     let answer = asked(&scratch, namespace)?;
     ensure!(scratch.umount()?, "the umount was refused");
-    row.release(holding)?;
+    row.release(&scratch, holding)?;
     if let Some((code, answers)) = answer {
         expectation.check_who(code, &answers).context("who")?;
     }
@@ -203,7 +203,7 @@ fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     let bystander = row.hold(&scratch, Namespace::Private)?;
     let holder = Holding::start("hold-fd", Namespace::Same, &[scratch.join("second")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
-    harness::settle();
+    harness::settle()?;
 
     let expectation = Expectation {
         bystanders: vec![Expected::bystander(&bystander)],
@@ -211,7 +211,7 @@ fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     };
     holder.release()?;
     ensure!(scratch.umount()?, "refused because of a private copy");
-    row.release(bystander)?;
+    row.release(&scratch, bystander)?;
     told(&expectation, lost)?;
     Ok(Verdict::Passed)
 }

@@ -65,7 +65,7 @@ fn holders_of_a_moment(file_system: FileSystem) -> Result<Verdict> {
         drop(file);
         thread::sleep(PAUSE);
     }
-    harness::settle();
+    harness::settle()?;
     ensure!(scratch.umount()?, "it is busy");
     let incident = match only(watch.finish()?.0)? {
         Ok(incident) => incident,
@@ -177,7 +177,7 @@ fn opens_that_the_ring_lost(file_system: FileSystem) -> Result<Verdict> {
     kill_process(ebusy, Signal::CONT)?;
     // It has a backlog to read, and the first refusal is looked at only then.
     for _ in 0..8 {
-        harness::settle();
+        harness::settle()?;
     }
     refused(&scratch, 2)?;
     let pid = holding.claimed.ready.pid;

@@ -86,7 +86,7 @@ fn rmdir_of_a_mount_point() -> Result<Verdict> {
     for _ in 0..3 {
         busy(rustix::fs::rmdir(scratch.path()))?;
     }
-    harness::settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     holding.release()?;
     unmount(scratch.path(), UnmountFlags::empty())?;
@@ -127,7 +127,7 @@ fn rmdir_of_what_is_mounted_on_elsewhere() -> Result<Verdict> {
     mount("ebusy-volume", &volume, "tmpfs", MountFlags::empty(), None)?;
     let watch = watched(&scratch)?;
     busy(rustix::fs::rmdir(base.join("volume")))?;
-    harness::settle();
+    harness::settle()?;
     unmount(&volume, UnmountFlags::empty())?;
     fs::remove_dir(base.join("volume"))?;
     let incident = only(watch, "rmdir", "mount_point", "released")?;
@@ -149,7 +149,7 @@ fn rename_of_a_mount_point() -> Result<Verdict> {
     let watch = watched(&scratch)?;
     let new = scratch.directory().join("renamed");
     busy(rustix::fs::rename(scratch.path(), &new))?;
-    harness::settle();
+    harness::settle()?;
     unmount(scratch.path(), UnmountFlags::empty())?;
     fs::rename(scratch.path(), &new)?;
     let incident = only(watch, "rename", "mount_point", "released")?;
@@ -163,7 +163,7 @@ fn unlink_of_a_bound_file() -> Result<Verdict> {
     mount_bind(&over, &file)?;
     let watch = watched(&scratch)?;
     busy(rustix::fs::unlink(&file))?;
-    harness::settle();
+    harness::settle()?;
     unmount(&file, UnmountFlags::empty())?;
     fs::remove_file(&file)?;
     let incident = only(watch, "unlink", "mount_point", "released")?;
@@ -229,7 +229,7 @@ fn overlay_in_a_private_copy() -> Result<Verdict> {
     let holding = Holding::start("hold-fd", Namespace::Private, &[scratch.join("file")])?;
     unmount(&layers.target, UnmountFlags::empty()).context("an idle private copy does not block")?;
     busy(layers.mount())?;
-    harness::settle();
+    harness::settle()?;
     // What the advice says, before the end has it in JSON.
     let pid = holding.claimed.ready.pid;
     let path = layers.target.display().to_string();
@@ -268,7 +268,7 @@ fn overlay_mounted_twice() -> Result<Verdict> {
     fs::create_dir(&layers.target)?;
     let watch = watched(&scratch)?;
     busy(layers.mount())?;
-    harness::settle();
+    harness::settle()?;
     unmount(&first, UnmountFlags::empty())?;
     layers.mount()?;
     let incident = only(watch, "mount", "overlay_in_use", "released")?;
@@ -291,7 +291,7 @@ fn mounted_there_already() -> Result<Verdict> {
     let source = scratch.source().to_owned();
     let again = || mount(source.as_str(), scratch.path(), "ext2", MountFlags::empty(), None);
     busy(again())?;
-    harness::settle();
+    harness::settle()?;
     unmount(scratch.path(), UnmountFlags::empty())?;
     let incident = only(watch, "mount", "mounted_there", "released")?;
     ensure!(seen_as(only_holder(&incident)?, scratch.path()), "{incident:#?}");
@@ -309,7 +309,7 @@ fn remount_read_only() -> Result<Verdict> {
     let reads = Holding::start("hold-fd", Namespace::Same, &[scratch.join("second")])?;
     let writes = Holding::start("hold-fd-write", Namespace::Private, &[scratch.join("file")])?;
     busy(read_only(&scratch))?;
-    harness::settle();
+    harness::settle()?;
     let pid = writes.claimed.ready.pid;
     writes.release()?;
     read_only(&scratch).context("remount it once nobody writes")?;
@@ -339,7 +339,7 @@ fn remount_with_a_removed_file() -> Result<Verdict> {
     let holding = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
     fs::remove_file(scratch.join("file"))?;
     busy(read_only(&scratch))?;
-    harness::settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     holding.release()?;
     read_only(&scratch).context("remount it once it is closed")?;
@@ -377,7 +377,7 @@ fn device_in_a_private_copy() -> Result<Verdict> {
     let holding = Holding::start("hold-cwd", Namespace::Private, &["/".into()])?;
     unmount(scratch.path(), UnmountFlags::empty()).context("an idle private copy does not block")?;
     exclusively_busy(&device)?;
-    harness::settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     let path = scratch.path().display().to_string();
     let advice = format!("nsenter -t {pid} -m umount {path}");
@@ -415,7 +415,7 @@ fn device_open_exclusively() -> Result<Verdict> {
     let mine = exclusively(&device)?;
     let watch = Watch::targets(std::slice::from_ref(&device))?;
     exclusively_busy(&device)?;
-    harness::settle();
+    harness::settle()?;
     drop(mine);
     drop(exclusively(&device)?);
     let incident = only(watch, "open", "device_in_use", "released")?;

@@ -37,7 +37,7 @@ fn detached() -> Result<Verdict> {
         outcome: "detached",
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
     };
-    harness::settle();
+    harness::settle()?;
     ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
     holding.release()?;
     expectation.check_only(&watch.finish()?.0)?;
@@ -111,7 +111,7 @@ fn still_busy() -> Result<Verdict> {
         outcome: "still_busy",
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(2)])
     };
-    harness::settle();
+    harness::settle()?;
     let (incidents, _) = watch.finish()?;
     release(&scratch, [holding])?;
     expectation.check_only(&incidents)?;
@@ -156,7 +156,7 @@ fn gone_with_its_namespace() -> Result<Verdict> {
     let line = helper.line()?;
     let vanisher: Vanisher = serde_json::from_str(&line).context(line)?;
     ensure!(vanisher.refused, "{vanisher:?}");
-    harness::settle();
+    harness::settle()?;
     helper.finish()?;
     // Nothing that a tool sees says so at once: it has to look.
     let incidents = watch.wait_for_incidents(1, Duration::from_secs(10))?;
@@ -199,7 +199,7 @@ fn gone_with_its_mount_point() -> Result<Verdict> {
         outcome: "gone",
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
     };
-    harness::settle();
+    harness::settle()?;
     let remover = Helper::start(&program("mountpoint-remover")?, &[scratch.path()])?;
     remover.line()?;
     remover.finish()?;

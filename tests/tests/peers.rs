@@ -100,7 +100,7 @@ fn measure(row: &Row, file_system: FileSystem) -> Result<Verdict> {
             };
             println!("\nmeasured: {what}: {}: {result}", peer.name);
         }
-        row.release(holding)?;
+        row.release(&scratch, holding)?;
     }
     Ok(Verdict::Passed)
 }

@@ -233,7 +233,7 @@ fn disk_full() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let disk = SmallDisk::new()?;
     let folder = disk.path().join("capture");
-    let mut recording = Recording::start(&folder, scratch.path(), &[])?;
+    let recording = Recording::start(&folder, scratch.path(), &[])?;
     let filler = disk.fill(16 << 10)?;
     let mut opens = 0;
     wait_until("the disk to be full", || {

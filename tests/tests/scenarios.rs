@@ -89,7 +89,7 @@ fn tail(namespace: Namespace) -> Result<Verdict> {
     };
     ensure!(tail.line()? == "ready", "not what is in the file");
     refused(&scratch, 3)?;
-    harness::settle();
+    harness::settle()?;
     let pid = tail.pid();
     drop(tail);
     ensure!(scratch.umount()?, "still busy after tail has ended");
@@ -249,7 +249,7 @@ fn follow(arguments: &str) -> Result<Verdict> {
 fn scanned(watch: Watch, scratch: &Scratch) -> Result<Option<(Incident, HashSet<u32>)>> {
     let mut scanner = Helper::start(&program("flicker")?, &[scratch.join("file")])?;
     scanner.line()?;
-    harness::settle();
+    harness::settle()?;
     let refusals = attempts(scratch, 20)?;
     scanner.end_input();
     let line = scanner.line()?;
@@ -313,7 +313,7 @@ fn fork_with_a_copy() -> Result<Verdict> {
         let mut forker = Helper::start(&program("forker")?, &[scratch.join("file")])?;
         let parent = forker.pid();
         forker.line()?;
-        harness::settle();
+        harness::settle()?;
         forker.say("fork")?;
         let line = forker.line()?;
         let Forked { child } = serde_json::from_str(&line).context(line)?;
@@ -378,11 +378,11 @@ fn deferred(holder: &str, advice: &str) -> Result<Verdict> {
     let watch = Watch::targets(&[scratch.path()])?;
     let holding = Holding::start(holder, Namespace::Same, &[scratch.join("file")])?;
     refused(&scratch, 2)?;
-    harness::settle();
+    harness::settle()?;
     holding.release()?;
     // The books are those of the attempts before: while the kernel drops one reference after the other, a last attempt
     // can be refused for one that is in no list any more.
-    harness::settle();
+    harness::settle()?;
     ensure!(attempts(&scratch, 1000)? < 1000, "still busy after the release");
     let incident = only(watch, &scratch, "released")?;
     let mut problems = Problems::default();
@@ -406,7 +406,7 @@ fn unread_events() -> Result<Verdict> {
     let holding = Holding::start("hold-fanotify-event", Namespace::Same, &[scratch.join("file")])?;
     let pid = holding.claimed.ready.pid;
     refused(&scratch, 3)?;
-    harness::settle();
+    harness::settle()?;
     holding.release()?;
     ensure!(scratch.umount()?, "still busy after the scanner has ended");
     let incident = only(watch, &scratch, "released")?;

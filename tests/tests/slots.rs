@@ -247,12 +247,12 @@ fn target_and_two_slots() -> Result<Verdict> {
     )
     .check_who(code, &answers)
     .context("who, first")?;
-    harness::settle();
+    harness::settle()?;
     let former_target = Expected::on_target(&target).former();
     target.release()?;
 
     refused(&scratch, 1)?;
-    harness::settle();
+    harness::settle()?;
     let former_first = Expected::on_copy(&first).for_attempts(2).former();
     first.release()?;
 
@@ -341,7 +341,7 @@ fn umount_by_a_peer() -> Result<Verdict> {
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     let umounter = umounter(&scratch, Namespace::Shared)?;
     ensure!(umounter.refused == 1 && !umounter.unmounted, "{umounter:?}");
-    harness::settle();
+    harness::settle()?;
     let (incidents, _) = watch.finish()?;
     let pid = holding.claimed.ready.pid;
     release(&scratch, [holding])?;

@@ -71,9 +71,9 @@ impl Watch {
             command.arg("--capture").arg(directory.path().join("capture"));
             command.arg("-o").arg(directory.path().join("text"));
         }
-        let mut running = Running::start(&mut command)?;
+        let running = Running::start(&mut command)?;
         running.wait_for("watching")?;
-        harness::settle();
+        harness::settle()?;
         Ok(Self {
             running,
             directory,
@@ -101,7 +101,7 @@ impl Watch {
     }
 
     /// Ends it; its last summary, what it said of slow umounts, and the incidents that another run finds in its capture.
-    fn finish(mut self) -> Result<(String, String, Vec<Incident>)> {
+    fn finish(self) -> Result<(String, String, Vec<Incident>)> {
         self.running.signal(Signal::INT)?;
         let status = self.running.wait()?;
         let text = self.text();
@@ -208,7 +208,7 @@ fn recorded_and_detached() -> Result<Verdict> {
     let target = target()?;
     let watch = Watch::start("record", target.scratch.path(), &["--slow", "0.5"])?;
     let took = slow_umount(&target, UnmountFlags::DETACH)?;
-    harness::settle();
+    harness::settle()?;
     let (log, _, mut incidents) = watch.finish()?;
     incidents.retain(|incident| incident.operation != "detach");
     let incident = only(&incidents, &target.path, "detached", took, &log)?;
@@ -221,7 +221,7 @@ fn not_asked_for() -> Result<Verdict> {
     let target = target()?;
     let watch = Watch::start("watch", target.scratch.path(), &["--slow", "0"])?;
     slow_umount(&target, UnmountFlags::empty())?;
-    harness::settle();
+    harness::settle()?;
     let (log, text, incidents) = watch.finish()?;
     ensure!(
         incidents.is_empty() && text.is_empty() && !log.contains(" slow;"),

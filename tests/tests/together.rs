@@ -7,8 +7,6 @@ use std::{
     ffi::OsStr,
     process::ExitCode,
     sync::{Mutex, PoisonError},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,8 +16,9 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, PATIENCE, Skip},
     namespace::Namespace,
+    pause,
     scratch::{FileSystem, Scratch},
-    steps::{refused, release},
+    steps::{refused, release, until_references},
     zoo::{ROWS, Row},
 };
 use tempfile::TempDir;
@@ -134,16 +133,8 @@ fn looked_at(scratch: &Scratch) -> Result<()> {
     let looks = || shared(|shared| Ok(shared.watch.looks_at(scratch.mount_id())));
     let before = looks()?;
     refused(scratch, 1)?;
-    let deadline = Instant::now() + PATIENCE;
-    while looks()? == before {
-        ensure!(
-            Instant::now() < deadline,
-            "nobody looks at {}",
-            scratch.path().display()
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    pause::until(PATIENCE, || Ok((looks()? != before).then_some(())))
+        .with_context(|| format!("nobody looks at {}", scratch.path().display()))
 }
 
 /// Two causes, then one, then none.
@@ -153,7 +144,7 @@ fn pair(file_system: FileSystem, first: &Row, second: &Row) -> Result<Verdict> {
     let stays = second.hold_apart(&scratch, Namespace::Same, "second-one", true)?;
     looked_at(&scratch)?;
     let former = Expected::on_target(&leaves).former();
-    first.release(leaves)?;
+    first.release(&scratch, leaves)?;
     looked_at(&scratch)?;
     let expectation = Expectation {
         attempts: 2,
@@ -162,7 +153,7 @@ fn pair(file_system: FileSystem, first: &Row, second: &Row) -> Result<Verdict> {
             vec![Expected::on_target(&stays).for_attempts(2), former],
         )
     };
-    second.release(stays)?;
+    second.release(&scratch, stays)?;
     ensure!(scratch.umount()?, "still busy after the release");
     told(&expectation)
 }
@@ -184,10 +175,10 @@ fn triple(file_system: FileSystem, [on_target, on_copy, beside]: [&Row; 3]) -> R
             ],
         )
     };
-    on_target.release(target)?;
-    on_copy.release(copy)?;
+    on_target.release(&scratch, target)?;
+    on_copy.release(&scratch, copy)?;
     ensure!(scratch.umount()?, "still busy after the release");
-    beside.release(bystander)?;
+    beside.release(&scratch, bystander)?;
     told(&expectation)
 }
 
@@ -209,7 +200,7 @@ fn all(file_system: FileSystem) -> Result<Verdict> {
     for holding in holdings {
         holding.release()?;
     }
-    harness::settle();
+    until_references(&scratch, 0)?;
     ensure!(scratch.umount()?, "still busy after the release");
     told(&expectation)?;
     expectation.check_who(code, &answers).context("who")?;
@@ -228,7 +219,7 @@ fn one_after_the_other(file_system: FileSystem) -> Result<Verdict> {
         };
         looked_at(&scratch)?;
         holders.push(Expected::on_target(&holding));
-        row.release(holding)?;
+        row.release(&scratch, holding)?;
     }
     let last = holders.pop().context("there are some")?;
     let attempts = 1 + holders.len() as u64;

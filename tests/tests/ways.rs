@@ -172,12 +172,12 @@ fn child_mount_and_expire() -> Result<Verdict> {
 fn expire_of_an_idle_mount() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = Watch::targets(&[scratch.path()])?;
-    harness::settle();
+    harness::settle()?;
     let marked = unmount(scratch.path(), UnmountFlags::EXPIRE);
     ensure!(marked == Err(Errno::AGAIN), "{marked:?}");
     let (code, _) = who(scratch.path())?;
     ensure!(code == 0, "who: {code}");
-    harness::settle();
+    harness::settle()?;
     unmount(scratch.path(), UnmountFlags::EXPIRE).context("somebody has used the mount")?;
     let (incidents, _) = watch.finish()?;
     ensure!(incidents.is_empty(), "{incidents:#?}");
@@ -250,7 +250,7 @@ fn bind_mounted_file() -> Result<Verdict> {
     let holding = Holding::start("hold-fd", Namespace::Same, std::slice::from_ref(&elsewhere))?;
     let innocent = hold_fd(&scratch, Namespace::Same, "file")?;
     let umounter = refused_once(&[], elsewhere.as_os_str(), &[])?;
-    harness::settle();
+    harness::settle()?;
     let pid = holding.claimed.ready.pid;
     holding.release()?;
     unmount(&elsewhere, UnmountFlags::empty())?;
@@ -268,7 +268,7 @@ fn by_itself(
 ) -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = Watch::targets(&[scratch.path()])?;
-    harness::settle();
+    harness::settle()?;
     let options: Vec<&OsStr> = options
         .iter()
         .map(|option| {
@@ -349,7 +349,7 @@ fn root_is_written(hold: impl FnOnce(&Scratch) -> Result<Holding>) -> Result<Ver
     let root = scratch.path().as_os_str();
     let options = ["--root".as_ref(), root, "--cwd".as_ref(), "/".as_ref()];
     let umounter = refused_once(&options, "/".as_ref(), &[])?;
-    harness::settle();
+    harness::settle()?;
     writer.release()?;
     // The same call is not refused any more, though the reader is still there.
     let again = self::umounter(&options, "/".as_ref(), "1", &[])?;

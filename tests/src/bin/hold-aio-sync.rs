@@ -5,7 +5,7 @@
 use std::{fs::File, os::fd::AsFd as _};
 
 use anyhow::ensure;
-use ebusy_tests::{aio::Context, claim::Claim, harness, hold::Setup};
+use ebusy_tests::{aio::Context, claim::Claim, hold::Setup, pause};
 
 fn main() -> anyhow::Result<()> {
     let setup = Setup::from_args()?;
@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     context.sync(file.as_fd())?;
     drop(file);
     // Until a worker has taken it.
-    harness::settle();
+    pause::kernel_works();
     ensure!(!context.is_done()?, "nothing waits");
     let held = setup.hold(vec![Claim::new("kernel").held_by("an AIO request under way")]);
     // The end of the process would wait for it.

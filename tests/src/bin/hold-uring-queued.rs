@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use ebusy_tests::{claim::Claim, harness, hold::Setup, uring::Ring};
+use ebusy_tests::{claim::Claim, hold::Setup, pause, uring::Ring};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn main() -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     let path: &'static CString = Box::leak(Box::new(CString::new(fifo.as_os_str().as_bytes())?));
     ring.open_by_worker(path)?;
     // Until the worker has taken it.
-    harness::settle();
+    pause::kernel_works();
     let file = File::open(setup.path())?;
     let read = |by_worker| ring.read(file.as_fd(), Box::leak(Box::new([0; 16])), by_worker);
     let is_done = read(false)? && read(true)?;

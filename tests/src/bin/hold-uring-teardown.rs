@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use ebusy_tests::{claim::Claim, fuse::Connection, harness, hold::Setup, holder::Skip, uring::Ring};
+use ebusy_tests::{claim::Claim, fuse::Connection, hold::Setup, holder::Skip, pause, uring::Ring};
 
 fn main() -> anyhow::Result<()> {
     let setup = Setup::from_args()?;
@@ -23,9 +23,9 @@ fn main() -> anyhow::Result<()> {
     ring.register(&File::open(setup.path())?)?;
     ring.read(stuck.as_fd(), Box::leak(Box::new([0; 16])), true)?;
     // Until the server has read the request: what it has not can be withdrawn.
-    harness::settle();
+    pause::kernel_works();
     drop(ring);
-    harness::settle();
+    pause::kernel_works();
     let claim = Claim::new("deferred")
         .regular()
         .held_by("an io_uring that is taken down");

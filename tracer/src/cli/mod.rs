@@ -10,6 +10,7 @@ mod log_lines;
 mod output;
 mod record;
 mod report;
+mod status;
 mod watch;
 mod who;
 

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     Common, Slow, exit, need_root,
+    status::Status,
     watch::{ALIVE, TICK, announce, summary, watch_descriptor},
 };
 use crate::{
@@ -109,6 +110,7 @@ struct Signals {
     interrupt: SignalStream,
     terminate: SignalStream,
     hangup: SignalStream,
+    status: Status,
 }
 
 impl Record {
@@ -147,6 +149,7 @@ impl Record {
                 interrupt: signal(SignalKind::interrupt())?,
                 terminate: signal(SignalKind::terminate())?,
                 hangup: signal(SignalKind::hangup())?,
+                status: Status::new()?,
             };
             announce(&session, &watching, common);
             if !history.at(session.tier()) {
@@ -186,8 +189,12 @@ async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
                 session.drain()?;
                 guard?.clear_ready();
             }
+            () = signals.status.due() => {
+                session.tick()?;
+            }
             _ = alive.tick() => tell(&session, "so far"),
         }
+        signals.status.answer(&session);
     }
     session.end()?;
     let Some(mut recorder) = session.take_recorder() else {

@@ -23,6 +23,7 @@ use super::{
     child::{Child, Running},
     exit, need_root,
     output::Results,
+    status::Status,
 };
 use crate::{
     capture::{Destination, Folder, Limits, Recorder},
@@ -134,8 +135,9 @@ impl Watch {
         runtime.block_on(async {
             // Whoever reads that line may end ebusy at once.
             let ends = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let status = Status::new()?;
             announce(&session, &watching, common);
-            self.watch(session, child, ends, &mut results).await
+            self.watch(session, child, (ends, status), &mut results).await
         })
     }
 
@@ -143,7 +145,7 @@ impl Watch {
         &self,
         mut session: Session,
         child: Option<Child>,
-        (mut interrupt, mut terminate): (SignalStream, SignalStream),
+        ((mut interrupt, mut terminate), mut status): ((SignalStream, SignalStream), Status),
         results: &mut Results,
     ) -> Result<u8> {
         let [refusals, events] = session.descriptors()?;
@@ -182,6 +184,7 @@ impl Watch {
                     guard?.clear_ready();
                     output
                 }
+                () = status.due() => session.tick()?,
                 status = command_exit(exited.as_ref(), running.as_ref()) => break End::Command(status),
                 _ = alive.tick() => {
                     eprintln!("{}", summary(&session, "so far"));
@@ -189,6 +192,7 @@ impl Watch {
                 }
             };
             report(output, results)?;
+            status.answer(&session);
         };
         if let (End::Signal(signal), Some(running)) = (&end, &running) {
             running.signal(*signal);

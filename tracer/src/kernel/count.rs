@@ -109,6 +109,28 @@ impl Kernel<'_> {
         }
         sums
     }
+
+    /// What keeps a mount busy now: references beyond the one that its namespace has, and mounts on it; and those of
+    /// the mounts in its place elsewhere, less those that the kernel passes over, since they have mounts of their own.
+    /// `None` where counts cannot be read.
+    #[must_use]
+    pub fn busy_references(&self, target: &Mount) -> Option<u64> {
+        let slots = self.slots(target).mounts;
+        let has_children = |mount: &Mount| !self.children(mount).0.is_empty();
+        let slots = slots.iter().filter(|slot| !has_children(slot));
+        let mounts: Vec<&Mount> = std::iter::once(target).chain(slots).collect();
+        let counts: Option<Vec<i32>> = self.counts(&mounts).into_iter().collect();
+        let beyond: u64 = counts?
+            .into_iter()
+            .map(|count| u64::try_from(count).unwrap_or(0).saturating_sub(1))
+            .sum();
+        let uncounted = if self.layout.children_counted {
+            0
+        } else {
+            self.children(target).0.len() as u64
+        };
+        Some(beyond + uncounted)
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One run of ebusy: takes what the probes send, looks where it has to, and feeds the analysis.
 
+mod caught_up;
 mod clearing;
 mod detached;
 mod entering;

@@ -31,6 +31,13 @@ pub(super) struct LoopDevices {
     pub(super) skipped: u64,
 }
 
+impl LoopDevices {
+    /// Whether no call waits for its look.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.fresh.is_empty()
+    }
+}
+
 /// A call that is not looked at yet.
 #[derive(Debug)]
 struct Fresh {

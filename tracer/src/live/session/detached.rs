@@ -53,6 +53,13 @@ pub(super) struct DetachedMounts {
     pub(super) skipped: u64,
 }
 
+impl DetachedMounts {
+    /// Whether none waits for its first look.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.fresh.is_empty() && self.followed.iter().all(|followed| followed.kept.is_some())
+    }
+}
+
 /// A mount that was in a mount table at one look and is detached at the next one.
 #[derive(Debug)]
 struct Left {

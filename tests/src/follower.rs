@@ -1,0 +1,213 @@
+//! What a run of ebusy says on standard error, and whether it has seen what a test did.
+//!
+//! An ebusy that watches answers SIGUSR1 once it has looked at all that had happened by then ([`Follower::catch_up`]).
+//! So a test waits for the very thing that it needs, on however loaded a machine, and no longer.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, ExitStatus},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::holder::PATIENCE;
+
+/// How an ebusy that watches begins its line about it, and from when on it takes the signal.
+const WATCHING: &str = "watching ";
+/// How its answer to the signal ends.
+const NOW: &str = "now: ";
+/// How its answer tells of the target of an open incident.
+const BUSY: &str = "still busy: ";
+
+/// How long its end may go unnoticed.
+const CHECK: Duration = Duration::from_millis(50);
+
+/// Those that this process has started.
+static ALL: Mutex<Vec<Weak<Follower>>> = Mutex::new(Vec::new());
+
+/// References of the targets of open incidents, by the ids of the mounts.
+pub type Busy = BTreeMap<u32, u64>;
+
+/// `still busy: PATH (mount 123): 4 references`
+fn busy(line: &str) -> Option<(u32, u64)> {
+    let (_, rest) = line.strip_prefix(BUSY)?.rsplit_once(" (mount ")?;
+    let (id, rest) = rest.split_once("): ")?;
+    Some((id.parse().ok()?, rest.split_once(' ')?.0.parse().ok()?))
+}
+
+/// A run of ebusy.
+#[derive(Debug)]
+pub struct Follower {
+    pid: u32,
+    child: Mutex<Child>,
+    log: Mutex<String>,
+    grown: Condvar,
+    /// Held by who waits for an answer.
+    asking: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Follower {
+    /// Of a run that has just been started.
+    #[must_use]
+    pub fn of(child: Child) -> Arc<Self> {
+        let follower = Arc::new(Self {
+            pid: child.id(),
+            child: Mutex::new(child),
+            log: Mutex::default(),
+            grown: Condvar::new(),
+            asking: Mutex::default(),
+        });
+        let mut all = lock(&ALL);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&follower));
+        follower
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Reads what it says until it ends.
+    pub fn read(&self, output: impl Read) {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            lock(&self.log).push_str(&String::from_utf8_lossy(&line));
+            self.grown.notify_all();
+            line.clear();
+        }
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        lock(&self.log).clone()
+    }
+
+    /// Waits for a line that starts like that.
+    pub fn wait_for(&self, start: &str) -> Result<String> {
+        self.wait(0, |log| {
+            let line = log.split_inclusive('\n').find(|line| line.starts_with(start))?;
+            Some(line.trim_end().to_owned())
+        })
+        .with_context(|| format!("no line that starts with {start:?}"))
+    }
+
+    /// Waits until what it has said from some byte on has something.
+    fn wait<T>(&self, from: usize, look: impl Fn(&str) -> Option<T>) -> Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut log = lock(&self.log);
+        loop {
+            if let Some(found) = look(&log[from..]) {
+                return Ok(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("not after {} s\n{log}", PATIENCE.as_secs());
+            }
+            // Its end is no line.
+            let (guard, _) = self
+                .grown
+                .wait_timeout(log, left.min(CHECK))
+                .unwrap_or_else(PoisonError::into_inner);
+            log = guard;
+        }
+    }
+
+    /// Waits until it has looked at all that has happened so far; references of the mounts that it tells to be busy
+    /// still, by their ids. Nothing of one that has ended, or does not watch.
+    pub fn catch_up(&self) -> Result<Busy> {
+        let _asking = lock(&self.asking);
+        let from = {
+            let log = lock(&self.log);
+            if !log.lines().any(|line| line.starts_with(WATCHING)) {
+                return Ok(Busy::new());
+            }
+            log.len()
+        };
+        if !self.signal_if_alive(Signal::USR1)? {
+            return Ok(Busy::new());
+        }
+        let answer = |said: &str| {
+            let mut lines = said.split_inclusive('\n');
+            // Half a line is no answer yet.
+            let whole = lines.by_ref().filter(|line| line.ends_with('\n'));
+            let lines: Vec<&str> = whole.collect();
+            let end = lines.iter().position(|line| line.starts_with(NOW))?;
+            Some(lines[..end].iter().filter_map(|line| busy(line)).collect())
+        };
+        // It may end, or be stopped, instead of answering.
+        self.wait(from, |said| {
+            answer(said).or_else(|| self.has_ended().then(Busy::new))
+        })
+        .context("it does not catch up")
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(lock(&self.child).try_wait(), Ok(Some(_)))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let sent = self.signal_if_alive(signal)?;
+        ensure!(sent, "it has ended\n{}", self.log());
+        Ok(())
+    }
+
+    /// Its number is its own for as long as nobody has waited for it, which takes the same lock.
+    fn signal_if_alive(&self, signal: Signal) -> Result<bool> {
+        let mut child = lock(&self.child);
+        if child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        let pid = Pid::from_raw(child.id().cast_signed()).context("a process id is positive")?;
+        kill_process(pid, signal)?;
+        Ok(true)
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        Ok(lock(&self.child).try_wait()?)
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        let mut child = lock(&self.child);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Waits until each ebusy that this process runs has looked at all that has happened so far; what any of them tells
+/// to be busy still.
+pub fn catch_up() -> Result<Busy> {
+    let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
+    let mut busy = Busy::new();
+    for follower in all {
+        busy.extend(follower.catch_up()?);
+    }
+    Ok(busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::busy;
+
+    #[test]
+    fn reads_what_is_busy() {
+        let line = "still busy: /run/a (mount 1): b (mount 12): 4 references\n";
+        assert_eq!(busy(line), Some((12, 4)));
+        assert_eq!(busy("still busy: /run/a"), None);
+        assert_eq!(busy("now: 3 umounts"), None);
+    }
+}

@@ -1,0 +1,54 @@
+//! SIGUSR1: how far is it? Answered once all that had happened by then is looked at.
+
+use std::{io, time::Duration};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::watch::summary;
+use crate::{live::Session, render::escape};
+
+/// Between two looks whether there is nothing left to look at.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Whoever asks by a signal.
+pub(super) struct Status {
+    signal: Signal,
+    asked: bool,
+}
+
+impl Status {
+    /// Takes the signal, which would end the process otherwise.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            signal: signal(SignalKind::user_defined1())?,
+            asked: false,
+        })
+    }
+
+    /// Returns when the session is to let time pass for the sake of an answer.
+    pub(super) async fn due(&mut self) {
+        if self.asked {
+            tokio::time::sleep(PAUSE).await;
+        } else {
+            self.signal.recv().await;
+            self.asked = true;
+        }
+    }
+
+    /// Answers on stderr, if somebody asked and all is looked at: what is busy still, then the summary.
+    pub(super) fn answer(&mut self, session: &Session) {
+        if !self.asked || !session.has_caught_up() {
+            return;
+        }
+        self.asked = false;
+        for busy in session.still_busy() {
+            eprintln!(
+                "still busy: {} (mount {}): {} references",
+                escape(busy.path.as_bytes()),
+                busy.mount_id,
+                busy.references
+            );
+        }
+        eprintln!("{}", summary(session, "now"));
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead as _, BufReader, Read},
     process::{Child, ExitStatus},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
@@ -125,7 +126,7 @@ impl Follower {
     }
 
     /// Waits until it has looked at all that has happened so far; references of the mounts that it tells to be busy
-    /// still, by their ids. Nothing of one that has ended, or does not watch.
+    /// still, by their ids. Nothing of one that has ended, is stopped, or does not watch.
     pub fn catch_up(&self) -> Result<Busy> {
         let _asking = lock(&self.asking);
         let from = {
@@ -135,7 +136,7 @@ impl Follower {
             }
             log.len()
         };
-        if !self.signal_if_alive(Signal::USR1)? {
+        if self.is_stopped() || !self.signal_if_alive(Signal::USR1)? {
             return Ok(Busy::new());
         }
         let answer = |said: &str| {
@@ -151,6 +152,13 @@ impl Follower {
             answer(said).or_else(|| self.has_ended().then(Busy::new))
         })
         .context("it does not catch up")
+    }
+
+    /// A test may have stopped it: what it would do then it does later.
+    fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_some_and(|state| state.starts_with('T'))
     }
 
     fn has_ended(&self) -> bool {

@@ -118,7 +118,7 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
     };
     drop(file);
     // What a worker was given to do it has handed to the device by then.
-    harness::settle()?;
+    pause::kernel_works();
     ensure!(!umount(&target.path)?, "the umount was not refused");
     harness::settle()?;
     target.disk.take(Duration::ZERO);

@@ -176,9 +176,7 @@ fn opens_that_the_ring_lost(file_system: FileSystem) -> Result<Verdict> {
     flood(100)?;
     kill_process(ebusy, Signal::CONT)?;
     // It has a backlog to read, and the first refusal is looked at only then.
-    for _ in 0..8 {
-        harness::settle()?;
-    }
+    harness::settle()?;
     refused(&scratch, 2)?;
     let pid = holding.claimed.ready.pid;
     release(&scratch, [holding])?;

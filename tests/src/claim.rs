@@ -62,6 +62,15 @@ pub struct Owner {
     pub fd: Option<u32>,
 }
 
+impl Owner {
+    /// A descriptor of a process.
+    #[must_use]
+    pub fn descriptor(pid: u32, fd: u32) -> Self {
+        let (tid, fd) = (None, Some(fd));
+        Self { pid, tid, fd }
+    }
+}
+
 impl Claim {
     /// One reference of the calling process, on its first path argument.
     #[must_use]

@@ -27,7 +27,7 @@ use crate::{
 pub fn binary() -> Result<PathBuf> {
     match std::env::var_os("EBUSY_BIN") {
         Some(path) => Ok(path.into()),
-        None => crate::holder::program("ebusy").context("build the package tracer, or set EBUSY_BIN"),
+        None => crate::holder::built("ebusy").context("build the package tracer, or set EBUSY_BIN"),
     }
 }
 

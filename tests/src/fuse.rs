@@ -77,8 +77,7 @@ impl Connection {
     pub fn new() -> Result<Self> {
         let device = File::options().read(true).write(true).open("/dev/fuse");
         let (Ok(device), Ok(context)) = (device, fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)) else {
-            let skip = "this kernel has no FUSE".to_owned();
-            return Err(Skip { skip }.into());
+            return Err(Skip::because("this kernel has no FUSE").into());
         };
         for (option, value) in [
             ("source", "ebusy-scratch".to_owned()),

@@ -8,7 +8,10 @@ use std::{
     ffi::OsString,
     fs,
     io::{Read as _, Write as _},
-    os::unix::ffi::OsStringExt as _,
+    os::{
+        fd::{AsFd, AsRawFd as _},
+        unix::ffi::OsStringExt as _,
+    },
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +25,7 @@ use crate::{
 };
 
 /// What a holder program was asked to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Setup {
     /// Where to take references.
     pub paths: Vec<PathBuf>,
@@ -81,6 +84,11 @@ impl Setup {
         &self.paths[0]
     }
 
+    /// A descriptor that was opened just now, on the first path.
+    pub fn opened(&self, file: impl AsFd, access: &str) -> Claim {
+        Claim::fd(file.as_fd().as_raw_fd() as u32, access).opened_since(self.began)
+    }
+
     /// Goes into a mount namespace of its own, away from the mount.
     pub fn move_to(&mut self, namespace: Namespace) -> Result<()> {
         namespace.enter()?;
@@ -107,7 +115,7 @@ impl Setup {
     }
 
     /// Says what is held, and returns when it is to be released.
-    pub fn hold(&self, claims: Vec<Claim>) -> Result<()> {
+    pub fn hold(&self, claims: impl Into<Vec<Claim>>) -> Result<()> {
         let ready = Ready {
             ready: true,
             pid: std::process::id(),
@@ -115,7 +123,7 @@ impl Setup {
             mount_namespace: self.mount_namespace,
             moved_to: self.moved_to,
             mount_id: self.mount_id,
-            claims,
+            claims: claims.into(),
         };
         let mut line = serde_json::to_string(&ready)?;
         line.push('\n');

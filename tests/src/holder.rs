@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::symlink},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc,
@@ -12,16 +12,33 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{claim::Ready, harness, namespace::Namespace};
+use crate::{claim::Ready, harness, holders, namespace::Namespace};
 
 /// How long a helper may take for a step; emulated machines are slow.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The path of a program of this package.
+/// The path of a program of this package: a link of that name to the one executable, made if it is missing.
 pub fn program(name: &str) -> Result<PathBuf> {
+    ensure!(holders::exists(name), "there is no program {name}");
+    let executable = built(holders::EXECUTABLE)?;
+    let path = executable.with_file_name(name);
+    if fs::read_link(&path).ok().as_deref() != Some(Path::new(holders::EXECUTABLE)) {
+        // Renamed into its place, so that whoever does the same meanwhile always finds one.
+        tempfile::Builder::new()
+            .make_in(executable.with_file_name(""), |link| {
+                symlink(holders::EXECUTABLE, link)
+            })
+            .and_then(|link| Ok(link.persist(&path)?))
+            .with_context(|| format!("link {}", path.display()))?;
+    }
+    Ok(path)
+}
+
+/// The path of an executable that cargo has built.
+pub fn built(name: &str) -> Result<PathBuf> {
     let path = directory()?.join(name);
     if !path.exists() {
         bail!(
@@ -179,6 +196,15 @@ pub struct Claimed {
 pub struct Skip {
     /// Why.
     pub skip: String,
+}
+
+impl Skip {
+    /// For that reason.
+    #[must_use]
+    pub fn because(reason: &str) -> Self {
+        let skip = reason.to_owned();
+        Self { skip }
+    }
 }
 
 impl Waiting {

@@ -1,6 +1,6 @@
 //! Holder programs, and the harness of the tests that run ebusy against real umounts.
 //!
-//! - A **holder program** (`src/bin/hold-*.rs`) takes one kind of reference on a mount and says what it took, as a
+//! - A **holder program** (a row of [`holders`]) takes one kind of reference on a mount and says what it took, as a
 //!   list of [`claim::Claim`]s; [`hold`] is its side, [`holder`] that of the test.
 //! - A **test binary** starts with [`harness::main`], which moves into a mount namespace of its own with `/` shared,
 //!   mounts a [`scratch::Scratch`], runs [`ebusy`], and compares its [`report`] with the claims by [`expect`].
@@ -25,6 +25,7 @@ pub mod guard;
 pub mod harness;
 pub mod hold;
 pub mod holder;
+pub mod holders;
 pub mod image;
 pub mod landlock;
 pub mod layered;

@@ -26,11 +26,27 @@ use crate::{
     containerd::{self, Containerd},
     harness,
     holder::PATIENCE,
-    namespace::Namespace,
+    namespace::{self, Namespace},
     recording::{Balance, Recording},
     scratch::{FileSystem, Scratch},
     steps::hold_fd,
 };
+
+/// `soak [MINUTES]`: prints the balance. `cargo xtask soak` runs it.
+pub(crate) fn main() -> Result<()> {
+    let minutes = std::env::args().nth(1).map_or(Ok(1), |minutes| minutes.parse());
+    let minutes: u64 = minutes.context("a number of minutes")?;
+    // Before any thread starts.
+    namespace::enter_isolated().context("entering a mount namespace (as root)")?;
+    let report = Soak {
+        duration: Duration::from_secs(minutes * 60),
+        rounds: 6,
+        containers: true,
+    }
+    .run()?;
+    println!("{report}");
+    check(&report)
+}
 
 /// How long a round is under load.
 const ROUND: Duration = Duration::from_millis(800);

@@ -1,5 +1,7 @@
 //! `cargo xtask soak`: a recorder under load and faults, for as long as is asked for.
 
+use std::os::unix::process::CommandExt as _;
+
 use anyhow::{Context as _, Result};
 use rustix::process::geteuid;
 
@@ -17,10 +19,12 @@ pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
     let programs = Workspace::artifacts(&mut command)?;
     let soak = programs
         .iter()
-        .find(|artifact| artifact.name == "soak")
-        .context("cargo built no program soak")?;
+        .find(|artifact| artifact.name == "holders")
+        .context("cargo built no program holders")?;
     let mut command = toolchain::bare(&soak.path);
+    // It is all programs of the package, and knows by its name which one to be.
     command
+        .arg0("soak")
         .arg(minutes.to_string())
         .env("EBUSY_BIN", &ebusy)
         .env(

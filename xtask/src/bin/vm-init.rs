@@ -1,5 +1,6 @@
-//! The first process of a test machine: makes the machine look like a host, runs one program, reports its status
-//! on the second serial port, and turns the machine off.
+//! The first process of a test machine: makes the machine look like a host, says that it is ready on the second serial
+//! port, reads a job from there, runs its program, and reports the status. Whoever started the machine ends it, and may
+//! have saved it when it was ready, to let it go on from there for another job.
 //!
 //! Built static; it is `/init` of an initramfs. The root of an initramfs can be neither unmounted nor pivoted and
 //! has no parent, so everything moves to a tmpfs first: `/` is then an ordinary, shared mount, as on a host.
@@ -25,10 +26,10 @@ use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move},
     process::{WaitOptions, chdir, chroot, wait},
     system::{RebootCommand, finit_module, reboot, sethostname, uname},
-    termios::{OptionalActions, OutputModes, tcdrain, tcgetattr, tcsetattr},
+    termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr},
 };
 
-use protocol::{BEGIN, Config, DIRECTORY, ERROR, EXIT, MARK, SIGNAL};
+use protocol::{BEGIN, Config, DIRECTORY, ERROR, EXIT, MARK, MODULES, READY, RUN, SIGNAL};
 
 #[path = "../vm/protocol.rs"]
 mod protocol;
@@ -80,10 +81,8 @@ fn run() -> Result<Infallible> {
         .context("making / shared")?;
     let _ = sethostname(b"ebusy-vm");
 
-    let path = Path::new(DIRECTORY).join("config");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let config = Config::parse(&text).map_err(anyhow::Error::msg)?;
-    for module in &config.modules {
+    let modules = fs::read_to_string(MODULES).with_context(|| format!("reading {MODULES}"))?;
+    for module in modules.lines() {
         let path = Path::new(DIRECTORY).join(module);
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         finit_module(&file, c"", 0).with_context(|| format!("loading the module {module}"))?;
@@ -97,16 +96,31 @@ fn run() -> Result<Infallible> {
             .args(&command[1..])
             .status();
     }
-    run_program(&config)
-}
-
-fn run_program(config: &Config) -> Result<Infallible> {
-    let [program, args @ ..] = config.argv.as_slice() else {
-        bail!("the configuration names no program")
-    };
     let mut results = open_results().context("opening the result port")?;
     let release = uname();
-    writeln!(results, "{MARK}{BEGIN}{}", release.release().to_string_lossy())?;
+    writeln!(results, "{MARK}{READY}{}", release.release().to_string_lossy())?;
+    let job = read_job(&mut results).context("reading the job")?;
+    run_program(&job, results)
+}
+
+/// Reads up to the line that ends a job.
+fn read_job(port: &mut File) -> Result<Config> {
+    let end = format!("\n{RUN}\n");
+    // Begun as if a line had ended, for a job of that line alone.
+    let mut bytes = vec![b'\n'];
+    while !bytes.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        port.read_exact(&mut byte)?;
+        bytes.push(byte[0]);
+    }
+    Config::parse(str::from_utf8(&bytes[1..])?).map_err(anyhow::Error::msg)
+}
+
+fn run_program(config: &Config, mut results: File) -> Result<Infallible> {
+    let [program, args @ ..] = config.argv.as_slice() else {
+        bail!("the job names no program")
+    };
+    writeln!(results, "{MARK}{BEGIN}")?;
 
     // Through a pipe: programs write otherwise to a terminal.
     let (output, input) = io::pipe()?;
@@ -208,7 +222,7 @@ fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {
     }
 }
 
-/// Opened so that it does not become anybody's terminal, and without the translation of line ends.
+/// Opened so that it does not become anybody's terminal, and without what a terminal does to bytes, either way.
 fn open_results() -> Result<File> {
     const O_NOCTTY: i32 = rustix::fs::OFlags::NOCTTY.bits().cast_signed();
     let port = OpenOptions::new()
@@ -217,7 +231,7 @@ fn open_results() -> Result<File> {
         .custom_flags(O_NOCTTY)
         .open(RESULTS)?;
     let mut modes = tcgetattr(&port)?;
-    modes.output_modes.remove(OutputModes::OPOST);
+    modes.make_raw();
     tcsetattr(&port, OptionalActions::Now, &modes)?;
     Ok(port)
 }

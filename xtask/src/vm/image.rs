@@ -1,4 +1,4 @@
-//! The root of a test machine: init, busybox, modules, and what is to be run.
+//! The root of a test machine: init, busybox, modules, and the programs that jobs run.
 
 use std::{fs, path::Path};
 
@@ -7,14 +7,13 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     cpio::Archive,
     kernels::Kernel,
-    protocol::{Config, DIRECTORY},
+    protocol::{DIRECTORY, MODULES},
 };
 
 /// An image in the making.
 #[derive(Debug)]
 pub(crate) struct Image {
     archive: Archive,
-    config: Config,
 }
 
 impl Image {
@@ -37,11 +36,11 @@ impl Image {
         archive.symlink("etc/mtab", "/proc/self/mounts");
         let mut image = Self {
             archive,
-            config: Config::default(),
         };
         image.add_program("init", init)?;
         image.add_program("bin/busybox", &kernel.busybox())?;
         image.archive.symlink("bin/sh", "busybox");
+        let mut names = String::new();
         for module in kernel.modules()? {
             let data = fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
             let name = module
@@ -50,8 +49,10 @@ impl Image {
                 .to_string_lossy()
                 .into_owned();
             image.archive.file(&format!("{DIRECTORY}/{name}"), 0o644, &data);
-            image.config.modules.push(name);
+            names.push_str(&name);
+            names.push('\n');
         }
+        image.archive.file(MODULES.trim_start_matches('/'), 0o644, names.as_bytes());
         Ok(image)
     }
 
@@ -74,18 +75,9 @@ impl Image {
         self.archive.file(path, 0o755, data);
     }
 
-    /// A variable of the program's environment.
-    pub(crate) fn env(&mut self, name: &str, value: &str) {
-        self.config.env.push((name.to_owned(), value.to_owned()));
-    }
-
-    /// Names the program, and gives the archive.
-    pub(crate) fn finish(mut self, argv: Vec<String>) -> Result<Vec<u8>> {
-        self.config.argv = argv;
-        let config = self.config.render().map_err(anyhow::Error::msg)?;
-        self.archive
-            .file(&format!("{DIRECTORY}/config"), 0o644, config.as_bytes());
-        Ok(self.archive.finish())
+    /// The archive.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.archive.finish()
     }
 }
 

@@ -92,6 +92,11 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Its name on the command line.
+    pub(crate) fn name(&self) -> &str {
+        self.directory.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
     /// The boot image.
     pub(crate) fn image(&self) -> PathBuf {
         self.directory.join("vmlinuz")

@@ -1,6 +1,7 @@
 //! Runs programs under other kernels, in virtual machines.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -9,11 +10,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::workspace::Workspace;
+use crate::{say, workspace::Workspace};
 
 use self::{
     image::Image,
-    qemu::{Machine, Run},
+    instance::{Instance, Run},
+    protocol::Config,
+    qemu::{Accelerator, KVM_LIMIT, Machine},
+    saved::Saved,
 };
 
 pub(crate) use self::{emulator::Emulator, kernels::Kernel, outcome::Outcome};
@@ -21,10 +25,13 @@ pub(crate) use self::{emulator::Emulator, kernels::Kernel, outcome::Outcome};
 mod cpio;
 mod emulator;
 mod image;
+mod instance;
 mod kernels;
 mod outcome;
 mod protocol;
 mod qemu;
+mod qmp;
+mod saved;
 
 /// Of `cargo xtask vm`.
 #[derive(Args, Debug)]
@@ -67,6 +74,7 @@ pub(crate) struct Lab {
     cache: PathBuf,
     init: PathBuf,
     emulator: Emulator,
+    boots: Cell<usize>,
 }
 
 /// What to run in a machine.
@@ -88,6 +96,17 @@ pub(crate) struct Job {
     pub(crate) timeout: Duration,
     /// Show the console.
     pub(crate) console: bool,
+    /// Go on from a machine that was saved when it was ready, or save one: worth it for many jobs with the same files.
+    pub(crate) saved: bool,
+}
+
+impl Job {
+    fn config(&self) -> Config {
+        Config {
+            env: self.env.clone(),
+            argv: self.argv.clone(),
+        }
+    }
 }
 
 impl Lab {
@@ -102,6 +121,7 @@ impl Lab {
             cache,
             init,
             emulator,
+            boots: Cell::new(0),
         })
     }
 
@@ -110,7 +130,7 @@ impl Lab {
         Kernel::get(&self.cache, name, refresh)
     }
 
-    /// Boots a machine that runs the job, and hands each line of its output to `show`.
+    /// Runs the job in a machine of its own, and hands each line of its output to `show`.
     pub(crate) fn run(&self, kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Result<Run> {
         let accelerator = qemu::choose(&self.cache, || {
             let argv = ["/bin/busybox", "true"].map(str::to_owned).to_vec();
@@ -119,14 +139,102 @@ impl Lab {
                 timeout: Duration::from_secs(10),
                 ..Job::default()
             };
-            let (machine, _initrd) = self.machine(kernel, &probe, "probe")?;
-            machine.try_kvm()
+            let (machine, _initrd, _) = self.machine(kernel, &probe, "probe")?;
+            let mut instance = Instance::boot(&machine, Accelerator::Kvm, false)?;
+            Ok(match instance.ready(KVM_LIMIT) {
+                Ok(_) => instance.run(&probe.config(), probe.timeout, &mut |_| ())?.outcome,
+                Err(outcome) => outcome,
+            })
         })?;
-        let (machine, _initrd) = self.machine(kernel, job, "run")?;
-        machine.run(accelerator, show)
+        let (machine, _initrd, root) = self.machine(kernel, job, "run")?;
+        if !job.saved {
+            return match self.booted(&machine, accelerator, job.console)? {
+                Ok(instance) => instance.run(&job.config(), job.timeout, show),
+                Err(run) => Ok(run),
+            };
+        }
+        let name = [kernel.name(), &job.append.replace(|letter: char| !letter.is_alphanumeric(), "-")]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("-");
+        let saved = Saved::of(&self.cache, &name, &machine, accelerator, &root);
+        if saved.get().is_none()
+            && let Some(run) = self.save(&machine, accelerator, &saved, job)?
+        {
+            return Ok(run);
+        }
+        if let Some((state, release)) = saved.get() {
+            let restored = Instance::restore(&machine, accelerator, (state, &release), job.console);
+            let run = restored.and_then(|instance| instance.run(&job.config(), job.timeout, show));
+            match run {
+                Ok(run) if run.began => return Ok(run),
+                Ok(run) => say(&format!("the saved machine did not go on ({}); booting", run.outcome)),
+                Err(error) => say(&format!("the saved machine did not go on ({error:#}); booting")),
+            }
+            saved.forget();
+        }
+        match self.booted(&machine, accelerator, job.console)? {
+            Ok(instance) => instance.run(&job.config(), job.timeout, show),
+            Err(run) => Ok(run),
+        }
     }
 
-    fn machine(&self, kernel: &Kernel, job: &Job, purpose: &str) -> Result<(Machine, Temporary)> {
+    /// Boots a machine and saves it when it is ready. One that does not become so has run; one that cannot be saved is
+    /// booted for each job.
+    fn save(
+        &self,
+        machine: &Machine,
+        accelerator: Accelerator,
+        saved: &Saved,
+        job: &Job,
+    ) -> Result<Option<Run>> {
+        let mut instance = match self.booted(machine, accelerator, job.console)? {
+            Ok(instance) => instance,
+            Err(run) => return Ok(Some(run)),
+        };
+        let release = match instance.ready(accelerator.boot_limit()) {
+            Ok(release) => release,
+            Err(outcome) => return Ok(Some(instance.verdict(Some(outcome)))),
+        };
+        let file = saved.begin();
+        let result = instance
+            .save(&file)
+            .and_then(|()| saved.keep(&file, &release).context("keeping it"));
+        if let Err(error) = result {
+            say(&format!(
+                "the machine cannot be saved in {}, and is booted for each job: {error:#}",
+                self.cache.display()
+            ));
+            let _ = fs::remove_file(&file);
+        }
+        Ok(None)
+    }
+
+    /// A machine that waits for a job, at the second try if the kernel gave up or hung before (an emulated boot does so
+    /// about once in fifty).
+    fn booted(&self, machine: &Machine, accelerator: Accelerator, console: bool) -> Result<Result<Instance, Run>> {
+        for last in [false, true] {
+            self.boots.set(self.boots.get() + 1);
+            let mut instance = Instance::boot(machine, accelerator, console)?;
+            match instance.ready(accelerator.boot_limit()) {
+                Ok(_) => return Ok(Ok(instance)),
+                Err(outcome @ (Outcome::Panicked(_) | Outcome::TimedOut(_))) if !last => {
+                    say(&format!("the machine did not become ready ({outcome}); booting once more"));
+                }
+                Err(outcome) => return Ok(Err(instance.verdict(Some(outcome)))),
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// How often a machine was booted.
+    pub(crate) fn boots(&self) -> usize {
+        self.boots.get()
+    }
+
+    /// A machine with the programs and files of a job; its root as well, and the file that has it.
+    fn machine(&self, kernel: &Kernel, job: &Job, purpose: &str) -> Result<(Machine, Temporary, Vec<u8>)> {
         let mut image = Image::new(kernel, &self.init)?;
         for (path, source) in &job.programs {
             image.add_program(path, source)?;
@@ -135,12 +243,9 @@ impl Lab {
             let data = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
             image.add_file(path, &data);
         }
-        for (name, value) in &job.env {
-            image.env(name, value);
-        }
-        let archive = image.finish(job.argv.clone())?;
+        let root = image.finish();
         let initrd = self.cache.join(format!("{purpose}-{}.cpio", std::process::id()));
-        fs::write(&initrd, archive).with_context(|| format!("writing {}", initrd.display()))?;
+        fs::write(&initrd, &root).with_context(|| format!("writing {}", initrd.display()))?;
         let machine = Machine {
             emulator: self.emulator.clone(),
             kernel: kernel.image(),
@@ -151,19 +256,18 @@ impl Lab {
             } else {
                 job.memory.clone()
             },
-            timeout: job.timeout,
-            console: job.console,
         };
-        Ok((machine, Temporary(initrd)))
+        Ok((machine, Temporary(initrd), root))
     }
 }
 
-/// Archives of runs whose process was killed, and could not remove them.
+/// Archives and states of runs whose process was killed, and could not remove them.
 fn remove_stale(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_suffix(".cpio").and_then(|name| name.rsplit_once('-'));
+        let owner = name.strip_suffix(".cpio").unwrap_or(&name).rsplit_once('-');
+        let owner = owner.filter(|(_, pid)| pid.parse::<u32>().is_ok());
         if owner.is_some_and(|(_, pid)| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_file(path);
         }

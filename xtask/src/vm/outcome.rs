@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use super::protocol::{BEGIN, ERROR, EXIT, MARK, SIGNAL};
+use super::protocol::{BEGIN, ERROR, EXIT, MARK, READY, SIGNAL};
 
 /// Lines of the console that are kept for the report of a failure.
 const TAIL: usize = 60;
@@ -63,18 +63,37 @@ impl fmt::Display for Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     release: Option<String>,
+    began: bool,
     verdict: Option<Outcome>,
     trouble: Option<String>,
     tail: VecDeque<String>,
 }
 
 impl Watch {
-    /// The program has been started.
-    pub(crate) fn began(&self) -> bool {
+    /// Of a machine that goes on from when it was ready.
+    pub(crate) fn ready(release: &str) -> Self {
+        Self {
+            release: Some(release.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// There is a verdict.
+    pub(crate) fn is_over(&self) -> bool {
+        self.outcome().is_some()
+    }
+
+    /// The machine waits for a job.
+    pub(crate) fn is_ready(&self) -> bool {
         self.release.is_some()
     }
 
-    /// The release of the kernel, once the program has been started.
+    /// The program has been started.
+    pub(crate) fn began(&self) -> bool {
+        self.began
+    }
+
+    /// The release of the kernel, once the machine is ready.
     pub(crate) fn release(&self) -> Option<&str> {
         self.release.as_deref()
     }
@@ -99,8 +118,10 @@ impl Watch {
             return Some(line);
         };
         let said = &line[at + MARK.len()..];
-        if let Some(release) = said.strip_prefix(BEGIN) {
+        if let Some(release) = said.strip_prefix(READY) {
             self.release = Some(release.to_owned());
+        } else if said == BEGIN {
+            self.began = true;
         } else if let Some(code) = said.strip_prefix(EXIT).and_then(|code| code.parse().ok()) {
             self.verdict = Some(Outcome::Exited(code));
         } else if let Some(signal) = said.strip_prefix(SIGNAL).and_then(|signal| signal.parse().ok()) {
@@ -135,8 +156,11 @@ mod tests {
     #[test]
     fn a_run_from_begin_to_exit() {
         let mut watch = Watch::default();
-        assert!(!watch.began());
-        assert_eq!(watch.result_line("ebusy-vm: begin 6.1.0-54-cloud-amd64\r"), None);
+        assert!(!watch.is_ready());
+        assert_eq!(watch.result_line("ebusy-vm: ready 6.1.0-54-cloud-amd64\r"), None);
+        assert!(watch.is_ready() && !watch.began());
+        assert_eq!(watch.result_line("ebusy-vm: begin\r"), None);
+        assert!(watch.began());
         assert_eq!(watch.release(), Some("6.1.0-54-cloud-amd64"));
         assert_eq!(watch.result_line("hello\r"), Some("hello"));
         assert_eq!(watch.outcome(), None);

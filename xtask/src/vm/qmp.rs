@@ -1,0 +1,143 @@
+//! The monitor of a running machine (QMP): a line of JSON each way.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+/// How long the emulator may take to answer. It answers while the machine runs, but on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a machine may take to be written.
+const SAVE_LIMIT: Duration = Duration::from_mins(2);
+
+/// A connection to the monitor.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    stream: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    /// Of a socket whose other end is the emulator's.
+    pub(super) fn open(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut monitor = Self {
+            stream: BufReader::new(stream),
+        };
+        // A greeting comes first.
+        monitor.read()?;
+        monitor.execute("qmp_capabilities", &json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Executes a command and gives what it returns.
+    fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let line = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.stream.get_mut(), "{line}").with_context(|| format!("sending {command} to the emulator"))?;
+        loop {
+            let mut answer = self.read().with_context(|| format!("waiting for {command}"))?;
+            if let Some(error) = answer.get("error") {
+                bail!("{command}: {error}");
+            }
+            // Events come between.
+            if let Some(returned) = answer.get_mut("return") {
+                return Ok(returned.take());
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line).context("reading from the emulator")?;
+        if read == 0 {
+            bail!("the emulator has closed its monitor");
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// Lets a stopped machine go on.
+    pub(super) fn cont(&mut self) -> Result<()> {
+        self.execute("cont", &json!({})).map(drop)
+    }
+
+    /// Stops the machine and hands its whole state to a shell command.
+    pub(super) fn save(&mut self, to: &str) -> Result<()> {
+        self.execute("stop", &json!({}))?;
+        // The usual limit is for a network that others use as well.
+        self.execute("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
+        self.execute("migrate", &json!({ "uri": format!("exec:{to}") }))?;
+        let deadline = Instant::now() + SAVE_LIMIT;
+        loop {
+            let state = self.execute("query-migrate", &json!({}))?;
+            match state.get("status").and_then(Value::as_str) {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    let why = state.get("error-desc").and_then(Value::as_str);
+                    bail!("saving the machine: {}", why.unwrap_or("no reason given"));
+                }
+                _ if Instant::now() >= deadline => {
+                    bail!("the machine was not saved within {} s", SAVE_LIMIT.as_secs())
+                }
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        os::unix::net::UnixStream,
+        thread,
+    };
+
+    use super::Monitor;
+
+    /// Answers each command with one of these.
+    fn emulator(answers: &'static [&'static str]) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            let mut lines = BufReader::new(theirs.try_clone().unwrap()).lines();
+            let mut theirs = theirs;
+            writeln!(theirs, "{{\"QMP\": {{}}}}").unwrap();
+            for answer in ["{\"return\": {}}"].iter().chain(answers) {
+                lines.next();
+                writeln!(theirs, "{answer}").unwrap();
+            }
+        });
+        ours
+    }
+
+    #[test]
+    fn events_come_between() {
+        let stream = emulator(&["{\"event\": \"RESUME\"}\n{\"return\": {}}"]);
+        Monitor::open(stream).unwrap().cont().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_and_an_end_are_errors() {
+        let stream = emulator(&["{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}"]);
+        let mut monitor = Monitor::open(stream).unwrap();
+        assert!(monitor.cont().unwrap_err().to_string().contains("no"));
+        assert!(monitor.cont().is_err());
+    }
+
+    #[test]
+    fn a_machine_that_cannot_be_saved_says_why() {
+        let stream = emulator(&[
+            "{\"return\": {}}",
+            "{\"return\": {}}",
+            "{\"return\": {}}",
+            "{\"return\": {\"status\": \"active\"}}",
+            "{\"return\": {\"status\": \"failed\", \"error-desc\": \"disk full\"}}",
+        ]);
+        let error = Monitor::open(stream).unwrap().save("cat").unwrap_err();
+        assert!(error.to_string().contains("disk full"));
+    }
+}

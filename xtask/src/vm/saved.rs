@@ -1,0 +1,102 @@
+//! Machines that were saved when they were ready: a boot takes seconds, going on from a saved state half of one.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    fs,
+    hash::{Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+};
+
+use super::qemu::{Accelerator, Machine};
+
+/// Changes when what is saved changes.
+const FORMAT: &str = "1";
+
+/// Where a machine is saved, and what it has to be made from.
+#[derive(Clone, Debug)]
+pub(super) struct Saved {
+    state: PathBuf,
+    stamp: PathBuf,
+    key: String,
+}
+
+impl Saved {
+    /// Of a machine with this root. One of another emulator, kernel or root is not this one.
+    pub(super) fn of(
+        cache: &Path,
+        name: &str,
+        machine: &Machine,
+        accelerator: Accelerator,
+        root: &[u8],
+    ) -> Self {
+        let emulator = machine.emulator.command().arg("--version").output();
+        let mut hasher = DefaultHasher::new();
+        root.hash(&mut hasher);
+        fs::read(&machine.kernel).unwrap_or_default().hash(&mut hasher);
+        emulator.map(|output| output.stdout).unwrap_or_default().hash(&mut hasher);
+        let key = format!(
+            "{FORMAT} {} {} {} {:016x}",
+            accelerator.name(),
+            machine.memory,
+            machine.append,
+            hasher.finish()
+        );
+        Self {
+            state: cache.join(format!("{name}.state")),
+            stamp: cache.join(format!("{name}.state-of")),
+            key,
+        }
+    }
+
+    /// Its state and the kernel's release, if there is one.
+    pub(super) fn get(&self) -> Option<(&Path, String)> {
+        let stamp = fs::read_to_string(&self.stamp).ok()?;
+        let (key, release) = stamp.split_once('\n')?;
+        (key == self.key && self.state.is_file()).then(|| (self.state.as_path(), release.to_owned()))
+    }
+
+    /// Where a new state is written to.
+    pub(super) fn begin(&self) -> PathBuf {
+        self.forget();
+        self.state.with_extension(format!("state-{}", std::process::id()))
+    }
+
+    /// Keeps what was written there.
+    pub(super) fn keep(&self, written: &Path, release: &str) -> std::io::Result<()> {
+        fs::rename(written, &self.state)?;
+        fs::write(&self.stamp, format!("{}\n{release}", self.key))
+    }
+
+    /// It is not to be used again.
+    pub(super) fn forget(&self) {
+        let _ = fs::remove_file(&self.stamp);
+        let _ = fs::remove_file(&self.state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(cache: &Path, key: &str) -> Saved {
+        Saved {
+            state: cache.join("6.1.state"),
+            stamp: cache.join("6.1.state-of"),
+            key: key.to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_the_same_machine_is_restored() {
+        let cache = tempfile::tempdir().unwrap();
+        let machine = saved(cache.path(), "one");
+        assert!(machine.get().is_none());
+        let written = machine.begin();
+        fs::write(&written, "state").unwrap();
+        machine.keep(&written, "6.1.0-1").unwrap();
+        assert_eq!(machine.get().unwrap().1, "6.1.0-1");
+        assert!(saved(cache.path(), "other").get().is_none());
+        fs::remove_file(cache.path().join("6.1.state")).unwrap();
+        assert!(machine.get().is_none());
+    }
+}

@@ -54,6 +54,19 @@ impl Expected {
         }
     }
 
+    /// It made a mount on the copy of a peer, which appeared on the target as well: nobody uses it there.
+    #[must_use]
+    pub fn appeared_on_target(holding: &Holding, scratch: &Scratch) -> Self {
+        let mut expected = Self::on_target(holding);
+        let ready = &mut expected.claimed.ready;
+        ready.mount_id = scratch.mount_id();
+        ready.mount_namespace = scratch.mount_namespace();
+        for claim in &mut ready.claims {
+            claim.owners.clear();
+        }
+        expected
+    }
+
     /// As many attempts were refused while it was there.
     #[must_use]
     pub fn for_attempts(self, attempts: u64) -> Self {

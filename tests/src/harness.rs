@@ -1,4 +1,4 @@
-//! The main function of the test binaries, and tests that cannot run.
+//! The main function of the suites of tests, and tests that cannot run.
 
 use std::process::ExitCode;
 
@@ -65,7 +65,8 @@ pub fn main(tests: Vec<Trial>) -> ExitCode {
 /// The same for tests that wait most of the time and keep to mounts of their own: so many at once.
 #[must_use]
 pub fn main_with(tests: Vec<Trial>, threads: usize) -> ExitCode {
-    let mut arguments = Arguments::from_args();
+    // The name of the suite comes first.
+    let mut arguments = Arguments::from_iter(std::env::args_os().skip(1));
     arguments.test_threads = Some(threads);
     // Whoever runs them in the background has the shell ignore an interrupt, and their children would inherit that.
     // SAFETY: no handler is given; nothing else runs yet.

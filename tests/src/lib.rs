@@ -2,8 +2,9 @@
 //!
 //! - A **holder program** (a row of [`holders`]) takes one kind of reference on a mount and says what it took, as a
 //!   list of [`claim::Claim`]s; [`hold`] is its side, [`holder`] that of the test.
-//! - A **test binary** starts with [`harness::main`], which moves into a mount namespace of its own with `/` shared,
-//!   mounts a [`scratch::Scratch`], runs [`ebusy`], and compares its [`report`] with the claims by [`expect`].
+//! - A **suite of tests** (`tests/suites`) starts with [`harness::main`], which moves into a mount namespace of its own
+//!   with `/` shared, mounts a [`scratch::Scratch`], runs [`ebusy`], and compares its [`report`] with the claims by
+//!   [`expect`].
 //!
 //! `EBUSY_BIN` names the ebusy binary, `EBUSY_HOLDERS` the directory of the holder programs (both default to the
 //! directory that cargo builds into), `EBUSY_PROBE` forces a probe tier.

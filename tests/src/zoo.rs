@@ -208,11 +208,6 @@ impl Row {
         Holding::start(self.program, namespace, &self.prepare(scratch)?)
     }
 
-    /// Takes the references as soon as the namespace is there.
-    pub fn hold_at_once(&self, scratch: &Scratch, namespace: Namespace) -> Result<Holding> {
-        Holding::start_at_once(self.program, namespace, &self.prepare(scratch)?)
-    }
-
     /// Takes the references on files in a directory of its own, where no other row disturbs it; at once, or as soon
     /// as whoever watches opens has learnt of the mount.
     pub fn hold_apart(

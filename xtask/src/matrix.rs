@@ -3,7 +3,7 @@
 /// The kernels that the tests run under besides the host's.
 pub(crate) const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
 
-/// A test of the package in a machine.
+/// A suite of the package in a machine.
 pub(crate) struct Plan {
     pub(crate) test: &'static str,
     pub(crate) tier: &'static str,

@@ -18,11 +18,11 @@ const HEAD: &str = "# Kinds of reference
 
 Made by `cargo xtask test --table` from the tests of these names, never by hand. Each row of the table is a holder program
 of `tests`, held on the file systems that it works on (tmpfs, overlayfs; some on overlayfs with layers on two file
-systems, on ext2, on FUSE), through the target, a propagated copy, a private copy, and beside another holder. A column is
-a kernel and a probe tier. `exact`: kind, process, thread, descriptor, path, references and books were right in every
-test of the row, and nobody else was named. `-`: none of them could run, for the reason of that number. The tier `proc`
-counts nothing and has no column: it names descriptors and child mounts. What is not named at any tier is in
-[unnamed.md](unnamed.md).
+systems, on ext2, on FUSE), through the target, a propagated copy, the copy of a peer (on this host only), a private copy,
+and beside another holder. A column is a kernel and a probe tier. `exact`: kind, process, thread, descriptor, path,
+references and books were right in every test of the row, and nobody else was named. `-`: none of them could run, for the
+reason of that number. The tier `proc` counts nothing and has no column: it names descriptors and child mounts. What is not
+named at any tier is in [unnamed.md](unnamed.md).
 
 The last columns are others, asked on this host for the same holders: `named` if they named the process (or the first of
 several), `some` if on some file systems only, `accuses` if they named the user of a private copy, which does not block.

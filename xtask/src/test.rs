@@ -26,7 +26,7 @@ use crate::{
 
 const TESTS: &str = "ebusy-tests";
 
-/// How long one test executable may take on the host.
+/// How long one suite may take on the host.
 const HOST_LIMIT: Duration = Duration::from_mins(10);
 
 /// The same in a machine, which may be emulated.
@@ -55,7 +55,9 @@ pub(crate) struct TestArgs {
 #[derive(Debug)]
 struct Built {
     ebusy: PathBuf,
-    tests: Vec<Artifact>,
+    /// All suites of tests on real mounts, and their names.
+    tests: PathBuf,
+    suites: Vec<String>,
     holders: Vec<Artifact>,
     holder_directory: PathBuf,
 }
@@ -108,9 +110,9 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
 fn host(workspace: &Workspace, args: &TestArgs, built: &Built) -> Result<Tally> {
     let mut sum = Tally::default();
     if !rustix::process::geteuid().is_root() {
-        for test in &built.tests {
+        for suite in &built.suites {
             sum.skip(
-                format!("host: {}", test.name),
+                format!("host: {suite}"),
                 "needs root: type `sudo -E env PATH=$PATH cargo xtask test`",
             );
         }
@@ -124,17 +126,17 @@ fn host(workspace: &Workspace, args: &TestArgs, built: &Built) -> Result<Tally> 
             std::env::var_os("PATH").unwrap_or_default()
         }
     };
-    for test in &built.tests {
-        if args.table && !table::SUITES.contains(&test.name.as_str()) {
+    for suite in &built.suites {
+        if args.table && !table::SUITES.contains(&suite.as_str()) {
             continue;
         }
-        say(&format!("{} on this host", test.name));
+        say(&format!("{suite} on this host"));
         let start = Instant::now();
         let which = args.filter.as_deref().map_or(Which::All, Which::Like);
         sum.add(run_tests(which, |which| {
-            host_test(workspace, which, built, test, &path)
+            host_test(workspace, which, built, suite, &path)
         })?);
-        say(&format!("{} took {} s", test.name, start.elapsed().as_secs()));
+        say(&format!("{suite} took {} s", start.elapsed().as_secs()));
     }
     Ok(sum)
 }
@@ -163,20 +165,25 @@ fn unit_tests(workspace: &Workspace, args: &TestArgs) -> Result<Tally> {
 fn build(workspace: &Workspace) -> Result<Built> {
     let ebusy = run::build(workspace)?;
     let mut command = workspace.cargo_static("test");
-    command.args(["--no-run", "--package", TESTS, "--test", "*"]);
-    let artifacts = Workspace::artifacts(&mut command)?;
-    let (mut tests, mut holders) = (Vec::new(), Vec::new());
-    for artifact in artifacts {
+    command.args(["--no-run", "--package", TESTS, "--test", "suites"]);
+    let (mut tests, mut holders) = (None, Vec::new());
+    for artifact in Workspace::artifacts(&mut command)? {
         match (artifact.kind.as_str(), artifact.harness) {
-            ("test", true) => tests.push(artifact),
+            ("test", true) => tests = Some(artifact.path),
             ("bin", false) => holders.push(artifact),
             _ => {}
         }
     }
-    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    let tests = tests.context("cargo built no tests on real mounts")?;
+    let list = toolchain::bare(&tests)
+        .arg("--list-suites")
+        .output()
+        .context("listing the suites")?;
+    let list = String::from_utf8(list.stdout).context("names of suites")?;
     Ok(Built {
         ebusy,
         tests,
+        suites: list.lines().map(str::to_owned).collect(),
         holders,
         holder_directory: workspace.target.join(crate::workspace::TARGET).join("debug"),
     })
@@ -235,12 +242,13 @@ fn host_test(
     workspace: &Workspace,
     which: Which<'_>,
     built: &Built,
-    test: &Artifact,
+    suite: &str,
     path: &OsString,
 ) -> Result<Tally> {
-    let mut command = toolchain::bare(&test.path);
+    let mut command = toolchain::bare(&built.tests);
     let package = workspace.root.join("tests");
     command
+        .arg(suite)
         .args(harness_args(which))
         .current_dir(&package)
         .env("CARGO_MANIFEST_DIR", &package)
@@ -248,7 +256,7 @@ fn host_test(
         .env("EBUSY_HOLDERS", &built.holder_directory)
         .env("PATH", path)
         .env("RUST_BACKTRACE", "1");
-    let tally = follow(&format!("host: {}", test.name), command, Stream::Both, HOST_LIMIT);
+    let tally = follow(&format!("host: {suite}"), command, Stream::Both, HOST_LIMIT);
     leftover::end(&built.holder_directory, &built.ebusy);
     tally
 }
@@ -295,14 +303,15 @@ fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str
             .filter(|plan| args.tier.is_empty() || args.tier.iter().any(|tier| tier == plan.tier))
             .filter(|plan| !args.table || table::SUITES.contains(&plan.test));
         for plan in plans {
-            let Some(test) = built.tests.iter().find(|test| test.name == plan.test) else {
-                sum.failed.push(format!("{name}: there is no test {}", plan.test));
+            if !built.suites.iter().any(|suite| suite == plan.test) {
+                sum.failed
+                    .push(format!("{name}: there is no suite {}", plan.test));
                 continue;
-            };
+            }
             let place = format!("{name} {}", plan.tier);
             say(&format!(
                 "{} under the kernel {name} at the tier {}",
-                test.name, plan.tier
+                plan.test, plan.tier
             ));
             // What was asked for on the command line is all that is asked for.
             let which = match (args.filter.as_deref(), plan.only) {
@@ -310,7 +319,7 @@ fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str
                 (None, "") => Which::All,
                 (None, only) => Which::Like(only),
             };
-            let suite = format!("{place}: {}", test.name);
+            let suite = format!("{place}: {}", plan.test);
             let mut files = Vec::new();
             if plan.tools {
                 match tools::advised(workspace) {
@@ -321,7 +330,7 @@ fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str
             }
             let start = Instant::now();
             sum.add(run_tests(which, |which| {
-                let mut job = vm_job(which, built, test, name, plan);
+                let mut job = vm_job(which, built, name, plan);
                 job.files.clone_from(&files);
                 in_machine(&lab, &kernel, &job, &suite)
             })?);
@@ -352,11 +361,11 @@ fn on_one_line(err: &anyhow::Error) -> String {
     format!("{err:#}").lines().collect::<Vec<_>>().join(" ")
 }
 
-fn vm_job(which: Which<'_>, built: &Built, test: &Artifact, kernel: &str, plan: &Plan) -> Job {
-    let program = format!("/opt/tests/{}", test.name);
+fn vm_job(which: Which<'_>, built: &Built, kernel: &str, plan: &Plan) -> Job {
+    let program = "/opt/tests/suites".to_owned();
     let mut programs = vec![
         ("/opt/bin/ebusy".to_owned(), built.ebusy.clone()),
-        (program.clone(), test.path.clone()),
+        (program.clone(), built.tests.clone()),
     ];
     for holder in &built.holders {
         programs.push((format!("/opt/holders/{}", holder.name), holder.path.clone()));
@@ -373,7 +382,10 @@ fn vm_job(which: Which<'_>, built: &Built, test: &Artifact, kernel: &str, plan: 
         env: env
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),
-        argv: [program].into_iter().chain(harness_args(which)).collect(),
+        argv: [program, plan.test.to_owned()]
+            .into_iter()
+            .chain(harness_args(which))
+            .collect(),
         append: plan.append.to_owned(),
         timeout: VM_LIMIT,
         ..Job::default()

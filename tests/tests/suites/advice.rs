@@ -22,7 +22,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 /// What is the whole system's: these run in a machine with the tools that the advice names.
 const SYSTEM: [&str; 5] = ["acct", "nfs_export", "scm_cycle", "swap", "swap_device"];
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for row in ROWS {
         let Some(file_system) = row.file_systems.first().copied() else {

@@ -27,7 +27,7 @@ use rustix::{
 
 const ID: &str = "5d1ea5ed00000000000000000000000000000000000000000000000000000001";
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     // Before Linux 6.0 the kernel's table of UNIX sockets is found through one without a name, and a bare machine has none.
     let _sockets = UnixStream::pair();
     harness::main(vec![

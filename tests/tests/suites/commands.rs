@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("not_root", not_root),
         harness::test("help_needs_no_privilege", help_needs_no_privilege),

@@ -30,7 +30,7 @@ const ANNOTATIONS: [(&str, &str); 4] = [
     ("io.kubernetes.cri.sandbox-namespace", POD_NAMESPACE),
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("holders_make_the_delete_fail", holders_make_the_delete_fail),
         harness::test("explains_a_failed_delete", explains_a_failed_delete),

@@ -13,7 +13,7 @@ use ebusy_tests::{
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("detached_followed_to_the_last", followed_to_the_last),
         harness::test("detached_still_in_use_at_the_end", still_in_use_at_the_end),

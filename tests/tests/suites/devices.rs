@@ -25,7 +25,7 @@ use ebusy_tests::{
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use tempfile::TempDir;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("loop_open_elsewhere", loop_open_elsewhere),
         harness::test("loop_free_at_once", loop_free_at_once),

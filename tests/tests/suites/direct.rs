@@ -30,7 +30,7 @@ use rustix::{
     mount::{UnmountFlags, unmount},
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("direct_aio", || under_way(aio)),
         harness::test("direct_uring", || under_way(uring)),

@@ -14,7 +14,7 @@ use ebusy_tests::{
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("entering_by_setns", || entering("setns")),
         harness::test("entering_by_proc_pid_root", || entering("root")),

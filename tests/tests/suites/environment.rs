@@ -17,7 +17,7 @@ use ebusy_tests::{
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("no_type_information", no_type_information),
         harness::test("no_tracefs", no_tracefs),

@@ -159,7 +159,7 @@ const VERBS: [(&str, How); 8] = [
     ("doctor", How::ToItsEnd(|_| Ok(vec![Run::default()]))),
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = vec![
         harness::test("every_verb_is_here", every_verb_is_here),
         harness::test("watch_a_command", watch_a_command),

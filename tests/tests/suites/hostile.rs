@@ -40,7 +40,7 @@ const PATH_MAX: usize = 4095;
 /// line that looks like one of ebusy's own.
 const EVIL: &str = "\u{1b}]0;owned\u{7}\u{202e}\u{200b}\nHOLDER nobody";
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("name_with_escapes", name_with_escapes),
         harness::test("name_that_is_not_utf8", name_that_is_not_utf8),

@@ -24,7 +24,7 @@ use serde::Deserialize;
 /// Longer than the pause that ends a burst.
 const LULL: Duration = Duration::from_millis(1500);
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("fifty_attempts", fifty_attempts),
         harness::test("two_bursts", two_bursts),

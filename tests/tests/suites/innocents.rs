@@ -186,7 +186,7 @@ const CASES: &[Case] = &[
     }),
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for case in CASES {
         for file_system in case.file_systems.iter().copied() {

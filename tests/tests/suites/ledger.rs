@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Opens that no ring has room for.
 const FLOOD: u32 = 60_000;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for file_system in [FileSystem::Tmpfs, FileSystem::Overlay] {
         let name = |test: &str| format!("{test}::{}", file_system.name());

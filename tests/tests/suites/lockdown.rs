@@ -15,7 +15,7 @@ use ebusy_tests::{
 };
 use serde_json::Value;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("doctor_says_what_mends_it", || {
             where_locked_down(doctor_says_what_mends_it)

@@ -23,7 +23,7 @@ use rustix::{
     mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount},
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("op_rmdir_of_a_mount_point", rmdir_of_a_mount_point),
         harness::test(

@@ -15,7 +15,7 @@ use ebusy_tests::{
 use rustix::mount::UnmountFlags;
 use serde::Deserialize;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("detached", detached),
         harness::test("detached_at_once", detached_at_once),

@@ -71,7 +71,7 @@ static PEERS: [Peer; 3] = [
     },
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for row in ROWS {
         for file_system in row.file_systems.iter().copied() {

@@ -33,7 +33,7 @@ use rustix::{
 /// After that everything is on the disk.
 const FLUSHED: Duration = Duration::from_millis(1500);
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("record_kill_9", kill_9),
         harness::test("record_sigterm_and_sighup", sigterm_and_sighup),

@@ -22,7 +22,7 @@ use ebusy_tests::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("pods_of_containerd", pods_of_containerd),
         harness::test("containers_of_docker", || engine(Kind::Docker)),

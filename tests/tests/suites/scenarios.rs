@@ -22,7 +22,7 @@ use ebusy_tests::{
 };
 use serde::Deserialize;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("tail_of_another_pod", || tail(Namespace::Slave)),
         harness::test("tail_below_a_bidirectional_base", || tail(Namespace::Shared)),

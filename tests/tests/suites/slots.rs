@@ -23,7 +23,7 @@ use rustix::mount::{
 };
 use serde::Deserialize;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for (name, namespace) in [
         ("peer", Namespace::Shared),

@@ -23,7 +23,7 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("slow_disk", slow_disk),
         harness::test("slow_disk_recorded_and_detached", recorded_and_detached),

@@ -13,7 +13,7 @@ use ebusy_tests::{
     steps::hold_fd,
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("proc_names_descriptors::tmpfs", || {
             proc_names_descriptors(FileSystem::Tmpfs)

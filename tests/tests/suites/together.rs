@@ -29,7 +29,7 @@ const STRIDE: usize = 11;
 /// Tests at a time: most of it is waiting.
 const THREADS: usize = 2;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for file_system in [FileSystem::Tmpfs, FileSystem::Overlay] {
         let rows = rows(file_system);

@@ -102,7 +102,7 @@ const PROCESS: &[&str] = &[
     "container",
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     harness::main(vec![
         harness::test("demo_explains_its_ebusy", demo_explains_its_ebusy),
         harness::test("demo_in_json", demo_in_json),

@@ -20,7 +20,7 @@ use rustix::{
 };
 use serde::Deserialize;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
     for (name, flags) in [
         ("no_flags", &[][..]),

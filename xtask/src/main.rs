@@ -8,18 +8,26 @@ use workspace::Workspace;
 
 mod apt;
 mod command;
+mod events;
+mod flaky;
+mod follow;
+mod interrupt;
+mod junit;
 mod leftover;
 mod lint;
 mod matrix;
+mod phases;
+mod results;
 mod run;
 mod setup;
 mod soak;
 mod sources;
+mod suites;
 mod table;
-mod tally;
 mod test;
 mod toolchain;
 mod tools;
+mod unit;
 mod vm;
 mod workspace;
 
@@ -88,7 +96,7 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
             Ok(0)
         }
         Verb::Build => {
-            let program = run::build(&workspace)?;
+            let program = run::build(&workspace, run::Profile::Release)?;
             println!("{}", program.display());
             Ok(0)
         }

@@ -3,7 +3,11 @@
 use anyhow::{Context as _, Result};
 use rustix::process::geteuid;
 
-use crate::{run, say, toolchain, tools, workspace::Workspace};
+use crate::{
+    run::{self, Profile},
+    say, suites, toolchain, tools,
+    workspace::Workspace,
+};
 
 /// Builds ebusy and the load (`tests/src/soak.rs`), and runs it; it prints the balance.
 pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
@@ -11,22 +15,13 @@ pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
         say("it mounts and records, which only root may; type: sudo -E env PATH=$PATH cargo xtask soak");
         return Ok(2);
     }
-    let ebusy = run::build(workspace)?;
-    let mut command = workspace.cargo_static("build");
-    command.args(["--package", "ebusy-tests", "--bins"]);
-    let programs = Workspace::artifacts(&mut command)?;
-    let soak = programs
-        .iter()
-        .find(|artifact| artifact.name == "soak")
-        .context("cargo built no program soak")?;
-    let mut command = toolchain::bare(&soak.path);
+    let ebusy = run::build(workspace, Profile::Release)?;
+    let soak = suites::soak(workspace)?;
+    let mut command = toolchain::bare(&soak);
     command
         .arg(minutes.to_string())
         .env("EBUSY_BIN", &ebusy)
-        .env(
-            "EBUSY_HOLDERS",
-            soak.path.parent().context("a folder of programs")?,
-        )
+        .env("EBUSY_HOLDERS", soak.parent().context("a folder of programs")?)
         .env("PATH", tools::search_path(workspace)?);
     say(&format!("{minutes} minutes of load and faults"));
     let status = command.status().context("starting the soak")?;

@@ -37,6 +37,8 @@ struct Record {
 pub(crate) struct Phases {
     path: PathBuf,
     record: Record,
+    /// Whether this command is one of several.
+    is_part: bool,
 }
 
 impl Phases {
@@ -51,7 +53,11 @@ impl Phases {
                 phases: Vec::new(),
             },
         };
-        Self { path, record }
+        Self {
+            path,
+            record,
+            is_part: since.is_some(),
+        }
     }
 
     fn last(path: &PathBuf) -> Option<Record> {
@@ -84,6 +90,20 @@ impl Phases {
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         let text = serde_json::to_string_pretty(&self.record)?;
         fs::write(&self.path, text).with_context(|| format!("writing {}", self.path.display()))
+    }
+
+    /// The same, unless this command is all there is, and would hide the times of a whole run.
+    pub(crate) fn save_if_part(&self) -> Result<()> {
+        if self.is_part { self.save() } else { Ok(()) }
+    }
+
+    /// The table of the last run, if this command is not part of it, and that of this one.
+    pub(crate) fn table_with_last(&self) -> String {
+        let last = (!self.is_part).then(|| Self::last(&self.path)).flatten();
+        let last = last.map_or_else(String::new, |record| {
+            format!("the last run of the tests:\n{}\n", table(&record, Duration::ZERO))
+        });
+        format!("{last}{}", self.table())
     }
 
     /// The table, and a box around what is too long.
@@ -166,6 +186,7 @@ mod tests {
         let mut phases = Phases {
             path: PathBuf::new(),
             record: Record::default(),
+            is_part: false,
         };
         phases.add("boots", Duration::from_secs(7));
         phases.add("boots", Duration::from_secs(8));

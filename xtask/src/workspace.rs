@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::command;
+use crate::{command, toolchain};
 
 /// The workspace and its target directory.
 #[derive(Clone, Debug)]
@@ -44,13 +44,7 @@ impl Workspace {
             .parent()
             .context("xtask is not in a workspace")?
             .to_path_buf();
-        let program = env::current_exe().context("finding this program")?;
-        // Cargo marks its target directory, and those of targets in it, so that backups leave them out.
-        let marked = program
-            .ancestors()
-            .filter(|directory| directory.join("CACHEDIR.TAG").is_file())
-            .last();
-        let target = marked.map_or_else(|| root.join("target"), Path::to_path_buf);
+        let target = toolchain::target_directory().unwrap_or_else(|| root.join("target"));
         Ok(Self { root, target })
     }
 

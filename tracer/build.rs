@@ -35,14 +35,13 @@ fn build() -> Result<()> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?);
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let root = here.parent().context("the package has no parent directory")?;
-    rerun_if_changed(root);
-
     let toolchain = match toolchain::find() {
         Ok(toolchain) => toolchain,
         Err(missing) => bail!(
             "cannot compile the kernel programs: {missing}; `cargo xtask setup` installs what is missing or says how"
         ),
     };
+    rerun_if_changed(root, &toolchain);
     let object = match &toolchain {
         Toolchain::Object(path) => path.clone(),
         Toolchain::Debian(linker) => {
@@ -59,7 +58,7 @@ fn build() -> Result<()> {
 }
 
 /// Everything that the object depends on, and everything that the choice of the compiler depends on.
-fn rerun_if_changed(root: &Path) {
+fn rerun_if_changed(root: &Path, toolchain: &Toolchain) {
     println!("cargo::rerun-if-env-changed={}", toolchain::CHOICE);
     let inputs = [
         "Cargo.lock",
@@ -71,11 +70,12 @@ fn rerun_if_changed(root: &Path) {
         "xtask/src/toolchain.rs",
     ];
     let inputs = inputs.iter().map(|input| root.join(input));
-    let tools = [toolchain::DEBIAN_RUSTC.into()]
-        .into_iter()
-        .chain(toolchain::linker());
-    let object = env::var_os(toolchain::CHOICE).map(PathBuf::from);
-    for path in inputs.chain(tools).chain(object) {
+    let tools = match toolchain.clone() {
+        Toolchain::Debian(linker) => vec![toolchain::DEBIAN_RUSTC.into(), linker],
+        Toolchain::Nightly(_, linker) => vec![linker],
+        Toolchain::Object(path) => vec![path],
+    };
+    for path in inputs.chain(tools) {
         // A path that does not exist would run this script at every build.
         if path.exists() {
             println!("cargo::rerun-if-changed={}", path.display());
@@ -91,7 +91,10 @@ fn debian(root: &Path, out: &Path, linker: &Path) -> Result<PathBuf> {
     } else {
         &arch
     };
-    let target_dir = out.join("bpf");
+    // One for all profiles of this package, and for its lints: the programs are the same, and compiled once.
+    let target_dir = toolchain::target_directory()
+        .unwrap_or_else(|| out.to_path_buf())
+        .join("bpf");
     let mut path = OsString::from(linker.parent().context("the linker has no directory")?);
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());

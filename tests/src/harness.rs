@@ -1,6 +1,9 @@
 //! The main function of the suites of tests, and tests that cannot run.
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial};
@@ -16,6 +19,9 @@ pub enum Verdict {
     Skipped(String),
 }
 
+/// A test that takes longer says how long.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// A test.
 pub fn test<F>(name: impl Into<String>, run: F) -> Trial
 where
@@ -23,9 +29,15 @@ where
 {
     let name = name.into();
     Trial::test(name.clone(), move || {
+        let start = Instant::now();
         let verdict = if rustix::process::geteuid().is_root() {
+            let verdict = run();
+            // Of several at a time, nobody else can tell.
+            if start.elapsed() > SLOW {
+                println!("\ntook: {name}: {:.1}", start.elapsed().as_secs_f64());
+            }
             // The alternate form has the chain of causes on one line.
-            match run() {
+            match verdict {
                 Ok(verdict) => verdict,
                 Err(error) => match error.downcast::<Skip>() {
                     Ok(skip) => Verdict::Skipped(skip.skip),

@@ -1,61 +1,139 @@
-//! Processes of the tests that outlive them: one that is stuck in a file system would hold up whoever looks at it next.
+//! What tests leave behind: processes, mounts, loop devices and folders. It would hold up or mislead whoever comes next.
+//!
+//! All of it is known by two marks: the folder for temporary files that a run has for itself, and a variable in the
+//! environment of its processes. Nothing of another run on this machine has them.
 
 use std::{
-    fs,
+    env, fs,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    process::{self, Command},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    process::{Pid, Signal, kill_process},
+};
 
 use crate::say;
 
 /// How long the processes of a test may take to follow it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A process that runs one of the programs.
+/// In the environment of what a run starts.
+const MARK: &str = "EBUSY_RUN";
+
+/// Where the suites of a run play.
+#[derive(Clone, Debug)]
+pub(crate) struct Scene {
+    ebusy: PathBuf,
+    holders: PathBuf,
+    /// For all temporary files.
+    folder: PathBuf,
+    mark: String,
+}
+
+/// A process of a test.
 #[derive(Debug, Eq, PartialEq)]
 struct Leftover {
     pid: Pid,
     program: PathBuf,
 }
 
-/// Ends what runs a program of this folder or this program, and says so.
-pub(crate) fn end(folder: &Path, ebusy: &Path) {
-    let ours = |program: &Path| program == ebusy || program.parent() == Some(folder);
-    let deadline = Instant::now() + GRACE;
-    let mut left = running(Path::new("/proc"), ours);
-    while !left.is_empty() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(20));
-        left = running(Path::new("/proc"), ours);
+impl Scene {
+    /// For tests that run these programs.
+    pub(crate) fn new(ebusy: &Path, holders: &Path) -> Result<Self> {
+        // Short: sockets are in it, whose names have 108 bytes at most.
+        let folder = env::temp_dir().join(format!("ebusy-{}", process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        Ok(Self {
+            ebusy: ebusy.to_path_buf(),
+            holders: holders.to_path_buf(),
+            mark: format!("{MARK}={}", process::id()),
+            folder,
+        })
     }
-    for Leftover { pid, program } in left {
-        let number = pid.as_raw_nonzero();
-        // As it was: one that is killed runs, to end.
-        let state = state(pid);
-        let result = match kill_process(pid, Signal::KILL) {
-            Ok(()) => "killed".to_owned(),
-            Err(error) => format!("kill: {error}"),
+
+    /// Lets this command, and what it starts, be known.
+    pub(crate) fn mark(&self, command: &mut Command) {
+        command
+            .env("TMPDIR", &self.folder)
+            .env(MARK, process::id().to_string());
+    }
+
+    /// Ends and takes away what a suite left behind, and names it.
+    pub(crate) fn clear(&self) {
+        self.end_processes();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        // The last comes first: it may be on another.
+        for mount in mounts_below(&mounts, &self.folder).into_iter().rev() {
+            let result = unmount(&mount, UnmountFlags::DETACH);
+            told("mount", &mount.display(), result.err());
+        }
+        for (device, file) in loops_below(Path::new("/sys/block"), &self.folder) {
+            let result = Command::new("losetup").arg("--detach").arg(&device).status();
+            told(
+                "loop device",
+                &format!("{} of {}", device.display(), file.display()),
+                result.err(),
+            );
+        }
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let result = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+            told("folder", &path.display(), result.err());
+        }
+    }
+
+    /// Ends the play.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir(&self.folder);
+    }
+
+    fn end_processes(&self) {
+        let proc = Path::new("/proc");
+        let deadline = Instant::now() + GRACE;
+        let mut left = self.running(proc);
+        while !left.is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+            left = self.running(proc);
+        }
+        for Leftover { pid, program } in left {
+            // As it was: one that is killed runs, to end.
+            let what = format!("{} {} ({})", program.display(), pid.as_raw_nonzero(), state(pid));
+            told("process", &what, kill_process(pid, Signal::KILL).err());
+        }
+    }
+
+    fn running(&self, proc: &Path) -> Vec<Leftover> {
+        let Ok(entries) = fs::read_dir(proc) else {
+            return Vec::new();
         };
-        say(&format!(
-            "left behind: {} {number} ({state}): {result}",
-            program.display()
-        ));
+        let own = i32::try_from(process::id()).unwrap_or(0);
+        let processes = entries.flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let pid = Pid::from_raw(pid).filter(|_| pid != own)?;
+            // A kernel thread has none, and one that ended has none any more.
+            let program = fs::read_link(entry.path().join("exe")).ok()?;
+            let ours = program == self.ebusy
+                || program.parent() == Some(&self.holders)
+                || fs::read(entry.path().join("environ")).is_ok_and(|environment| {
+                    environment
+                        .split(|byte| *byte == 0)
+                        .any(|variable| variable == self.mark.as_bytes())
+                });
+            ours.then_some(Leftover { pid, program })
+        });
+        processes.collect()
     }
 }
 
-fn running(proc: &Path, ours: impl Fn(&Path) -> bool) -> Vec<Leftover> {
-    let Ok(entries) = fs::read_dir(proc) else {
-        return Vec::new();
-    };
-    let processes = entries.flatten().filter_map(|entry| {
-        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-        // A kernel thread has none, and one that ended has none any more.
-        let program = fs::read_link(entry.path().join("exe")).ok()?;
-        ours(&program).then_some(Leftover { pid, program })
-    });
-    processes.collect()
+fn told<E: std::fmt::Display>(kind: &str, what: &dyn std::fmt::Display, err: Option<E>) {
+    let result = err.map_or_else(|| "removed".to_owned(), |err| err.to_string());
+    say(&format!("left behind by a test: {kind} {what}: {result}"));
 }
 
 /// Letter of `proc_pid_status(5)`, and what it waits for in the kernel.
@@ -71,32 +149,79 @@ fn state(pid: Pid) -> String {
     format!("{}, {}", letter.unwrap_or("gone").trim(), of("wchan"))
 }
 
+fn mounts_below(mountinfo: &str, folder: &Path) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(folder))
+        .collect()
+}
+
+fn loops_below(block: &Path, folder: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let devices = fs::read_dir(block).into_iter().flatten().flatten();
+    let used = devices.filter_map(|entry| {
+        let file = fs::read(entry.path().join("loop/backing_file")).ok()?;
+        let file = PathBuf::from(std::ffi::OsStr::from_bytes(file.trim_ascii_end()));
+        let device = Path::new("/dev").join(entry.file_name());
+        file.starts_with(folder).then_some((device, file))
+    });
+    used.collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, path::Path};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
     #[test]
-    fn finds_those_that_run_a_program_of_ours() {
+    fn processes_by_program_and_by_mark() {
         let proc = tempfile::tempdir().unwrap();
-        for (name, program) in [
-            ("12", "/t/debug/hold-fd"),
-            ("13", "/usr/bin/sh"),
-            ("self", "/t/debug/hold-fd"),
-            ("0", "/t/debug/hold-fd"),
+        for (name, program, environment) in [
+            ("12", "/t/debug/hold-fd", "A=1\0"),
+            ("13", "/usr/bin/sh", "A=1\0EBUSY_RUN=77\0"),
+            ("14", "/usr/bin/sh", "EBUSY_RUN=778\0"),
+            ("self", "/t/debug/hold-fd", ""),
+            ("0", "/t/debug/hold-fd", ""),
         ] {
-            fs::create_dir(proc.path().join(name)).unwrap();
-            symlink(program, proc.path().join(name).join("exe")).unwrap();
+            let directory = proc.path().join(name);
+            fs::create_dir(&directory).unwrap();
+            symlink(program, directory.join("exe")).unwrap();
+            fs::write(directory.join("environ"), environment).unwrap();
         }
-        fs::create_dir(proc.path().join("14")).unwrap();
-        let found = running(proc.path(), |program| {
-            program.parent() == Some(Path::new("/t/debug"))
-        });
-        let only = Leftover {
-            pid: Pid::from_raw(12).unwrap(),
-            program: "/t/debug/hold-fd".into(),
+        fs::create_dir(proc.path().join("15")).unwrap();
+        let scene = Scene {
+            ebusy: "/t/ci/ebusy".into(),
+            holders: "/t/debug".into(),
+            folder: "/tmp/ebusy-77".into(),
+            mark: "EBUSY_RUN=77".to_owned(),
         };
-        assert_eq!(found, [only]);
+        let mut found: Vec<i32> = scene
+            .running(proc.path())
+            .iter()
+            .map(|left| left.pid.as_raw_nonzero().get())
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [12, 13]);
+    }
+
+    #[test]
+    fn mounts_and_loop_devices() {
+        let folder = Path::new("/tmp/ebusy-77");
+        let mountinfo = "25 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+                         90 25 0:40 / /tmp/ebusy-77/a rw - tmpfs none rw\n\
+                         91 25 0:41 / /tmp/ebusy-778/a rw - tmpfs none rw\n";
+        assert_eq!(mounts_below(mountinfo, folder), [Path::new("/tmp/ebusy-77/a")]);
+        let block = tempfile::tempdir().unwrap();
+        for (name, file) in [
+            ("loop0", "/tmp/ebusy-77/image (deleted)\n"),
+            ("loop1", "/other\n"),
+        ] {
+            fs::create_dir_all(block.path().join(name).join("loop")).unwrap();
+            fs::write(block.path().join(name).join("loop/backing_file"), file).unwrap();
+        }
+        let found = loops_below(block.path(), folder);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, Path::new("/dev/loop0"));
     }
 }

@@ -1,25 +1,34 @@
 //! Set-up, build, tests and virtual machines of ebusy: `cargo xtask --help`.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use phases::Phases;
 use workspace::Workspace;
 
 mod apt;
 mod command;
+mod events;
+mod flaky;
+mod follow;
+mod interrupt;
+mod junit;
 mod leftover;
 mod lint;
 mod matrix;
+mod phases;
+mod results;
 mod run;
 mod setup;
 mod soak;
 mod sources;
+mod suites;
 mod table;
-mod tally;
 mod test;
 mod toolchain;
 mod tools;
+mod unit;
 mod vm;
 mod workspace;
 
@@ -70,6 +79,11 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(err) => {
             eprintln!("xtask: {err:#}");
+            if is_full(&err) {
+                say(
+                    "no space is left; all below target/ is made again: type `cargo clean`, or `rm -r target/vm` for the kernels",
+                );
+            }
             ExitCode::from(2)
         }
     }
@@ -79,16 +93,18 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
     let workspace = Workspace::discover()?;
     match verb {
         Verb::Setup { force, vm } => {
-            let toolchain = setup::toolchain(*force)?;
+            let mut phases = Phases::of_this_run(&workspace);
+            let toolchain = phases.time("set-up", || setup::toolchain(*force))?;
             say(&format!("the kernel programs are compiled by {toolchain}"));
             if *vm {
-                let emulator = vm::Emulator::find(&workspace)?;
+                let emulator = phases.time("set-up", || vm::Emulator::find(&workspace))?;
                 say(&format!("virtual machines run by {emulator}"));
             }
+            phases.save_if_part()?;
             Ok(0)
         }
         Verb::Build => {
-            let program = run::build(&workspace)?;
+            let program = run::build(&workspace, run::Profile::Release)?;
             println!("{}", program.display());
             Ok(0)
         }
@@ -98,6 +114,14 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
         Verb::Vm(args) => vm::main(&workspace, args),
         Verb::Lint => lint::main(&workspace),
     }
+}
+
+/// Whether a disk is full, or a quota.
+fn is_full(err: &anyhow::Error) -> bool {
+    let kinds = err.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    kinds
+        .map(io::Error::kind)
+        .any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 /// A line of progress, on stderr: stdout is for results.

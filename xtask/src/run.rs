@@ -15,15 +15,28 @@ use crate::{say, setup, toolchain, workspace::Workspace};
 /// Verbs that read the kernel. Those not named here, and `--help`, work for everybody.
 const ROOT_VERBS: [&str; 5] = ["watch", "who", "audit", "record", "demo"];
 
-/// Makes the static release program.
-pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// How ebusy is built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Profile {
+    /// To be given away: as fast and small as can be.
+    Release,
+    /// To be run here and now.
+    Ci,
+}
+
+/// Makes the static program.
+pub(crate) fn build(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     setup::toolchain(false)?;
-    workspace.static_program("tracer", "ebusy", true)
+    let profile = match profile {
+        Profile::Release => "release",
+        Profile::Ci => "ci",
+    };
+    workspace.program("tracer", "ebusy", profile)
 }
 
 /// Builds, and becomes ebusy: its signals and its status are those of this process.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<u8> {
-    let program = build(workspace)?;
+    let program = build(workspace, Profile::Ci)?;
     if let Some(verb) = needs_root(args)
         && !rustix::process::geteuid().is_root()
     {

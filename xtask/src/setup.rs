@@ -11,11 +11,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     apt, command, say,
-    toolchain::{self, Toolchain},
+    toolchain::{self, LINKER_VERSION, Toolchain},
 };
-
-/// The linker's version. Each version knows a few versions of LLVM only.
-const LINKER_VERSION: &str = "0.13.0";
 
 /// The versions of LLVM that this linker can be built for.
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
@@ -59,17 +56,12 @@ pub(crate) fn toolchain(force: bool) -> Result<Toolchain> {
         )),
     }
     let compiler = compiler()?;
-    if force || toolchain::linker().is_none() {
-        linker(compiler)?;
+    let llvm = llvm(compiler)?;
+    if force || toolchain::linker(llvm).is_none() {
+        linker(compiler, llvm)?;
     }
-    toolchain::find().map_err(|missing| {
-        by_hand(
-            format!("the set-up ended, and still {missing}"),
-            compiler,
-            llvm(compiler).unwrap_or(22),
-        )
-        .into()
-    })
+    toolchain::find()
+        .map_err(|missing| by_hand(format!("the set-up ended, and still {missing}"), compiler, llvm).into())
 }
 
 /// Whether this choice of the user's allows a compiler.
@@ -139,8 +131,7 @@ fn compiler() -> Result<Compiler> {
 }
 
 /// Builds the linker for the LLVM of the compiler.
-fn linker(compiler: Compiler) -> Result<()> {
-    let llvm = llvm(compiler)?;
+fn linker(compiler: Compiler, llvm: u32) -> Result<()> {
     if !LINKER_LLVM.contains(&llvm) {
         return Err(by_hand(
             format!(
@@ -167,27 +158,17 @@ fn linker(compiler: Compiler) -> Result<()> {
     say(&format!(
         "building bpf-linker {LINKER_VERSION} for LLVM {llvm}: a minute or two"
     ));
-    let mut command = toolchain::bare("cargo");
+    let root = toolchain::linker_root(llvm).context("cargo has no target directory")?;
+    let mut command = install("bpf-linker", LINKER_VERSION, &root);
     command
-        .args(install_args(llvm))
-        .arg("--force")
+        .args([
+            "--force",
+            "--no-default-features",
+            "--features",
+            &format!("llvm-{llvm}"),
+        ])
         .env("LLVM_PREFIX", &prefix);
     command::run(&mut command).with_context(|| format!("building bpf-linker for {}", prefix.display()))
-}
-
-fn install_args(llvm: u32) -> Vec<String> {
-    let feature = format!("llvm-{llvm}");
-    let args = [
-        "install",
-        "bpf-linker",
-        "--version",
-        LINKER_VERSION,
-        "--locked",
-        "--no-default-features",
-        "--features",
-        &feature,
-    ];
-    args.map(str::to_owned).to_vec()
 }
 
 fn llvm_packages(llvm: u32) -> [String; 3] {
@@ -200,29 +181,11 @@ fn llvm_packages(llvm: u32) -> [String; 3] {
 
 /// The major version of the compiler's LLVM.
 fn llvm(compiler: Compiler) -> Result<u32> {
-    let mut command = match compiler {
+    let mut rustc = match compiler {
         Compiler::Debian => toolchain::bare(toolchain::DEBIAN_RUSTC),
-        Compiler::Nightly => {
-            let mut command = toolchain::bare("rustup");
-            command.args(["run", &nightly_name(), "rustc"]);
-            command
-        }
+        Compiler::Nightly => toolchain::nightly_rustc(&nightly_name()),
     };
-    let output = command
-        .arg("-vV")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("asking the compiler for its version")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.lines()
-        .find_map(|line| {
-            line.strip_prefix("LLVM version: ")?
-                .split('.')
-                .next()?
-                .parse()
-                .ok()
-        })
-        .context("the compiler does not say which LLVM it has")
+    toolchain::llvm(&mut rustc).context("the compiler does not say which LLVM it has")
 }
 
 /// Where the development files of this LLVM are.
@@ -279,10 +242,20 @@ fn by_hand(why: String, compiler: Compiler, llvm: u32) -> ByHand {
         "$(llvm-config --prefix)".to_owned()
     };
     commands.push(format!(
-        "LLVM_PREFIX={prefix} cargo {}",
-        install_args(llvm).join(" ")
+        "LLVM_PREFIX={prefix} cargo install bpf-linker --version {LINKER_VERSION} --locked \
+         --no-default-features --features llvm-{llvm}"
     ));
     ByHand { why, commands }
+}
+
+/// Compiles a program of the registry into `bin` of a folder, for this host and without the workspace's own flags.
+pub(crate) fn install(package: &str, version: &str, root: &Path) -> Command {
+    let mut command = toolchain::bare("cargo");
+    command
+        .args(["install", package, "--version", version, "--locked", "--root"])
+        .arg(root)
+        .env("CARGO_ENCODED_RUSTFLAGS", "");
+    command
 }
 
 /// Whether a program of this name is in the search path.

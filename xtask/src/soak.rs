@@ -5,7 +5,11 @@ use std::os::unix::process::CommandExt as _;
 use anyhow::{Context as _, Result};
 use rustix::process::geteuid;
 
-use crate::{run, say, toolchain, tools, workspace::Workspace};
+use crate::{
+    run::{self, Profile},
+    say, suites, toolchain, tools,
+    workspace::Workspace,
+};
 
 /// Builds ebusy and the load (`tests/src/soak.rs`), and runs it; it prints the balance.
 pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
@@ -13,24 +17,15 @@ pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
         say("it mounts and records, which only root may; type: sudo -E env PATH=$PATH cargo xtask soak");
         return Ok(2);
     }
-    let ebusy = run::build(workspace)?;
-    let mut command = workspace.cargo_static("build");
-    command.args(["--package", "ebusy-tests", "--bins"]);
-    let programs = Workspace::artifacts(&mut command)?;
-    let soak = programs
-        .iter()
-        .find(|artifact| artifact.name == "holders")
-        .context("cargo built no program holders")?;
-    let mut command = toolchain::bare(&soak.path);
+    let ebusy = run::build(workspace, Profile::Release)?;
+    let holders = suites::holders(workspace)?;
+    let mut command = toolchain::bare(&holders);
     // It is all programs of the package, and knows by its name which one to be.
     command
         .arg0("soak")
         .arg(minutes.to_string())
         .env("EBUSY_BIN", &ebusy)
-        .env(
-            "EBUSY_HOLDERS",
-            soak.path.parent().context("a folder of programs")?,
-        )
+        .env("EBUSY_HOLDERS", holders.parent().context("a folder of programs")?)
         .env("PATH", tools::search_path(workspace)?);
     say(&format!("{minutes} minutes of load and faults"));
     let status = command.status().context("starting the soak")?;

@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
 };
 
-use crate::tally::{End, Tally};
+use crate::results::{End, Results};
 
 /// Where it is kept.
 pub(crate) const PATH: &str = "docs/kinds.md";
@@ -48,13 +48,13 @@ struct Kinds<'t> {
 }
 
 impl<'t> Kinds<'t> {
-    fn of(tally: &'t Tally) -> Self {
+    fn of(results: &'t Results) -> Self {
         let mut kinds = Self::default();
-        for (suite, name, end) in &tally.tests {
-            let Some((column, "kinds")) = suite.split_once(": ") else {
+        for test in &results.tests {
+            let Some((column, "kinds")) = test.suite.split_once(": ") else {
                 continue;
             };
-            let Some((row, rest)) = name.split_once("::") else {
+            let Some((row, rest)) = test.name.split_once("::") else {
                 continue;
             };
             if !kinds.columns.contains(&column) {
@@ -64,9 +64,9 @@ impl<'t> Kinds<'t> {
             let through = rest.rsplit("::").next().unwrap_or(rest);
             kinds.through.entry(column).or_default().insert(through);
             let cell = kinds.cells.entry((row, column)).or_default();
-            match end {
-                End::Passed => cell.passed += 1,
-                End::Failed => cell.failed += 1,
+            match &test.end {
+                End::Passed | End::Flaky(_) => cell.passed += 1,
+                End::Failed(_) => cell.failed += 1,
                 End::Skipped(reason) => {
                     cell.reasons.insert(reason.clone());
                 }
@@ -102,12 +102,12 @@ impl Notes {
 }
 
 /// The table, from what ran; `None` if nothing of it did.
-pub(crate) fn render(tally: &Tally, host: &str) -> Option<String> {
-    let kinds = Kinds::of(tally);
+pub(crate) fn render(results: &Results, host: &str) -> Option<String> {
+    let kinds = Kinds::of(results);
     if kinds.rows.is_empty() {
         return None;
     }
-    let peers = peers(tally);
+    let peers = peers(results);
     let mut notes = Notes::default();
     let mut text = HEAD.to_owned();
     let most = kinds.through.values().map(BTreeSet::len).max().unwrap_or(0);
@@ -149,8 +149,8 @@ pub(crate) fn render(tally: &Tally, host: &str) -> Option<String> {
             let _ = writeln!(text, "{}. {note}", index + 1);
         }
     }
-    text.push_str(&suite(tally, host, "innocents", INNOCENTS));
-    text.push_str(&suite(tally, host, "together", TOGETHER));
+    text.push_str(&suite(results, host, "innocents", INNOCENTS));
+    text.push_str(&suite(results, host, "together", TOGETHER));
     Some(text)
 }
 
@@ -177,20 +177,21 @@ what was counted was explained, and what remained was told.
 ";
 
 /// How many tests of a suite passed, by column; those that failed by name.
-fn suite(tally: &Tally, host: &str, suite: &str, head: &str) -> String {
+fn suite(results: &Results, host: &str, suite: &str, head: &str) -> String {
     let mut columns: BTreeMap<&str, (usize, Vec<&str>)> = BTreeMap::new();
-    for (of, name, end) in &tally.tests {
-        let Some((column, test)) = of.split_once(": ") else {
+    for test in &results.tests {
+        let name = test.name.as_str();
+        let Some((column, of)) = test.suite.split_once(": ") else {
             continue;
         };
         // The last test of a suite is about all of them.
-        if test != suite || !name.contains("::") {
+        if of != suite || !name.contains("::") {
             continue;
         }
         let (passed, failed) = columns.entry(column).or_default();
-        match end {
-            End::Passed => *passed += 1,
-            End::Failed => failed.push(name),
+        match &test.end {
+            End::Passed | End::Flaky(_) => *passed += 1,
+            End::Failed(_) => failed.push(name),
             End::Skipped(_) => {}
         }
     }
@@ -256,12 +257,13 @@ impl Peer<'_> {
 }
 
 /// Peers, and for each row whether they named the holder, and a user of a private copy.
-fn peers(tally: &Tally) -> BTreeMap<&str, Peer<'_>> {
+fn peers(results: &Results) -> BTreeMap<&str, Peer<'_>> {
     let mut peers: BTreeMap<&str, Peer<'_>> = BTreeMap::new();
-    for (what, by, result) in &tally.measured {
-        let row = what.split_once("::").map_or(what.as_str(), |(row, _)| row);
-        let rows = &mut peers.entry(by).or_default().0;
-        rows.entry(row).or_default().insert(result);
+    for measured in &results.measured {
+        let what = measured.what.as_str();
+        let row = what.split_once("::").map_or(what, |(row, _)| row);
+        let rows = &mut peers.entry(&measured.by).or_default().0;
+        rows.entry(row).or_default().insert(&measured.result);
     }
     peers
 }
@@ -269,24 +271,35 @@ fn peers(tally: &Tally) -> BTreeMap<&str, Peer<'_>> {
 #[cfg(test)]
 mod tests {
     use super::render;
-    use crate::tally::{End, Tally};
+    use crate::results::{End, Measured, Results, Test};
 
-    fn test(suite: &str, name: &str, end: End) -> (String, String, End) {
-        (suite.to_owned(), name.to_owned(), end)
+    fn test(suite: &str, name: &str, end: End) -> Test {
+        Test {
+            name: name.to_owned(),
+            end,
+            ..Test::failed(suite, "")
+        }
     }
 
     #[test]
     fn rows_columns_and_reasons() {
         let skipped = || End::Skipped("no loop devices".to_owned());
-        let measured =
-            |what: &str, by: &str, result: &str| (what.to_owned(), by.to_owned(), result.to_owned());
-        let tally = Tally {
+        let measured = |what: &str, by: &str, result: &str| Measured {
+            what: what.to_owned(),
+            by: by.to_owned(),
+            result: result.to_owned(),
+        };
+        let results = Results {
             tests: vec![
                 test("host: kinds", "loop::tmpfs::target", skipped()),
                 test("host: kinds", "fd::tmpfs::target", End::Passed),
                 test("host: kinds", "fd::tmpfs::propagated_copy", End::Passed),
                 test("host: other", "x::y", End::Passed),
-                test("6.1 fentry: kinds", "fd::tmpfs::target", End::Failed),
+                test(
+                    "6.1 fentry: kinds",
+                    "fd::tmpfs::target",
+                    End::Failed("no".to_owned()),
+                ),
                 test("6.1 fentry: kinds", "loop::tmpfs::target", End::Passed),
                 test("6.1 fentry: kinds", "loop::overlay::target", skipped()),
                 test("5.10 kprobe: kinds", "fd::tmpfs::target", End::Passed),
@@ -298,9 +311,8 @@ mod tests {
                 measured("loop::tmpfs", "fuser -m", "missed"),
                 measured("fd::tmpfs", "lsfd", "not installed"),
             ],
-            ..Tally::default()
         };
-        let text = render(&tally, "6.18 tracepoint").unwrap_or_default();
+        let text = render(&results, "6.18 tracepoint").unwrap_or_default();
         let lines: Vec<&str> = text
             .lines()
             .filter(|line| line.starts_with(['|', '1', '2']))
@@ -317,16 +329,16 @@ mod tests {
                 "2. no loop devices",
             ]
         );
-        assert_eq!(render(&Tally::default(), ""), None);
+        assert_eq!(render(&Results::default(), ""), None);
     }
 
     #[test]
     fn innocents_and_what_is_held_together() {
-        let tally = Tally {
+        let results = Results {
             tests: vec![
                 test("host: kinds", "fd::tmpfs::target", End::Passed),
                 test("host: innocents", "inotify::tmpfs", End::Passed),
-                test("host: innocents", "zombie::tmpfs", End::Failed),
+                test("host: innocents", "zombie::tmpfs", End::Failed("no".to_owned())),
                 test(
                     "host: innocents",
                     "landlock::tmpfs",
@@ -335,9 +347,9 @@ mod tests {
                 test("host: innocents", "nothing_else", End::Passed),
                 test("6.1 fentry: together", "all::tmpfs", End::Passed),
             ],
-            ..Tally::default()
+            ..Results::default()
         };
-        let text = render(&tally, "6.18 tracepoint").unwrap_or_default();
+        let text = render(&results, "6.18 tracepoint").unwrap_or_default();
         assert!(
             text.contains("\n| 6.18 tracepoint | 1 of 2, **not: zombie::tmpfs** |\n"),
             "{text}"

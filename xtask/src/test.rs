@@ -1,13 +1,10 @@
 //! `cargo xtask test`: unit tests, the tests on this host, then those under other kernels, and one sum.
 
 use std::{
+    env,
     ffi::OsString,
     fs,
-    io::{self, BufRead as _, BufReader},
-    path::PathBuf,
     process::{Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, channel},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -15,16 +12,20 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    leftover,
+    events::{Outcome, Reader},
+    flaky,
+    follow::follow,
+    interrupt, junit,
+    leftover::Scene,
     matrix::{KERNELS, MATRIX, Plan},
-    run, say, table,
-    tally::{Reader, Tally},
-    toolchain, tools,
+    phases::Phases,
+    results::{End, Results, Test},
+    say, setup,
+    suites::{self, Built, Suite, Which},
+    table, tools,
     vm::{self, Job, Lab},
-    workspace::{Artifact, Workspace},
+    workspace::Workspace,
 };
-
-const TESTS: &str = "ebusy-tests";
 
 /// How long one suite may take on the host.
 const HOST_LIMIT: Duration = Duration::from_mins(10);
@@ -47,218 +48,286 @@ pub(crate) struct TestArgs {
     /// Keep the table of kinds in docs/kinds.md, and run only what it is made from
     #[arg(long)]
     table: bool,
-    /// Only tests whose names contain this
+    /// Only the suite of this name, or tests whose names contain this
     filter: Option<String>,
 }
 
-/// What the tests on a host or in a machine are given.
-#[derive(Debug)]
-struct Built {
-    ebusy: PathBuf,
-    /// All suites of tests on real mounts, and their names.
-    tests: PathBuf,
-    suites: Vec<String>,
-    holders: Vec<Artifact>,
-    holder_directory: PathBuf,
+impl TestArgs {
+    /// The suite that the filter names, if it names one.
+    fn suite<'b>(&self, built: &'b Built) -> Option<&'b Suite> {
+        self.filter.as_deref().and_then(|name| built.suite(name))
+    }
+
+    fn which(&self, built: &Built) -> Which<'_> {
+        match &self.filter {
+            Some(part) if self.suite(built).is_none() => Which::Like(part),
+            _ => Which::All,
+        }
+    }
+
+    /// Whether a suite is wanted at all.
+    fn wants(&self, built: &Built, suite: &str) -> bool {
+        (!self.table || table::SUITES.contains(&suite))
+            && self.suite(built).is_none_or(|only| only.name == suite)
+    }
+
+    /// Whether everything that the table is made from runs.
+    fn makes_the_table(&self) -> bool {
+        self.table && self.filter.is_none() && !self.quick && self.kernel.is_empty() && self.tier.is_empty()
+    }
+}
+
+/// What a run of tests needs and comes to.
+struct Runner<'a> {
+    workspace: &'a Workspace,
+    args: &'a TestArgs,
+    built: &'a Built,
+    results: Results,
+    phases: Phases,
 }
 
 /// Runs everything; the status is 1 if something failed.
 pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
-    let mut sum = Tally::default();
-    crate::setup::toolchain(false)?;
-    if !args.table && args.kernel.is_empty() {
-        say("unit tests");
-        sum.add(unit_tests(workspace, args)?);
-    }
+    let mut phases = Phases::of_this_run(workspace);
+    phases.time("set-up", || setup::toolchain(false))?;
+    say("building ebusy");
+    let ebusy = phases.time("build: ebusy", || suites::build_ebusy(workspace))?;
+    say("building the tests and their holder programs");
+    let built = phases.time("build: tests", || suites::build_tests(workspace, ebusy))?;
 
-    say("building ebusy, the holder programs and the tests on real mounts");
-    let built = build(workspace)?;
+    let mut runner = Runner {
+        workspace,
+        args,
+        built: &built,
+        results: Results::default(),
+        phases,
+    };
     if args.kernel.is_empty() {
-        sum.add(host(workspace, args, &built)?);
+        if !args.table && args.suite(&built).is_none() {
+            runner.units()?;
+        }
+        runner.host()?;
     } else {
-        say("the tests on this host are left out (--kernel)");
+        say("unit tests and the tests on this host are left out (--kernel)");
     }
-
     if args.quick {
         say("the tests under other kernels are left out (--quick)");
+    } else if args.kernel.is_empty() {
+        runner.machines(&KERNELS)?;
     } else {
-        let kernels: Vec<&str> = if args.kernel.is_empty() {
-            KERNELS.to_vec()
-        } else {
-            args.kernel.iter().map(String::as_str).collect()
-        };
-        sum.add(matrix(workspace, args, &built, &kernels)?);
+        let kernels: Vec<&str> = args.kernel.iter().map(String::as_str).collect();
+        runner.machines(&kernels)?;
     }
-    if let Some(text) = table::render(&sum, &host_column(&built)) {
-        println!("\n{text}");
-        if args.table
-            && args.filter.is_none()
-            && !args.quick
-            && args.kernel.is_empty()
-            && args.tier.is_empty()
-        {
-            let path = workspace.root.join(table::PATH);
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-            say(&format!("the table is in {}", table::PATH));
-        }
-    }
-    print(&sum);
-    Ok(u8::from(!sum.failed.is_empty()))
+    runner.finish()
 }
 
-/// The tests on real mounts of this host.
-fn host(workspace: &Workspace, args: &TestArgs, built: &Built) -> Result<Tally> {
-    let mut sum = Tally::default();
-    if !rustix::process::geteuid().is_root() {
-        for suite in &built.suites {
-            sum.skip(
-                format!("host: {suite}"),
-                "needs root: type `sudo -E env PATH=$PATH cargo xtask test`",
+impl Runner<'_> {
+    fn units(&mut self) -> Result<()> {
+        say("unit tests");
+        let filter = self.args.filter.as_deref();
+        for unit in &self.built.units {
+            let results = self.phases.time("unit", || unit.run(filter))?;
+            self.results.add(results);
+        }
+        Ok(())
+    }
+
+    /// The tests on real mounts of this host.
+    fn host(&mut self) -> Result<()> {
+        let built = self.built;
+        if !rustix::process::geteuid().is_root() {
+            let reason = "needs root: type `sudo -E env PATH=$PATH cargo xtask test`";
+            let skipped = built
+                .suites
+                .iter()
+                .map(|suite| Test::skipped(format!("host: {}", suite.name), reason));
+            self.results.tests.extend(skipped);
+            return Ok(());
+        }
+        let path = self.phases.time("set-up", || {
+            tools::search_path(self.workspace).unwrap_or_else(|err| {
+                // The tests that need a tool say so by themselves.
+                say(&format!("some tools for the tests are missing: {err:#}"));
+                env::var_os("PATH").unwrap_or_default()
+            })
+        });
+        let scene = Scene::new(&built.ebusy, &built.holder_directory)?;
+        let clean = scene.clone();
+        interrupt::watch(move || clean.clear())?;
+        let (workspace, which) = (self.workspace, self.args.which(self.built));
+        for suite in built
+            .suites
+            .iter()
+            .filter(|suite| self.args.wants(built, &suite.name))
+        {
+            let name = format!("host: {}", suite.name);
+            say(&format!("{} on this host", suite.name));
+            let results = self.phases.time(&name, || {
+                flaky::run(&name, which, |which| {
+                    on_host(workspace, built, &scene, suite, &name, which, &path)
+                })
+            })?;
+            self.results.add(results);
+        }
+        scene.remove();
+        Ok(())
+    }
+
+    fn machines(&mut self, kernels: &[&str]) -> Result<()> {
+        let lab = match self.phases.time("set-up", || Lab::open(self.workspace)) {
+            Ok(lab) => lab,
+            Err(err) => {
+                let reason = on_one_line(&err);
+                let skipped = kernels
+                    .iter()
+                    .map(|kernel| Test::skipped(format!("kernel {kernel}"), reason.as_str()));
+                self.results.tests.extend(skipped);
+                return Ok(());
+            }
+        };
+        for name in kernels {
+            let kernel = match self.phases.time("set-up", || lab.kernel(name, false)) {
+                Ok(kernel) => kernel,
+                Err(err) => {
+                    let skipped = Test::skipped(format!("kernel {name}"), on_one_line(&err));
+                    self.results.tests.push(skipped);
+                    continue;
+                }
+            };
+            let plans = MATRIX.iter().filter(|plan| plan.kernels.contains(name));
+            for plan in plans {
+                if self.args.wants(self.built, plan.test)
+                    && (self.args.tier.is_empty() || self.args.tier.iter().any(|tier| tier == plan.tier))
+                {
+                    self.plan(&lab, &kernel, name, plan)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One suite under one kernel.
+    fn plan(&mut self, lab: &Lab, kernel: &vm::Kernel, name: &str, plan: &Plan) -> Result<()> {
+        let place = format!("{name} {}", plan.tier);
+        let full = format!("{place}: {}", plan.test);
+        let Some(suite) = self.built.suite(plan.test) else {
+            let failed = Test::failed(full, format!("there is no suite {}", plan.test));
+            self.results.tests.push(failed);
+            return Ok(());
+        };
+        say(&format!(
+            "{} under the kernel {name} at the tier {}",
+            suite.name, plan.tier
+        ));
+        // What was asked for on the command line is all that is asked for.
+        let which = match (self.args.which(self.built), plan.only) {
+            (Which::All, only) if !only.is_empty() => Which::Like(only),
+            (asked, _) => asked,
+        };
+        let mut files = Vec::new();
+        if plan.tools {
+            match tools::advised(self.workspace) {
+                Ok(found) => files.extend(found),
+                // The tests that need one say so by themselves.
+                Err(err) => say(&format!("no tools for the machine: {err:#}")),
+            }
+        }
+        let mut boots = Duration::ZERO;
+        let start = Instant::now();
+        let results = flaky::run(&full, which, |which| {
+            let job = Job {
+                files: files.clone(),
+                append: plan.append.to_owned(),
+                timeout: VM_LIMIT,
+                ..self.built.in_machine(suite, which, name, plan.tier)
+            };
+            in_machine(lab, kernel, &job, &full, &mut boots)
+        })?;
+        self.phases.add(&place, start.elapsed().saturating_sub(boots));
+        self.phases.add(&format!("{name} boots"), boots);
+        self.results.add(results);
+        Ok(())
+    }
+
+    /// Writes and prints what came of it; the sum is the last line.
+    fn finish(self) -> Result<u8> {
+        let results = &self.results;
+        if let Some(text) = table::render(results, &host_column(self.built)) {
+            println!("\n{text}");
+            if self.args.makes_the_table() {
+                let path = self.workspace.root.join(table::PATH);
+                fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+                say(&format!("the table is in {}", table::PATH));
+            }
+        }
+        let folder = self.workspace.target.join("ci");
+        junit::write(results, &folder.join("junit.xml"))?;
+        flaky::keep(results, &folder.join("flaky"))?;
+        self.phases.save()?;
+
+        println!();
+        for test in &results.tests {
+            let name = test.full_name();
+            match &test.end {
+                End::Passed => {}
+                End::Skipped(why) => println!("skipped  {name}: {why}"),
+                End::Flaky(why) => println!("flaky    {name}: passed once more, failed at first: {why}"),
+                End::Failed(why) => println!("FAILED   {name}: {why}"),
+            }
+        }
+        println!("\nslowest tests:");
+        for test in results.slowest(10) {
+            println!("{:>7.1} s  {}", test.time.as_secs_f64(), test.full_name());
+        }
+        println!("\nwhere the time went:\n{}", self.phases.table());
+        let flaky = results.flaky();
+        if flaky > flaky::BUDGET {
+            println!(
+                "{flaky} tests are flaky, and a run may have {}: it has failed",
+                flaky::BUDGET
             );
         }
-        return Ok(sum);
+        println!("{}", results.summary());
+        Ok(u8::from(results.have_failed()))
     }
-    let path = match tools::search_path(workspace) {
-        Ok(path) => path,
-        Err(err) => {
-            // The tests that need a tool say so by themselves.
-            say(&format!("some tools for the tests are missing: {err:#}"));
-            std::env::var_os("PATH").unwrap_or_default()
-        }
-    };
-    for suite in &built.suites {
-        if args.table && !table::SUITES.contains(&suite.as_str()) {
-            continue;
-        }
-        say(&format!("{suite} on this host"));
-        let start = Instant::now();
-        let which = args.filter.as_deref().map_or(Which::All, Which::Like);
-        sum.add(run_tests(which, |which| {
-            host_test(workspace, which, built, suite, &path)
-        })?);
-        say(&format!("{suite} took {} s", start.elapsed().as_secs()));
-    }
-    Ok(sum)
 }
 
-/// Everything but the tests on real mounts. Static, so that the dependencies are compiled once for all tests.
-fn unit_tests(workspace: &Workspace, args: &TestArgs) -> Result<Tally> {
-    let mut sum = Tally::default();
-    for (name, selection) in [
-        (
-            "unit",
-            ["--workspace", "--exclude", "tracer-ebpf", "--exclude", TESTS].as_slice(),
-        ),
-        ("unit", &["--package", TESTS, "--lib"]),
-    ] {
-        let mut command = workspace.cargo_static("test");
-        command
-            .arg("--no-fail-fast")
-            .args(selection)
-            .arg("--")
-            .args(&args.filter);
-        sum.add(follow(name, command, Stream::Stdout, HOST_LIMIT)?);
+fn show(reader: &mut Reader, line: &str) {
+    if let Some(shown) = reader.line(line, Instant::now()) {
+        println!("{shown}");
     }
-    Ok(sum)
 }
 
-fn build(workspace: &Workspace) -> Result<Built> {
-    let ebusy = run::build(workspace)?;
-    let mut command = workspace.cargo_static("test");
-    command.args(["--no-run", "--package", TESTS, "--test", "suites"]);
-    let (mut tests, mut holders) = (None, Vec::new());
-    for artifact in Workspace::artifacts(&mut command)? {
-        match (artifact.kind.as_str(), artifact.harness) {
-            ("test", true) => tests = Some(artifact.path),
-            ("bin", false) => holders.push(artifact),
-            _ => {}
-        }
-    }
-    let tests = tests.context("cargo built no tests on real mounts")?;
-    let list = toolchain::bare(&tests)
-        .arg("--list-suites")
-        .output()
-        .context("listing the suites")?;
-    let list = String::from_utf8(list.stdout).context("names of suites")?;
-    Ok(Built {
-        ebusy,
-        tests,
-        suites: list.lines().map(str::to_owned).collect(),
-        holders,
-        holder_directory: workspace.target.join(crate::workspace::TARGET).join("debug"),
-    })
+fn on_one_line(err: &anyhow::Error) -> String {
+    format!("{err:#}").lines().collect::<Vec<_>>().join(" ")
 }
 
-/// Which tests of an executable run.
-#[derive(Clone, Copy, Debug)]
-enum Which<'a> {
-    All,
-    /// Those that have this in their names.
-    Like(&'a str),
-    /// The one of this name.
-    Only(&'a str),
-}
-
-/// Only one at a time: they mount, and look at the mounts of the whole host.
-fn harness_args(which: Which<'_>) -> impl Iterator<Item = String> {
-    let names = match which {
-        Which::All => vec![],
-        Which::Like(part) => vec![part],
-        Which::Only(name) => vec!["--exact", name],
-    };
-    let all = ["--test-threads=1", "--nocapture"].into_iter().chain(names);
-    all.map(str::to_owned).collect::<Vec<_>>().into_iter()
-}
-
-/// Failures of one executable that are tried once more, each alone: more than these are no accident.
-const AGAIN_MAX: usize = 8;
-
-/// Runs the tests of an executable, and what failed once more, each test alone: on a machine that is emulated or loaded,
-/// the time that one of several at once gets is an accident. What then passes is no failure, but is shown in the sum;
-/// what fails again is one. A run that ended with a failure of no test (the machine broke down) is repeated whole.
-fn run_tests(which: Which<'_>, mut run: impl FnMut(Which<'_>) -> Result<Tally>) -> Result<Tally> {
-    let mut tally = run(which)?;
-    let mut failed = tally.failed_tests();
-    if failed.len() < tally.failed.len() {
-        say(&format!("{}: once more", tally.failed.join(", ")));
-        let whole = std::mem::replace(&mut tally, run(which)?);
-        tally.unsteady.extend(whole.failed);
-        failed = tally.failed_tests();
-    }
-    if failed.len() > AGAIN_MAX || failed.len() < tally.failed.len() {
-        return Ok(tally);
-    }
-    for (suite, name) in failed {
-        say(&format!("{suite}: {name} failed: once more, alone"));
-        let alone = run(Which::Only(&name))?;
-        if alone.passed == 1 && alone.failed.is_empty() {
-            tally.passed_alone(&suite, &name);
-        }
-    }
-    Ok(tally)
-}
-
-fn host_test(
-    workspace: &Workspace,
-    which: Which<'_>,
-    built: &Built,
+/// Runs a suite in a machine, shows its output as it comes, and reads it.
+fn in_machine(
+    lab: &Lab,
+    kernel: &vm::Kernel,
+    job: &Job,
     suite: &str,
-    path: &OsString,
-) -> Result<Tally> {
-    let mut command = toolchain::bare(&built.tests);
-    let package = workspace.root.join("tests");
-    command
-        .arg(suite)
-        .args(harness_args(which))
-        .current_dir(&package)
-        .env("CARGO_MANIFEST_DIR", &package)
-        .env("EBUSY_BIN", &built.ebusy)
-        .env("EBUSY_HOLDERS", &built.holder_directory)
-        .env("PATH", path)
-        .env("RUST_BACKTRACE", "1");
-    let tally = follow(&format!("host: {suite}"), command, Stream::Both, HOST_LIMIT);
-    leftover::end(&built.holder_directory, &built.ebusy);
-    tally
+    boots: &mut Duration,
+) -> Result<Outcome> {
+    let mut reader = Reader::new(suite);
+    let start = Instant::now();
+    // The harness speaks as soon as it has been started.
+    let mut booted = None;
+    let run = lab.run(kernel, job, &mut |line| {
+        booted.get_or_insert_with(|| start.elapsed());
+        show(&mut reader, line);
+    })?;
+    *boots += booted.unwrap_or_default();
+    vm::report(&run);
+    if let Some(release) = &run.release {
+        say(&format!("that was {release}"));
+    }
+    let end = match run.outcome {
+        vm::Outcome::Exited(0) => Ok(()),
+        outcome => Err(outcome.to_string()),
+    };
+    Ok(reader.finish(end, Instant::now()))
 }
 
 /// `6.18 tracepoint`: the host's kernel, and the tier that ebusy takes there.
@@ -278,197 +347,21 @@ fn host_column(built: &Built) -> String {
         .to_owned()
 }
 
-fn matrix(workspace: &Workspace, args: &TestArgs, built: &Built, kernels: &[&str]) -> Result<Tally> {
-    let mut sum = Tally::default();
-    let lab = match Lab::open(workspace) {
-        Ok(lab) => lab,
-        Err(err) => {
-            for kernel in kernels {
-                sum.skip(format!("kernel {kernel}"), on_one_line(&err));
-            }
-            return Ok(sum);
-        }
-    };
-    for name in kernels {
-        let kernel = match lab.kernel(name, false) {
-            Ok(kernel) => kernel,
-            Err(err) => {
-                sum.skip(format!("kernel {name}"), on_one_line(&err));
-                continue;
-            }
-        };
-        let plans = MATRIX
-            .iter()
-            .filter(|plan| plan.kernels.contains(name))
-            .filter(|plan| args.tier.is_empty() || args.tier.iter().any(|tier| tier == plan.tier))
-            .filter(|plan| !args.table || table::SUITES.contains(&plan.test));
-        for plan in plans {
-            if !built.suites.iter().any(|suite| suite == plan.test) {
-                sum.failed
-                    .push(format!("{name}: there is no suite {}", plan.test));
-                continue;
-            }
-            let place = format!("{name} {}", plan.tier);
-            say(&format!(
-                "{} under the kernel {name} at the tier {}",
-                plan.test, plan.tier
-            ));
-            // What was asked for on the command line is all that is asked for.
-            let which = match (args.filter.as_deref(), plan.only) {
-                (Some(filter), _) => Which::Like(filter),
-                (None, "") => Which::All,
-                (None, only) => Which::Like(only),
-            };
-            let suite = format!("{place}: {}", plan.test);
-            let mut files = Vec::new();
-            if plan.tools {
-                match tools::advised(workspace) {
-                    Ok(found) => files.extend(found),
-                    // The tests that need one say so by themselves.
-                    Err(err) => say(&format!("no tools for the machine: {err:#}")),
-                }
-            }
-            let start = Instant::now();
-            sum.add(run_tests(which, |which| {
-                let mut job = vm_job(which, built, name, plan);
-                job.files.clone_from(&files);
-                in_machine(&lab, &kernel, &job, &suite)
-            })?);
-            say(&format!("{suite} took {} s", start.elapsed().as_secs()));
-        }
-    }
-    Ok(sum)
-}
-
-/// Runs a test executable in a machine, shows its output as it comes, and reads it.
-fn in_machine(lab: &Lab, kernel: &vm::Kernel, job: &Job, suite: &str) -> Result<Tally> {
-    let mut reader = Reader::new(suite);
-    let run = lab.run(kernel, job, &mut |line| {
-        println!("{line}");
-        reader.line(line);
-    })?;
-    vm::report(&run);
-    if let Some(release) = &run.release {
-        say(&format!("that was {release}"));
-    }
-    Ok(reader.finish(match run.outcome {
-        vm::Outcome::Exited(0) => Ok(()),
-        outcome => Err(outcome.to_string()),
-    }))
-}
-
-fn on_one_line(err: &anyhow::Error) -> String {
-    format!("{err:#}").lines().collect::<Vec<_>>().join(" ")
-}
-
-fn vm_job(which: Which<'_>, built: &Built, kernel: &str, plan: &Plan) -> Job {
-    let program = "/opt/tests/suites".to_owned();
-    let mut programs = vec![
-        ("/opt/bin/ebusy".to_owned(), built.ebusy.clone()),
-        (program.clone(), built.tests.clone()),
-    ];
-    for holder in &built.holders {
-        programs.push((format!("/opt/holders/{}", holder.name), holder.path.clone()));
-    }
-    let env = [
-        ("EBUSY_BIN", "/opt/bin/ebusy"),
-        ("EBUSY_HOLDERS", "/opt/holders"),
-        ("EBUSY_VM", kernel),
-        ("EBUSY_PROBE", plan.tier),
-        ("RUST_BACKTRACE", "1"),
-    ];
-    Job {
-        programs,
-        env: env
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec(),
-        argv: [program, plan.test.to_owned()]
-            .into_iter()
-            .chain(harness_args(which))
-            .collect(),
-        append: plan.append.to_owned(),
-        timeout: VM_LIMIT,
-        ..Job::default()
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stream {
-    /// Stderr is the terminal's: cargo shows its progress there.
-    Stdout,
-    /// In the order in which they are written.
-    Both,
-}
-
-/// Runs a test executable, shows its output as it comes, and reads it.
-fn follow(suite: &str, mut command: Command, stream: Stream, limit: Duration) -> Result<Tally> {
-    let line = crate::command::line(&command);
-    let (pipe, writer) = io::pipe().context("making a pipe")?;
-    if stream == Stream::Both {
-        command.stderr(writer.try_clone().context("copying a pipe")?);
-    }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .spawn()
-        .with_context(|| format!("starting `{line}`"))?;
-    // It holds the writing ends, which keep the pipe open.
-    drop(command);
-
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        let mut pipe = BufReader::new(pipe);
-        let mut line = Vec::new();
-        while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
-            line.clear();
-            if sender.send(text).is_err() {
-                return;
-            }
-        }
-    });
-    let mut reader = Reader::new(suite);
-    let deadline = Instant::now() + limit;
-    let mut end = None;
-    loop {
-        match receiver.recv_timeout(Duration::from_millis(200)) {
-            Ok(line) => {
-                println!("{line}");
-                reader.line(&line);
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) if end.is_some() => break,
-            Err(_) => {}
-        }
-        // Quiet for a moment. A process that a failed test left behind may keep the pipe: it is not waited for.
-        if end.is_some() {
-            break;
-        }
-        end = child
-            .try_wait()
-            .with_context(|| format!("waiting for `{line}`"))?;
-        if end.is_none() && Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Ok(reader.finish(Err(format!("no end after {} s", limit.as_secs()))));
-        }
-    }
-    Ok(reader.finish(match end {
-        Some(status) if !status.success() => Err(status.to_string()),
-        _ => Ok(()),
-    }))
-}
-
-fn print(sum: &Tally) {
-    println!();
-    for (name, reason) in &sum.skipped {
-        println!("skipped  {name}: {reason}");
-    }
-    for name in &sum.unsteady {
-        println!("unsteady {name}: failed at first, not when it ran once more");
-    }
-    for name in &sum.failed {
-        println!("FAILED   {name}");
-    }
-    println!("{}", sum.summary());
+/// Runs a suite on this host, shows its output as it comes, and reads it.
+fn on_host(
+    workspace: &Workspace,
+    built: &Built,
+    scene: &Scene,
+    suite: &Suite,
+    name: &str,
+    which: Which<'_>,
+    path: &OsString,
+) -> Result<Outcome> {
+    let mut command = built.on_host(&workspace.root, suite, which);
+    command.env("PATH", path);
+    scene.mark(&mut command);
+    let mut reader = Reader::new(name);
+    let end = follow(command, HOST_LIMIT, &mut |line| show(&mut reader, line))?;
+    scene.clear();
+    Ok(reader.finish(end, Instant::now()))
 }

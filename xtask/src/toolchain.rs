@@ -22,6 +22,9 @@ pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// The `cargo` that belongs to [`DEBIAN_RUSTC`].
 pub(crate) const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
+/// The linker's version. Each version knows a few versions of LLVM only.
+pub(crate) const LINKER_VERSION: &str = "0.13.0";
+
 /// A way to get the object with the kernel programs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Toolchain {
@@ -88,7 +91,10 @@ fn debian() -> Result<Toolchain, String> {
     if !debian_compiler() {
         return Err(format!("{DEBIAN_RUSTC} has no core library for {TARGET}"));
     }
-    linker().map(Toolchain::Debian).ok_or_else(no_linker)
+    llvm(&mut bare(DEBIAN_RUSTC))
+        .and_then(linker)
+        .map(Toolchain::Debian)
+        .ok_or_else(no_linker)
 }
 
 fn nightly(name: &str) -> Result<Toolchain, String> {
@@ -97,7 +103,8 @@ fn nightly(name: &str) -> Result<Toolchain, String> {
             "rustup has no toolchain {name} with the component rust-src"
         ));
     }
-    linker()
+    llvm(&mut nightly_rustc(name))
+        .and_then(linker)
         .map(|linker| Toolchain::Nightly(name.to_owned(), linker))
         .ok_or_else(no_linker)
 }
@@ -122,22 +129,57 @@ pub(crate) fn debian_compiler() -> bool {
 
 /// Whether this rustup toolchain is installed and has the sources that `-Z build-std` needs.
 pub(crate) fn nightly_sources(name: &str) -> bool {
-    output(bare("rustup").args(["run", name, "rustc", "--print", "sysroot"])).is_some_and(|root| {
+    output(nightly_rustc(name).args(["--print", "sysroot"])).is_some_and(|root| {
         Path::new(&root)
             .join("lib/rustlib/src/rust/library/core/Cargo.toml")
             .is_file()
     })
 }
 
-/// The linker: in the search path, or where `cargo install` puts it.
-pub(crate) fn linker() -> Option<PathBuf> {
+/// The linker for this LLVM: what the set-up built for it, else one in the search path, or where `cargo install` puts
+/// it, of which nobody knows what it was built for.
+pub(crate) fn linker(llvm: u32) -> Option<PathBuf> {
     let home = home("CARGO_HOME", ".cargo");
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(home.map(|home| home.join("bin")))
+    linker_root(llvm)
+        .into_iter()
+        .chain(home)
+        .map(|root| root.join("bin"))
+        .chain(env::split_paths(&path))
         .map(|dir| dir.join("bpf-linker"))
         // One that cannot start (its LLVM was removed) counts as missing, and is built again.
         .find(|linker| linker.is_file() && output(bare(linker).arg("--version")).is_some())
+}
+
+/// Where the set-up installs the linker for this LLVM: it is built anew for another version of either, and only then.
+pub(crate) fn linker_root(llvm: u32) -> Option<PathBuf> {
+    Some(target_directory()?.join(format!("tools/bpf-linker-{LINKER_VERSION}-llvm-{llvm}")))
+}
+
+/// Where cargo built this very program. It marks its target directory, and those of targets in it, so that backups
+/// leave them out.
+pub(crate) fn target_directory() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    let marked = program
+        .ancestors()
+        .filter(|directory| directory.join("CACHEDIR.TAG").is_file());
+    marked.last().map(Path::to_path_buf)
+}
+
+/// The major version of a compiler's LLVM.
+pub(crate) fn llvm(rustc: &mut Command) -> Option<u32> {
+    let text = output(rustc.arg("-vV"))?;
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    version.split('.').next()?.parse().ok()
+}
+
+/// This rustup toolchain's compiler.
+pub(crate) fn nightly_rustc(name: &str) -> Command {
+    let mut command = bare("rustup");
+    command.args(["run", name, "rustc"]);
+    command
 }
 
 /// What this variable names, else this directory of the user's.

@@ -10,14 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::command;
-
-/// The target of everything that is to run on other machines than this one.
-#[cfg(target_arch = "x86_64")]
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The target of everything that is to run on other machines than this one.
-#[cfg(target_arch = "aarch64")]
-pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
+use crate::{command, toolchain};
 
 /// The workspace and its target directory.
 #[derive(Clone, Debug)]
@@ -33,6 +26,8 @@ pub(crate) struct Workspace {
 pub(crate) struct Artifact {
     /// The name of the program or test.
     pub(crate) name: String,
+    /// The folder of its package.
+    pub(crate) package: PathBuf,
     /// `bin`, `test`, `lib`, ...
     pub(crate) kind: String,
     /// Whether the test harness is in it.
@@ -49,12 +44,7 @@ impl Workspace {
             .parent()
             .context("xtask is not in a workspace")?
             .to_path_buf();
-        let program = env::current_exe().context("finding this program")?;
-        // Cargo marks its target directory so that backups leave it out.
-        let marked = program
-            .ancestors()
-            .find(|directory| directory.join("CACHEDIR.TAG").is_file());
-        let target = marked.map_or_else(|| root.join("target"), Path::to_path_buf);
+        let target = toolchain::target_directory().unwrap_or_else(|| root.join("target"));
         Ok(Self { root, target })
     }
 
@@ -73,28 +63,12 @@ impl Workspace {
         command
             .env_remove("RUST_RECURSION_COUNT")
             .env_remove("LD_LIBRARY_PATH");
-        command.arg(verb).current_dir(&self.root).stdin(Stdio::null());
-        command
-    }
-
-    /// Cargo, so that what it builds is static: it runs on every distribution, and in a machine without libraries.
-    pub(crate) fn cargo_static(&self, verb: &str) -> Command {
-        let mut command = self.cargo(verb);
-        let mut flags = env::var_os("CARGO_ENCODED_RUSTFLAGS").unwrap_or_else(|| {
-            let flags = env::var("RUSTFLAGS").unwrap_or_default();
-            OsString::from(flags.split_whitespace().collect::<Vec<_>>().join("\x1f"))
-        });
-        if !flags.is_empty() {
-            flags.push("\x1f");
+        if let Some(flags) = static_flags() {
+            command
+                .env("CARGO_ENCODED_RUSTFLAGS", flags)
+                .env_remove("RUSTFLAGS");
         }
-        flags.push("-Ctarget-feature=+crt-static");
-        command
-            .env("CARGO_ENCODED_RUSTFLAGS", flags)
-            .env_remove("RUSTFLAGS")
-            // The standard library's debug information makes every static program large.
-            .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
-            .args(["--target", TARGET, "--target-dir"])
-            .arg(&self.target);
+        command.arg(verb).current_dir(&self.root).stdin(Stdio::null());
         command
     }
 
@@ -115,13 +89,15 @@ impl Workspace {
         Ok(messages.filter_map(|message| artifact(&message)).collect())
     }
 
-    /// One static program: builds it if it is not fresh.
+    /// One static program, of the release or the development profile.
     pub(crate) fn static_program(&self, package: &str, name: &str, release: bool) -> Result<PathBuf> {
-        let mut command = self.cargo_static("build");
-        command.args(["--package", package, "--bin", name]);
-        if release {
-            command.arg("--release");
-        }
+        self.program(package, name, if release { "release" } else { "dev" })
+    }
+
+    /// One program: builds it if it is not fresh.
+    pub(crate) fn program(&self, package: &str, name: &str, profile: &str) -> Result<PathBuf> {
+        let mut command = self.cargo("build");
+        command.args(["--package", package, "--bin", name, "--profile", profile]);
         let artifacts = Self::artifacts(&mut command)?;
         artifacts
             .into_iter()
@@ -131,9 +107,25 @@ impl Workspace {
     }
 }
 
+/// The flags of the user's environment take the place of those in `.cargo/config.toml`, which make programs static.
+fn static_flags() -> Option<OsString> {
+    let mut flags = env::var_os("CARGO_ENCODED_RUSTFLAGS").or_else(|| {
+        let flags = env::var("RUSTFLAGS").ok()?;
+        Some(flags.split_whitespace().collect::<Vec<_>>().join("\x1f").into())
+    })?;
+    if !flags.is_empty() {
+        flags.push("\x1f");
+    }
+    flags.push("-Ctarget-feature=+crt-static");
+    Some(flags)
+}
+
 fn artifact(message: &Value) -> Option<Artifact> {
     Some(Artifact {
         path: PathBuf::from(message.get("executable")?.as_str()?),
+        package: Path::new(message.get("manifest_path")?.as_str()?)
+            .parent()?
+            .to_path_buf(),
         name: message.pointer("/target/name")?.as_str()?.to_owned(),
         kind: message.pointer("/target/kind/0")?.as_str()?.to_owned(),
         harness: message.pointer("/profile/test")?.as_bool()?,
@@ -146,7 +138,7 @@ mod tests {
 
     #[test]
     fn messages_of_cargo() {
-        let message = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"kinds"},
+        let message = r#"{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"kind":["test"],"name":"kinds"},
             "profile":{"test":true},"executable":"/t/deps/kinds-1","fresh":true}"#;
         let artifact = artifact(&serde_json::from_str(message).unwrap()).unwrap();
         assert_eq!(
@@ -154,6 +146,7 @@ mod tests {
             ("kinds", "test", true)
         );
         assert_eq!(artifact.path, Path::new("/t/deps/kinds-1"));
+        assert_eq!(artifact.package, Path::new("/w/tests"));
         let library =
             r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}"#;
         assert!(super::artifact(&serde_json::from_str(library).unwrap()).is_none());

@@ -350,7 +350,7 @@ fn to_its_end(verb: &str, runs: fn(&Stage) -> Result<Vec<Run>>) -> Result<Verdic
         // Some end within milliseconds: again, until somebody has looked meanwhile.
         let mut looks = 0;
         for _ in 0..TRIES {
-            let (mut running, observer) = start(run)?;
+            let (running, observer) = start(run)?;
             let status = running.wait()?;
             looks += observer.finish()?;
             let finished = running.finished(status)?;
@@ -373,7 +373,7 @@ fn to_its_end(verb: &str, runs: fn(&Stage) -> Result<Vec<Run>>) -> Result<Verdic
         ensure!(looks > 0, "nobody has looked: {:?}", run.arguments);
     }
     for run in &runs {
-        let (mut running, observer) = start(run)?;
+        let (running, observer) = start(run)?;
         let (mut rounds, mut refused) = (0, Vec::new());
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -416,7 +416,7 @@ fn for_long(
         command.args(["--target".into(), target]);
     }
     fs::create_dir(&output)?;
-    let mut running = ebusy::Running::start(&mut command)?;
+    let running = ebusy::Running::start(&mut command)?;
     running.wait_for("watching")?;
     let observer = Observer::of(running.pid(), &stage.scratches, &[], &[]);
     for namespace in ROUNDS {
@@ -492,7 +492,7 @@ fn watch_a_command() -> Result<Verdict> {
         .arg(umounter)
         .arg(scratches[0].path())
         .args(["30", "20"]);
-    let mut running = ebusy::Running::start(&mut command)?;
+    let running = ebusy::Running::start(&mut command)?;
     let observer = Observer::of(running.pid(), &scratches, &holdings, &["umounter"]);
     let status = running.wait()?;
     ensure!(observer.finish()? > 0, "nobody has looked");
@@ -514,7 +514,7 @@ impl Asking {
             let mut asked = 0;
             while !stopped.load(Ordering::Relaxed) {
                 let mut command = ebusy::command("who")?;
-                let mut running = alone(|| ebusy::Running::start(command.args(&what)))?;
+                let running = alone(|| ebusy::Running::start(command.args(&what)))?;
                 running.wait()?;
                 asked += 1;
             }

@@ -1,0 +1,48 @@
+//! `cargo xtask lint`: what the checks of a change look at before any test runs.
+
+use anyhow::Result;
+
+use crate::{command, phases::Phases, say, setup, workspace::Workspace};
+
+mod deny;
+mod sleeps;
+
+/// Whether a fixed pause outside of what is named for it fails the check, or is only counted.
+const SLEEPS_FAIL: bool = false;
+
+/// Format, pauses, clippy on both sides, and the licences of the dependencies: what fails fast comes first.
+pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
+    let mut phases = Phases::of_this_run(workspace);
+    let mut failed = Vec::new();
+    let mut check = |name: &'static str, what: &mut dyn FnMut() -> Result<bool>| -> Result<()> {
+        say(name);
+        if !phases.time(&format!("lint: {name}"), what)? {
+            failed.push(name);
+        }
+        Ok(())
+    };
+    let cargo = |args: &[&str]| -> Result<bool> {
+        let (verb, args) = args.split_first().unwrap_or((&"check", &[]));
+        Ok(command::status(workspace.cargo(verb).args(args))?.success())
+    };
+    check("fmt", &mut || cargo(&["fmt", "--all", "--check"]))?;
+    check("sleeps", &mut || sleeps::check(&workspace.root, SLEEPS_FAIL))?;
+    // The build script of the tracer compiles the kernel programs for clippy, too.
+    check("set-up", &mut || setup::toolchain(false).map(|_| true))?;
+    check("clippy", &mut || {
+        let all = ["--workspace", "--exclude", "tracer-ebpf", "--all-targets"];
+        cargo(&[["clippy"].as_slice(), &all, &["--", "-D", "warnings"]].concat())
+    })?;
+    // Without unwinding, which the host has in every other profile; what it builds is of use to the tests' ebusy.
+    check("clippy of the kernel side", &mut || {
+        let kernel = ["clippy", "--package", "tracer-ebpf", "--profile", "ci"];
+        cargo(&[kernel.as_slice(), &["--", "-D", "warnings"]].concat())
+    })?;
+    check("deny", &mut || deny::check(workspace))?;
+    phases.save_if_part()?;
+    eprint!("{}", phases.table_with_last());
+    for name in &failed {
+        say(&format!("{name} failed"));
+    }
+    Ok(u8::from(!failed.is_empty()))
+}

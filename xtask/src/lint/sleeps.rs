@@ -1,0 +1,109 @@
+//! Fixed pauses in the tests: each costs its time in every run, and is too short on some machine. They wait for what
+//! they need, or say by `pause::nothing_happens_for` that nothing is to happen.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::say;
+
+/// Where a pause may be: the module that names them, and programs of which it is what they do.
+const ALLOWED: [&str; 3] = ["tests/src/pause.rs", "tests/src/bin/", "tests/src/holders/"];
+
+/// What pauses.
+const SLEEPS: [&str; 4] = ["sleep(", "sleep_until(", "park_timeout(", "nanosleep("];
+
+/// What pauses by name.
+const NAMED: &str = "nothing_happens_for(";
+
+/// Lists the pauses without a name; whether that is well is what `strict` says.
+pub(crate) fn check(root: &Path, strict: bool) -> Result<bool> {
+    let mut files = Vec::new();
+    sources(&root.join("tests"), &mut files)?;
+    let (mut bare, mut named) = (Vec::new(), 0);
+    for file in files {
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let name = file.strip_prefix(root).unwrap_or(&file);
+        let found = scan(name, &text);
+        named += found.named;
+        bare.extend(found.bare);
+    }
+    if strict {
+        for line in &bare {
+            say(&format!(
+                "{line}: a fixed pause: wait for what it is for (tests/src/pause.rs)"
+            ));
+        }
+    }
+    say(&format!("{named} named pauses in tests, {} others", bare.len()));
+    Ok(!strict || bare.is_empty())
+}
+
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            sources(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Found {
+    /// `file:line`
+    bare: Vec<String>,
+    named: usize,
+}
+
+fn scan(file: &Path, text: &str) -> Found {
+    let mut found = Found::default();
+    if ALLOWED
+        .iter()
+        .any(|allowed| file.to_string_lossy().starts_with(allowed))
+    {
+        return found;
+    }
+    for (number, line) in (1..).zip(text.lines()) {
+        let code = line.split("//").next().unwrap_or_default();
+        found.named += usize::from(calls(code, NAMED));
+        if SLEEPS.iter().any(|sleep| calls(code, sleep)) {
+            found.bare.push(format!("{}:{number}", file.display()));
+        }
+    }
+    found
+}
+
+/// Whether this function is called, and not one whose name ends so, nor one of this name is defined.
+fn calls(code: &str, function: &str) -> bool {
+    code.match_indices(function).any(|(at, _)| {
+        let before = &code[..at];
+        !before.ends_with(|letter: char| letter.is_alphanumeric() || letter == '_')
+            && !before.ends_with("fn ")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_by_line() {
+        let text = "use std::thread;\n// thread::sleep(x)\nthread::sleep(x);\nlet a = may_sleep();\n\
+                    pause::nothing_happens_for(SECOND, \"no incident\");\nrustix::thread::nanosleep(&t);\n\
+                    fn sleep(x: u32) {}\ncommand(\"sleep 5\");\n";
+        let found = scan(Path::new("tests/tests/slow.rs"), text);
+        assert_eq!(found.bare, ["tests/tests/slow.rs:3", "tests/tests/slow.rs:6"]);
+        assert_eq!(found.named, 1);
+        for allowed in ["tests/src/pause.rs", "tests/src/bin/flicker.rs"] {
+            assert_eq!(scan(Path::new(allowed), text), Found::default());
+        }
+    }
+}

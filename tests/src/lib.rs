@@ -43,5 +43,6 @@ pub mod socket;
 pub mod steps;
 pub mod swap;
 pub mod terminal;
+pub mod umounter;
 pub mod uring;
 pub mod zoo;

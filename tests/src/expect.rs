@@ -193,6 +193,12 @@ impl<'a> Expectation<'a> {
         }
     }
 
+    /// It was this process that tried.
+    #[must_use]
+    pub fn by(self, caller: u32) -> Self {
+        Self { caller, ..self }
+    }
+
     /// Fails unless there is exactly this incident.
     pub fn check_only(&self, incidents: &[Incident]) -> Result<()> {
         let [incident] = incidents else {

@@ -5,15 +5,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    ebusy::{Watch, who},
+    expect::Expectation,
     follower, harness,
     holder::{Holding, PATIENCE},
     namespace::Namespace,
     pause,
-    scratch::Scratch,
+    report::Incident,
+    scratch::{FileSystem, Scratch},
 };
 
 /// The pause of containerd between two attempts.
 pub const PAUSE: Duration = Duration::from_millis(50);
+
+/// A mount, and a watch of it alone.
+pub fn watched(file_system: FileSystem) -> Result<(Scratch, Watch)> {
+    let scratch = Scratch::new(file_system)?;
+    let watch = Watch::targets(&[scratch.path()])?;
+    Ok((scratch, watch))
+}
 
 /// Has a file of the mount opened.
 pub fn hold_fd(scratch: &Scratch, namespace: Namespace, name: &str) -> Result<Holding> {
@@ -54,5 +64,35 @@ pub fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -
         holding.release()?;
     }
     ensure!(scratch.umount()?, "still busy after the release");
+    Ok(())
+}
+
+/// Lets everybody go, after which the umount succeeds; the watch has told of this incident and no other.
+pub fn told(
+    expectation: &Expectation<'_>,
+    watch: Watch,
+    holdings: impl IntoIterator<Item = Holding>,
+) -> Result<Incident> {
+    release(expectation.scratch, holdings)?;
+    let incident = watch.finish_with_one()?;
+    expectation.check(&incident)?;
+    Ok(incident)
+}
+
+/// The same, and `who` has said so before.
+pub fn told_and_asked(
+    expectation: &Expectation<'_>,
+    watch: Watch,
+    holdings: impl IntoIterator<Item = Holding>,
+) -> Result<()> {
+    let (code, answers) = who(expectation.scratch.path())?;
+    told(expectation, watch, holdings)?;
+    expectation.check_who(code, &answers).context("who")
+}
+
+/// The watch has told of nothing.
+pub fn nothing_told(watch: Watch) -> Result<()> {
+    let (incidents, _) = watch.finish()?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Options, in this order of effect: `--mntns NAMESPACE`, `--open PATH` (the path to unmount is then a format: `{}` is
 //! the descriptor), `--root PATH`, `--cwd PATH`, `--entry native|i386`. Flags: `detach`, `expire`, `force`, `nofollow`.
 //!
-//! It stops at the first success, prints `{"pid":..,"refused":..,"unmounted":..,"error":..}`, and ends.
+//! It stops at the first success, prints an [`Umounter`] as JSON, and ends.
 
 use std::{
     ffi::{CString, OsString},
@@ -14,9 +14,10 @@ use std::{
     time::Duration,
 };
 
-use crate::namespace::Namespace;
 use anyhow::{Context as _, bail};
 use rustix::mount::UnmountFlags;
+
+use crate::{namespace::Namespace, umounter::Umounter};
 
 pub(super) fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1).peekable();
@@ -83,13 +84,13 @@ pub(super) fn main() -> anyhow::Result<()> {
             Err(error) => failed = error.or(Some(0)),
         }
     }
-    let answer = serde_json::json!({
-        "pid": std::process::id(),
-        "refused": refused,
-        "unmounted": unmounted,
-        "error": failed,
-    });
-    println!("{answer}");
+    let answer = Umounter {
+        pid: std::process::id(),
+        refused,
+        unmounted,
+        error: failed,
+    };
+    println!("{}", serde_json::to_string(&answer)?);
     Ok(())
 }
 

@@ -4,13 +4,13 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
-    ebusy::{Watch, who},
+    ebusy::who,
     harness::{self, Verdict},
     holder::{Helper, program},
     namespace,
     report::{Entered, Holder},
     scratch::{FileSystem, Scratch},
-    steps::refused,
+    steps::{refused, watched},
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -91,8 +91,7 @@ fn way_in(holder: &Holder) -> Result<&Entered> {
 }
 
 fn entering(way: &str) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let container = Container::start(&scratch)?;
     harness::settle()?;
     let holding = container.open(&scratch, way)?;
@@ -139,8 +138,7 @@ fn entering(way: &str) -> Result<Verdict> {
 
 /// A program enters, and its child opens: the way in is that of the parent.
 fn entering_by_the_parent() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let container = Container::start(&scratch)?;
     harness::settle()?;
     let inside = scratch.join("file");

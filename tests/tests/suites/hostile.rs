@@ -23,7 +23,7 @@ use ebusy_tests::{
     namespace::Namespace,
     report::{Holder, Incident},
     scratch::{FileSystem, Scratch},
-    steps::hold_fd,
+    steps::{hold_fd, watched},
     terminal,
 };
 use rustix::{
@@ -208,8 +208,7 @@ fn while_flickering<T>(scratch: &Scratch, run: impl FnOnce() -> Result<T>) -> Re
 }
 
 fn holders_that_come_and_go() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     // This one stays, so that every attempt is refused.
     let steady = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
     let (pids, ()) = while_flickering(&scratch, || {
@@ -296,8 +295,7 @@ fn who_on_holders_that_come_and_go() -> Result<Verdict> {
 
 /// Of two mounts on one mount point, umount takes the upper: a holder of the lower is innocent until it is its turn.
 fn overmounted_target() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let below = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
     mount("ebusy-cover", scratch.path(), "tmpfs", MountFlags::empty(), None)?;
     let cover = ebusy_tests::namespace::mount_id(scratch.path())?;

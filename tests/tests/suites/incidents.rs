@@ -13,13 +13,13 @@ use ebusy_tests::{
     ebusy::{Watch, who},
     expect::{Expectation, Expected, Problems},
     harness::{self, Verdict},
-    holder::{Helper, Holding, Waiting, program},
+    holder::{Helper, Holding, Waiting},
     namespace::Namespace,
     report::nanoseconds,
     scratch::{FileSystem, Scratch},
-    steps::{PAUSE, hold_fd, refused, release},
+    steps::{PAUSE, hold_fd, nothing_told, refused, release, told, told_and_asked, watched},
+    umounter::Umounter,
 };
-use serde::Deserialize;
 
 /// Longer than the pause that ends a burst.
 const LULL: Duration = Duration::from_millis(1500);
@@ -47,45 +47,22 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// What `umounter` says.
-#[derive(Debug, Deserialize)]
-struct Umounter {
-    pid: u32,
-    refused: u64,
-}
-
-/// Another process tries.
-fn umounter(scratch: &Scratch, attempts: u64, flags: &[&str]) -> Result<Umounter> {
-    let mut arguments = vec![scratch.path().as_os_str().to_owned()];
-    arguments.extend([attempts.to_string().into(), "50".into()]);
-    arguments.extend(flags.iter().map(Into::into));
-    let helper = Helper::start(&program("umounter")?, &arguments)?;
-    let line = helper.line()?;
-    helper.finish()?;
-    serde_json::from_str(&line).context(line)
-}
-
 fn fifty_attempts() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
     refused(&scratch, 50)?;
     let expectation = Expectation {
         attempts: 50,
         ..Expectation::released(&scratch, vec![Expected::on_copy(&holding).for_attempts(50)])
     };
-    release(&scratch, [holding])?;
-    let (incidents, _) = watch.finish()?;
-    expectation.check_only(&incidents)?;
-    let incident = &incidents[0];
+    let incident = told(&expectation, watch, [holding])?;
     let lasted = nanoseconds(incident.ended.as_deref().context("an end")?)? - nanoseconds(&incident.started)?;
     ensure!(lasted >= 49 * PAUSE.as_nanos() as u64, "it lasted {lasted} ns");
     Ok(Verdict::Passed)
 }
 
 fn two_bursts() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 5)?;
     thread::sleep(LULL);
@@ -95,19 +72,16 @@ fn two_bursts() -> Result<Verdict> {
         bursts: Some(2),
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(8)])
     };
-    release(&scratch, [holding])?;
-    expectation.check_only(&watch.finish()?.0)?;
+    told(&expectation, watch, [holding])?;
     Ok(Verdict::Passed)
 }
 
 fn several_callers() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     let mut callers = Vec::new();
     for attempts in 1..=3 {
-        let umounter = umounter(&scratch, attempts, &[])?;
-        ensure!(umounter.refused == attempts, "{umounter:?}");
+        let umounter = Umounter::run(&[], scratch.path(), (attempts, 50), &[])?.expect_refused(attempts)?;
         callers.push((umounter.pid, "umounter".to_owned(), attempts));
     }
     let expectation = Expectation {
@@ -115,10 +89,8 @@ fn several_callers() -> Result<Verdict> {
         attempts: 6,
         ..Expectation::released(&scratch, vec![Expected::on_target(&holding).for_attempts(6)])
     };
-    release(&scratch, [holding])?;
-    let (incidents, _) = watch.finish()?;
-    expectation.check_only(&incidents)?;
-    let mut found: Vec<_> = incidents[0]
+    let incident = told(&expectation, watch, [holding])?;
+    let mut found: Vec<_> = incident
         .callers
         .iter()
         .map(|caller| (caller.pid, caller.comm.clone(), caller.attempts))
@@ -126,8 +98,8 @@ fn several_callers() -> Result<Verdict> {
     found.sort_by_key(|(_, _, attempts)| *attempts);
     let mut problems = Problems::default();
     problems.equal("callers", &found, &callers);
-    problems.equal("caller.comm", &incidents[0].caller.comm, &"umounter");
-    problems.into_result(&incidents)?;
+    problems.equal("caller.comm", &incident.caller.comm, &"umounter");
+    problems.into_result(&incident)?;
     Ok(Verdict::Passed)
 }
 
@@ -163,8 +135,7 @@ fn umount_on_behalf_of_a_script() -> Result<Verdict> {
 
 /// The books are those of the last refused attempt; a holder that was gone by then blocked the others all the same.
 fn holder_leaves_between_attempts() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let stays = hold_fd(&scratch, Namespace::Same, "file")?;
     let leaves = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
     refused(&scratch, 2)?;
@@ -178,14 +149,12 @@ fn holder_leaves_between_attempts() -> Result<Verdict> {
         bursts: None,
         ..Expectation::released(&scratch, holders)
     };
-    release(&scratch, [stays])?;
-    expectation.check_only(&watch.finish()?.0)?;
+    told(&expectation, watch, [stays])?;
     Ok(Verdict::Passed)
 }
 
 fn holder_changes_between_attempts() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     let first = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
     let former = Expected::on_target(&first).for_attempts(2).former();
@@ -198,14 +167,12 @@ fn holder_changes_between_attempts() -> Result<Verdict> {
         bursts: None,
         ..Expectation::released(&scratch, vec![Expected::on_copy(&second), former])
     };
-    release(&scratch, [second])?;
-    expectation.check_only(&watch.finish()?.0)?;
+    told(&expectation, watch, [second])?;
     Ok(Verdict::Passed)
 }
 
 fn many_holders_of_one_target() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     let holdings = [
         hold_fd(&scratch, Namespace::Same, "file")?,
         hold_fd(&scratch, Namespace::Same, "file")?,
@@ -217,16 +184,12 @@ fn many_holders_of_one_target() -> Result<Verdict> {
     ];
     refused(&scratch, 1)?;
     let expectation = Expectation::released(&scratch, holdings.iter().map(Expected::on_target).collect());
-    let (code, answers) = who(scratch.path())?;
-    release(&scratch, holdings)?;
-    expectation.check_only(&watch.finish()?.0)?;
-    expectation.check_who(code, &answers).context("who")?;
+    told_and_asked(&expectation, watch, holdings)?;
     Ok(Verdict::Passed)
 }
 
 fn remaining_of_two_copies() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     let holdings = [
         hold_fd(&scratch, Namespace::Slave, "file")?,
         hold_fd(&scratch, Namespace::Slave, "second")?,
@@ -249,8 +212,7 @@ fn remaining_of_two_copies() -> Result<Verdict> {
 }
 
 fn remaining_of_target_and_copy() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holdings = [
         hold_fd(&scratch, Namespace::Same, "file")?,
         hold_fd(&scratch, Namespace::Slave, "second")?,
@@ -261,36 +223,29 @@ fn remaining_of_target_and_copy() -> Result<Verdict> {
         &scratch,
         vec![Expected::on_target(target), Expected::on_copy(copy).remaining()],
     );
-    let (code, answers) = who(scratch.path())?;
-    release(&scratch, holdings)?;
-    expectation.check_only(&watch.finish()?.0)?;
-    expectation.check_who(code, &answers).context("who")?;
+    told_and_asked(&expectation, watch, holdings)?;
     Ok(Verdict::Passed)
 }
 
 /// The holder's namespace is there first, and gets the mount by propagation: a node agent and a new container.
 fn copy_that_arrived_by_propagation() -> Result<Verdict> {
     let waiting = Waiting::start("hold-fd", Namespace::Slave)?;
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     harness::settle()?;
     let holding = waiting.proceed(&[scratch.join("file")])?;
     refused(&scratch, 1)?;
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]);
-    release(&scratch, [holding])?;
-    expectation.check_only(&watch.finish()?.0)?;
+    told(&expectation, watch, [holding])?;
     Ok(Verdict::Passed)
 }
 
 /// A namespace that is made, and a file that is opened in it, before anybody can have learnt of it.
 fn opened_at_once() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     let holding = Holding::start_at_once("hold-fd", Namespace::Slave, &[scratch.join("file")])?;
     refused(&scratch, 1)?;
     let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding).at_once()]);
-    release(&scratch, [holding])?;
-    expectation.check_only(&watch.finish()?.0)?;
+    told(&expectation, watch, [holding])?;
     Ok(Verdict::Passed)
 }
 
@@ -339,33 +294,24 @@ fn other_targets_are_not_shown() -> Result<Verdict> {
     let holding = hold_fd(&other, Namespace::Same, "file")?;
     refused(&other, 2)?;
     release(&other, [holding])?;
-    let (incidents, _) = watch.finish()?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    nothing_told(watch)?;
     Ok(Verdict::Passed)
 }
 
 fn flags() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    let umounter = umounter(&scratch, 1, &["force", "nofollow"])?;
-    ensure!(umounter.refused == 1, "{umounter:?}");
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
-    release(&scratch, [holding])?;
-    let (incidents, _) = watch.finish()?;
-    expectation.check_only(&incidents)?;
-    let mut flags = incidents[0].flags.clone();
+    let umounter = Umounter::run(&[], scratch.path(), (1, 50), &["force", "nofollow"])?.expect_refused(1)?;
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]).by(umounter.pid);
+    let incident = told(&expectation, watch, [holding])?;
+    let mut flags = incident.flags;
     flags.sort();
     ensure!(flags == ["MNT_FORCE", "UMOUNT_NOFOLLOW"], "{flags:?}");
     Ok(Verdict::Passed)
 }
 
 fn nothing_refused() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     hold_fd(&scratch, Namespace::Slave, "file")?.release()?;
     let (code, answers) = who(scratch.path())?;
     Expectation::released(&scratch, Vec::new()).check_who(code, &answers)?;

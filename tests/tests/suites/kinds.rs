@@ -17,10 +17,12 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, PATIENCE},
     namespace::Namespace,
+    pairs,
     report::Who,
     scratch::{FileSystem, Scratch},
     zoo::{ROWS, Row},
 };
+use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 /// Tests at a time: most of it is waiting. Where the refused mount is found by its path, it has to be found in time. A
@@ -34,48 +36,80 @@ fn threads() -> usize {
     }
 }
 
-pub(crate) fn main() -> ExitCode {
-    let mut tests = Vec::new();
-    for row in ROWS {
-        for file_system in row.file_systems.iter().copied() {
-            let mut test = |through: &str, run: fn(&Row, FileSystem) -> Result<Verdict>| {
-                let name = format!("{}::{}::{through}", row.name, file_system.name());
-                tests.push(harness::test(name, move || {
-                    // Those that run alone wait for the others, and they for those.
-                    let (_together, _alone);
-                    if row.alone {
-                        _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
-                    } else {
-                        _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
-                    }
-                    run(row, file_system)
-                }));
-            };
-            test("target", |row, file_system| {
-                blocks(row, file_system, Namespace::Same)
-            });
-            test("propagated_copy", |row, file_system| {
-                if row.copy_blocks {
-                    blocks(row, file_system, Namespace::Slave)
-                } else {
-                    does_not_block(row, file_system, Namespace::Slave)
-                }
-            });
-            // The kernel treats a peer's copy as that of a slave: machines are spared the time.
-            if !harness::in_machine() {
-                test("peer", |row, file_system| {
-                    blocks(row, file_system, Namespace::Shared)
-                });
+/// How a kind of reference comes to be on the mount, and what is to follow.
+struct Way {
+    name: &'static str,
+    run: fn(&Row, FileSystem) -> Result<Verdict>,
+}
+
+/// Those that every machine has; the last one is for rows that can stand by.
+const WAYS: [Way; 4] = [
+    Way {
+        name: "target",
+        run: |row, file_system| blocks(row, file_system, Namespace::Same),
+    },
+    Way {
+        name: "propagated_copy",
+        run: |row, file_system| {
+            if row.copy_blocks {
+                blocks(row, file_system, Namespace::Slave)
+            } else {
+                does_not_block(row, file_system, Namespace::Slave)
             }
-            test("private_copy", |row, file_system| {
-                does_not_block(row, file_system, Namespace::Private)
-            });
-            if row.bystander {
-                test("bystander", stands_by);
+        },
+    },
+    Way {
+        name: "private_copy",
+        run: |row, file_system| does_not_block(row, file_system, Namespace::Private),
+    },
+    Way {
+        name: "bystander",
+        run: stands_by,
+    },
+];
+
+/// The kernel treats a peer's copy as that of a slave: machines are spared the time.
+const PEER: Way = Way {
+    name: "peer",
+    run: |row, file_system| blocks(row, file_system, Namespace::Shared),
+};
+
+fn test(row: &'static Row, file_system: FileSystem, way: &Way) -> Trial {
+    let run = way.run;
+    let name = format!("{}::{}::{}", row.name, file_system.name(), way.name);
+    harness::test(name, move || {
+        // Those that run alone wait for the others, and they for those.
+        let (_together, _alone);
+        if row.alone {
+            _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+        } else {
+            _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+        }
+        run(row, file_system)
+    })
+}
+
+fn tests() -> Vec<Trial> {
+    let mut tests = Vec::new();
+    for (turn, row) in ROWS.iter().enumerate() {
+        let ways = if row.bystander { &WAYS[..] } else { &WAYS[..3] };
+        for (index, file_system) in row.file_systems.iter().enumerate() {
+            let of_row = (index, row.file_systems.len());
+            let here = ways
+                .iter()
+                .enumerate()
+                .filter(|(way, _)| pairs::runs(turn, of_row, (*way, ways.len())));
+            tests.extend(here.map(|(_, way)| test(row, *file_system, way)));
+            if !harness::in_machine() {
+                tests.push(test(row, *file_system, &PEER));
             }
         }
     }
-    let status = harness::main_with(tests, threads());
+    tests
+}
+
+pub(crate) fn main() -> ExitCode {
+    let status = harness::main_with(tests(), threads());
     match nothing_else() {
         Ok(()) => status,
         Err(error) => {

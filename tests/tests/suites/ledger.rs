@@ -4,13 +4,12 @@ use std::{fs::File, process::ExitCode, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
-    ebusy::Watch,
     harness::{self, Verdict},
     holder::Holding,
     namespace::Namespace,
     report::Incident,
-    scratch::{FileSystem, Scratch},
-    steps::{PAUSE, hold_fd, refused, release},
+    scratch::FileSystem,
+    steps::{PAUSE, hold_fd, refused, release, watched},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -56,8 +55,7 @@ fn refs(file_system: FileSystem) -> u64 {
 
 /// Each holds for one attempt, and is gone before anybody can look.
 fn holders_of_a_moment(file_system: FileSystem) -> Result<Verdict> {
-    let scratch = Scratch::new(file_system)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(file_system)?;
     let names = ["file", "second", "upper"];
     for name in names {
         let file = File::open(scratch.join(name))?;
@@ -97,8 +95,7 @@ fn holders_of_a_moment(file_system: FileSystem) -> Result<Verdict> {
 
 /// One that stays, and one that is there for the last attempt only: both are in its books.
 fn holder_of_the_last_attempt(file_system: FileSystem) -> Result<Verdict> {
-    let scratch = Scratch::new(file_system)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(file_system)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
     thread::sleep(PAUSE);
@@ -130,8 +127,7 @@ fn holder_of_the_last_attempt(file_system: FileSystem) -> Result<Verdict> {
 
 /// A call is under way on a descriptor that was closed since.
 fn file_in_no_table(file_system: FileSystem) -> Result<Verdict> {
-    let scratch = Scratch::new(file_system)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(file_system)?;
     let holding = Holding::start("hold-fd-in-call", Namespace::Same, &[scratch.join("fifo")])?;
     refused(&scratch, 3)?;
     let pid = holding.claimed.ready.pid;
@@ -161,8 +157,7 @@ fn file_in_no_table(file_system: FileSystem) -> Result<Verdict> {
 
 /// A flood that ebusy does not read: who opened the file that stays is known all the same, and nobody else is named.
 fn opens_that_the_ring_lost(file_system: FileSystem) -> Result<Verdict> {
-    let scratch = Scratch::new(file_system)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(file_system)?;
     let ebusy = Pid::from_raw(watch.pid().cast_signed()).context("a process id")?;
     kill_process(ebusy, Signal::STOP)?;
     let flood = |opens: u32| -> Result<()> {

@@ -10,7 +10,7 @@ use ebusy_tests::{
     holder::{Helper, Holding, program},
     namespace::Namespace,
     scratch::{FileSystem, Scratch},
-    steps::{hold_fd, refused, release},
+    steps::{hold_fd, refused, release, watched},
 };
 use rustix::mount::UnmountFlags;
 use serde::Deserialize;
@@ -28,8 +28,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn detached() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
     let expectation = Expectation {
@@ -65,8 +64,7 @@ fn released_at_once() -> Result<Verdict> {
 /// and what it tells is right.
 fn ends_at_once(outcome: &str, end: impl Fn(&Scratch, Holding) -> Result<()>) -> Result<Verdict> {
     for _ in 0..5 {
-        let scratch = Scratch::new(FileSystem::Tmpfs)?;
-        let watch = Watch::targets(&[scratch.path()])?;
+        let (scratch, watch) = watched(FileSystem::Tmpfs)?;
         let holding = hold_fd(&scratch, Namespace::Same, "file")?;
         let claimed = holding.claimed.clone();
         refused(&scratch, 2)?;
@@ -102,8 +100,7 @@ fn ends_at_once(outcome: &str, end: impl Fn(&Scratch, Holding) -> Result<()>) ->
 }
 
 fn still_busy() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
     let expectation = Expectation {
@@ -119,8 +116,7 @@ fn still_busy() -> Result<Verdict> {
 }
 
 fn gave_up() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
     // 30 s of quiet, and some time to write it down.
@@ -191,8 +187,7 @@ fn gone_with_its_namespace() -> Result<Verdict> {
 
 /// Somebody removes the mount point in a namespace where nothing is mounted there: the mount goes everywhere.
 fn gone_with_its_mount_point() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
     let expectation = Expectation {

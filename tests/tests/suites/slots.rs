@@ -13,15 +13,15 @@ use ebusy_tests::{
     ebusy::{Watch, who},
     expect::{Expectation, Expected, Problems},
     harness::{self, Verdict},
-    holder::{Helper, Holding, program},
+    holder::Holding,
     namespace::Namespace,
     scratch::{FileSystem, Scratch},
-    steps::{hold_fd, refused, release},
+    steps::{hold_fd, nothing_told, refused, release, told, told_and_asked, watched},
+    umounter::Umounter,
 };
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
 };
-use serde::Deserialize;
 
 pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
@@ -60,10 +60,7 @@ pub(crate) fn main() -> ExitCode {
 fn explains(scratch: &Scratch, watch: Watch, expected: Expected, holding: Holding) -> Result<Verdict> {
     refused(scratch, 1)?;
     let expectation = Expectation::released(scratch, vec![expected]);
-    let (code, answers) = who(scratch.path())?;
-    release(scratch, [holding])?;
-    expectation.check_only(&watch.finish()?.0)?;
-    expectation.check_who(code, &answers).context("who")?;
+    told_and_asked(&expectation, watch, [holding])?;
     Ok(Verdict::Passed)
 }
 
@@ -72,16 +69,14 @@ fn does_not_block(expectation: &Expectation<'_>, watch: Watch, holding: Holding)
     let scratch = expectation.scratch;
     let (code, answers) = who(scratch.path())?;
     ensure!(scratch.umount()?, "the umount was refused");
-    let (incidents, _) = watch.finish()?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    nothing_told(watch)?;
     holding.release()?;
     expectation.check_who(code, &answers).context("who")?;
     Ok(Verdict::Passed)
 }
 
 fn in_namespace(namespace: Namespace, program: &str, paths: &[&str]) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Overlay)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Overlay)?;
     let paths: Vec<PathBuf> = paths.iter().map(|path| scratch.join(path)).collect();
     let holding = Holding::start(program, namespace, &paths)?;
     let expected = Expected::on_copy(&holding);
@@ -90,8 +85,7 @@ fn in_namespace(namespace: Namespace, program: &str, paths: &[&str]) -> Result<V
 
 /// A copy that nobody uses goes with the target.
 fn idle(namespace: Namespace) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let other = tempfile::tempdir()?;
     let file = other.path().join("file");
     fs::write(&file, "x")?;
@@ -102,8 +96,7 @@ fn idle(namespace: Namespace) -> Result<Verdict> {
 /// Something is mounted on the root of the copy: up to Linux 6.12 the kernel counts it and allows for it, from 7.2 on
 /// it does not count it (`propagate_mount_busy` in fs/pnode.c). The file below blocks either way.
 fn covered_copy() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let paths = [scratch.join("file"), scratch.join(".")];
     let holding = Holding::start("hold-fd-covered", Namespace::Slave, &paths)?;
     let expected = Expected::on_copy(&holding);
@@ -112,16 +105,14 @@ fn covered_copy() -> Result<Verdict> {
 
 /// Who uses only what covers the copy does not block.
 fn user_of_the_cover() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-fd-on-top", Namespace::Slave, &[scratch.join(".")])?;
     does_not_block(&Expectation::released(&scratch, Vec::new()), watch, holding)
 }
 
 /// A copy with a mount on one of its directories is not looked at, and stays where it is, whoever uses it.
 fn copy_with_a_child_is_skipped() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let paths = [scratch.join("file"), scratch.join("dir")];
     let holding = Holding::start("hold-fd-covered", Namespace::Slave, &paths)?;
     let stays = Expected {
@@ -137,8 +128,7 @@ fn copy_with_a_child_is_skipped() -> Result<Verdict> {
 
 /// The kernel asks what is mounted in the target's place, and not whether it is the same file system.
 fn unrelated_mount() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-fd-unrelated", Namespace::Slave, &[scratch.join("file")])?;
     let expected = Expected::on_copy(&holding).at_once();
     explains(&scratch, watch, expected, holding)
@@ -146,16 +136,14 @@ fn unrelated_mount() -> Result<Verdict> {
 
 /// A namespace without a process keeps its copies; a descriptor that was opened in it keeps them busy.
 fn namespace_kept_by_a_descriptor() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-fd-left", Namespace::Same, &[scratch.join("file")])?;
     let expected = Expected::on_copy(&holding).at_once();
     explains(&scratch, watch, expected, holding)
 }
 
 fn namespace_kept_by_a_bind_mount() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     // The kernel lets nobody propagate a mount namespace.
     let private = Stage::new(MountPropagationFlags::PRIVATE)?;
     let keep = private.path().join("mnt");
@@ -196,8 +184,7 @@ impl Drop for Stage {
 
 /// In the same namespace: the directory above the target is bound elsewhere, and the target with it.
 fn recursive_bind() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let elsewhere = tempfile::Builder::new().prefix("ebusy-rbind-").tempdir()?;
     mount_bind_recursive(scratch.directory(), elsewhere.path())?;
     let run = || {
@@ -230,8 +217,7 @@ fn private_parent() -> Result<Verdict> {
 
 /// The target is looked at first, and what it has is counted; the slots remain, and have their turn one by one.
 fn target_and_two_slots() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let target = hold_fd(&scratch, Namespace::Same, "file")?;
     let first = hold_fd(&scratch, Namespace::Slave, "second")?;
     let second = hold_fd(&scratch, Namespace::User, "third")?;
@@ -269,15 +255,13 @@ fn target_and_two_slots() -> Result<Verdict> {
             ],
         )
     };
-    release(&scratch, [second])?;
-    expectation.check_only(&watch.finish()?.0)?;
+    told(&expectation, watch, [second])?;
     Ok(Verdict::Passed)
 }
 
 /// Peer, slave, slave of a slave, user namespace: one of them was counted, the others remain, and each is named.
 fn slots_of_every_relation() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let namespaces = [
         Namespace::Shared,
         Namespace::Slave,
@@ -311,36 +295,17 @@ fn slots_of_every_relation() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What `umounter` says.
-#[derive(Debug, Deserialize)]
-struct Umounter {
-    pid: u32,
-    refused: u64,
-    unmounted: bool,
-}
-
 /// A process in a namespace of its own tries once.
 fn umounter(scratch: &Scratch, namespace: Namespace) -> Result<Umounter> {
-    let arguments = [
-        "--mntns".as_ref(),
-        namespace.name().as_ref(),
-        scratch.path().as_os_str(),
-        "1".as_ref(),
-        "0".as_ref(),
-    ];
-    let helper = Helper::start(&program("umounter")?, &arguments)?;
-    let line = helper.line()?;
-    helper.finish()?;
-    serde_json::from_str(&line).context(line)
+    let options = ["--mntns".as_ref(), namespace.name().as_ref()];
+    Umounter::run(&options, scratch.path(), (1, 0), &[])
 }
 
 /// The peer of the host's mount is refused because of a file that is open on the host's.
 fn umount_by_a_peer() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    let umounter = umounter(&scratch, Namespace::Shared)?;
-    ensure!(umounter.refused == 1 && !umounter.unmounted, "{umounter:?}");
+    let umounter = umounter(&scratch, Namespace::Shared)?.expect_refused(1)?;
     harness::settle()?;
     let (incidents, _) = watch.finish()?;
     let pid = holding.claimed.ready.pid;
@@ -369,13 +334,11 @@ fn umount_by_a_peer() -> Result<Verdict> {
 
 /// A slave does not ask its master.
 fn umount_by_a_slave() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     let umounter = umounter(&scratch, Namespace::Slave)?;
     ensure!(umounter.refused == 0 && umounter.unmounted, "{umounter:?}");
-    let (incidents, _) = watch.finish()?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    nothing_told(watch)?;
     release(&scratch, [holding])?;
     Ok(Verdict::Passed)
 }

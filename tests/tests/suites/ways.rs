@@ -7,18 +7,18 @@ use ebusy_tests::{
     ebusy::{Watch, who},
     expect::{Expectation, Expected, Problems},
     harness::{self, Verdict},
-    holder::{Helper, Holding, program},
+    holder::Holding,
     namespace::{self, Namespace},
     report::Incident,
     scratch::{FileSystem, Scratch},
-    steps::{hold_fd, release},
+    steps::{hold_fd, nothing_told, release, told, watched},
+    umounter::Umounter,
 };
 use rustix::{
     fs::{StatVfsMountFlags, statvfs},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount},
 };
-use serde::Deserialize;
 
 pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
@@ -58,39 +58,26 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Between two attempts ebusy has the time to look.
-const PAUSE_MS: &str = "500";
+const PAUSE_MS: u64 = 500;
 
-/// What `umounter` says.
-#[derive(Debug, Deserialize)]
-struct Umounter {
-    pid: u32,
-    refused: u64,
-    unmounted: bool,
-    error: Option<i32>,
-}
-
-/// Another process tries: `options`, the path, the number of attempts, flags.
-fn umounter(options: &[&OsStr], path: &OsStr, attempts: &str, flags: &[&str]) -> Result<Umounter> {
-    let mut arguments = options.to_vec();
-    arguments.extend([path, attempts.as_ref(), PAUSE_MS.as_ref()]);
-    arguments.extend(flags.iter().map(AsRef::<OsStr>::as_ref));
-    let helper = Helper::start(&program("umounter")?, &arguments)?;
-    let line = helper.line()?;
-    helper.finish()?;
-    serde_json::from_str(&line).context(line)
+/// Another process tries once.
+fn umounter(options: &[&OsStr], path: &OsStr, flags: &[&str]) -> Result<Umounter> {
+    Umounter::run(options, path, (1, PAUSE_MS), flags)
 }
 
 fn refused_once(options: &[&OsStr], path: &OsStr, flags: &[&str]) -> Result<Umounter> {
-    let umounter = umounter(options, path, "1", flags)?;
-    ensure!(umounter.refused == 1 && !umounter.unmounted, "{umounter:?}");
-    Ok(umounter)
+    umounter(options, path, flags)?.expect_refused(1)
 }
 
-/// The incident is the one that is expected, and of these flags.
-fn told(watch: Watch, expectation: &Expectation<'_>, flags: &[&str]) -> Result<Verdict> {
-    let (incidents, _) = watch.finish()?;
-    expectation.check_only(&incidents)?;
-    let mut found: Vec<&str> = incidents[0].flags.iter().map(String::as_str).collect();
+/// Lets it go; the incident is the one that is expected, and of these flags.
+fn told_with(
+    expectation: &Expectation<'_>,
+    watch: Watch,
+    holding: Holding,
+    flags: &[&str],
+) -> Result<Verdict> {
+    let incident = told(expectation, watch, [holding])?;
+    let mut found: Vec<&str> = incident.flags.iter().map(String::as_str).collect();
     found.sort_unstable();
     ensure!(found == flags, "{found:?}, expected {flags:?}");
     Ok(Verdict::Passed)
@@ -99,15 +86,10 @@ fn told(watch: Watch, expectation: &Expectation<'_>, flags: &[&str]) -> Result<V
 /// A file is open. With `MNT_EXPIRE` the kernel compares the count of the target itself, without the busy check of
 /// other umounts (`do_umount` in fs/namespace.c); tmpfs has nothing that `MNT_FORCE` could end.
 fn busy(flags: &'static [&'static str]) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     let umounter = refused_once(&[], scratch.path().as_os_str(), flags)?;
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
-    release(&scratch, [holding])?;
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]).by(umounter.pid);
     let mut names: Vec<&str> = flags
         .iter()
         .map(|flag| match *flag {
@@ -117,61 +99,45 @@ fn busy(flags: &'static [&'static str]) -> Result<Verdict> {
         })
         .collect();
     names.sort_unstable();
-    told(watch, &expectation, &names)
+    told_with(&expectation, watch, holding, &names)
 }
 
 /// However the path is written, it is the same mount.
 fn by_path(suffix: &str) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     let mut path = scratch.path().as_os_str().to_owned();
     path.push(suffix);
     let umounter = refused_once(&[], &path, &[])?;
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
-    release(&scratch, [holding])?;
-    told(watch, &expectation, &[])
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]).by(umounter.pid);
+    told_with(&expectation, watch, holding, &[])
 }
 
 /// A link leads to the mount, unless `UMOUNT_NOFOLLOW` is given: then it is no mount point, which is no refusal.
 fn symbolic_link() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let link = scratch.directory().join("link");
     std::os::unix::fs::symlink(scratch.path(), &link)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    let not_followed = umounter(&[], link.as_os_str(), "1", &["nofollow"])?;
+    let not_followed = umounter(&[], link.as_os_str(), &["nofollow"])?;
     ensure!(not_followed.error == Some(libc::EINVAL), "{not_followed:?}");
     let umounter = refused_once(&[], link.as_os_str(), &[])?;
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
-    release(&scratch, [holding])?;
-    told(watch, &expectation, &[])
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]).by(umounter.pid);
+    told_with(&expectation, watch, holding, &[])
 }
 
 /// Up to Linux 6.12 the child is in the count, on 7.2 it is asked for: EBUSY either way.
 fn child_mount_and_expire() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-child-mount", Namespace::Same, &[scratch.join("dir")])?;
     let umounter = refused_once(&[], scratch.path().as_os_str(), &["expire"])?;
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
-    release(&scratch, [holding])?;
-    told(watch, &expectation, &["MNT_EXPIRE"])
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]).by(umounter.pid);
+    told_with(&expectation, watch, holding, &["MNT_EXPIRE"])
 }
 
 /// The first call marks the mount (EAGAIN), the second unmounts it if nobody has used it since: ebusy has not.
 fn expire_of_an_idle_mount() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     harness::settle()?;
     let marked = unmount(scratch.path(), UnmountFlags::EXPIRE);
     ensure!(marked == Err(Errno::AGAIN), "{marked:?}");
@@ -179,31 +145,24 @@ fn expire_of_an_idle_mount() -> Result<Verdict> {
     ensure!(code == 0, "who: {code}");
     harness::settle()?;
     unmount(scratch.path(), UnmountFlags::EXPIRE).context("somebody has used the mount")?;
-    let (incidents, _) = watch.finish()?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    nothing_told(watch)?;
     Ok(Verdict::Passed)
 }
 
 /// What marks a mount does not look at its copies; what unmounts it does.
 fn expire_of_a_busy_copy() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
     let marked = unmount(scratch.path(), UnmountFlags::EXPIRE);
     ensure!(marked == Err(Errno::AGAIN), "{marked:?}");
     let umounter = refused_once(&[], scratch.path().as_os_str(), &["expire"])?;
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_copy(&holding)])
-    };
-    release(&scratch, [holding])?;
-    told(watch, &expectation, &["MNT_EXPIRE"])
+    let expectation = Expectation::released(&scratch, vec![Expected::on_copy(&holding)]).by(umounter.pid);
+    told_with(&expectation, watch, holding, &["MNT_EXPIRE"])
 }
 
 /// `MNT_DETACH` is never refused.
 fn detach() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
     ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
     let (mut incidents, log) = watch.finish()?;
@@ -266,8 +225,7 @@ fn by_itself(
     path: impl FnOnce(&Path) -> std::path::PathBuf,
     kinds: &[&str],
 ) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     harness::settle()?;
     let options: Vec<&OsStr> = options
         .iter()
@@ -305,13 +263,11 @@ fn descriptor_of_the_caller() -> Result<Verdict> {
 
 /// What a caller does to its own root is a remount: it succeeds, the mount stays, and nothing can be written any more.
 fn root_of_the_caller() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let root = scratch.path().as_os_str();
     let umounter = umounter(
         &["--root".as_ref(), root, "--cwd".as_ref(), "/".as_ref()],
         "/".as_ref(),
-        "1",
         &[],
     )?;
     ensure!(umounter.unmounted && umounter.refused == 0, "{umounter:?}");
@@ -325,8 +281,7 @@ fn root_of_the_caller() -> Result<Verdict> {
         "it can be written"
     );
     ensure!(scratch.umount()?, "busy");
-    let (incidents, _) = watch.finish()?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    nothing_told(watch)?;
     Ok(Verdict::Passed)
 }
 
@@ -341,8 +296,7 @@ fn root_of_the_caller_written_elsewhere() -> Result<Verdict> {
 }
 
 fn root_is_written(hold: impl FnOnce(&Scratch) -> Result<Holding>) -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let reader = hold_fd(&scratch, Namespace::Same, "file")?;
     let writer = hold(&scratch)?;
     let writer_pid = writer.claimed.ready.pid;
@@ -352,7 +306,7 @@ fn root_is_written(hold: impl FnOnce(&Scratch) -> Result<Holding>) -> Result<Ver
     harness::settle()?;
     writer.release()?;
     // The same call is not refused any more, though the reader is still there.
-    let again = self::umounter(&options, "/".as_ref(), "1", &[])?;
+    let again = self::umounter(&options, "/".as_ref(), &[])?;
     ensure!(again.unmounted, "{again:?}");
     mount_remount(scratch.path(), MountFlags::empty(), "")?;
     release(&scratch, [reader])?;
@@ -376,18 +330,14 @@ fn entry_of_32_bits() -> Result<Verdict> {
     if cfg!(not(target_arch = "x86_64")) {
         return Ok(Verdict::Skipped("not on this architecture".to_owned()));
     }
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let watch = Watch::targets(&[scratch.path()])?;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     let options: [&OsStr; 2] = ["--entry".as_ref(), "i386".as_ref()];
-    let Ok(umounter) = umounter(&options, scratch.path().as_os_str(), "1", &[]) else {
+    let Ok(umounter) = umounter(&options, scratch.path().as_os_str(), &[]) else {
         return Ok(Verdict::Skipped("no entry of 32 bits".to_owned()));
     };
     ensure!(umounter.refused == 1, "{umounter:?}");
-    let expectation = Expectation {
-        caller: umounter.pid,
-        ..Expectation::released(&scratch, vec![Expected::on_target(&holding)])
-    };
+    let expectation = Expectation::released(&scratch, vec![Expected::on_target(&holding)]).by(umounter.pid);
     release(&scratch, [holding])?;
     let (incidents, log) = watch.finish()?;
     if log.contains("tier tracepoint") {
@@ -410,12 +360,11 @@ fn other_errors() -> Result<Verdict> {
         (scratch.join("."), &["expire", "detach"], libc::EINVAL),
         (scratch.join("."), &["expire", "force"], libc::EINVAL),
     ] {
-        let umounter = umounter(&[], path.as_os_str(), "1", flags)?;
+        let umounter = umounter(&[], path.as_os_str(), flags)?;
         ensure!(umounter.error == Some(error), "{}: {umounter:?}", path.display());
     }
     drop(file);
     ensure!(scratch.umount()?, "busy");
-    let (incidents, _) = watch.finish()?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    nothing_told(watch)?;
     Ok(Verdict::Passed)
 }

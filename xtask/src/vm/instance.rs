@@ -69,7 +69,7 @@ impl Instance {
         let file = File::open(state).with_context(|| format!("opening {}", state.display()))?;
         let mut instance = Self::start(machine, accelerator, Some(file), show_console)?;
         instance.watch = Watch::ready(release);
-        instance.monitor()?.cont()?;
+        instance.monitor()?.go_on()?;
         Ok(instance)
     }
 

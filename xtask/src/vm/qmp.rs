@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a machine may take to be written.
 const SAVE_LIMIT: Duration = Duration::from_mins(2);
+
+/// How long its state may take to be read.
+const LOAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection to the monitor.
 #[derive(Debug)]
@@ -60,9 +64,28 @@ impl Monitor {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// Lets a stopped machine go on.
-    pub(super) fn cont(&mut self) -> Result<()> {
+    /// Lets a machine go on from the state that it was stopped and saved in, once that is read.
+    pub(super) fn go_on(&mut self) -> Result<()> {
+        self.wait("query-status", LOAD_LIMIT, |status| {
+            Ok(status != "inmigrate")
+        })?;
         self.execute("cont", &json!({})).map(drop)
+    }
+
+    /// Asks again and again, until the status that is told is the one.
+    fn wait(&mut self, query: &str, limit: Duration, is_it: impl Fn(&str) -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let state = self.execute(query, &json!({}))?;
+            let status = state.get("status").and_then(Value::as_str).unwrap_or_default();
+            if is_it(status).with_context(|| state.to_string())? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("{query}: {status} after {} s", limit.as_secs());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Stops the machine and hands its whole state to a shell command.
@@ -71,21 +94,11 @@ impl Monitor {
         // The usual limit is for a network that others use as well.
         self.execute("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
         self.execute("migrate", &json!({ "uri": format!("exec:{to}") }))?;
-        let deadline = Instant::now() + SAVE_LIMIT;
-        loop {
-            let state = self.execute("query-migrate", &json!({}))?;
-            match state.get("status").and_then(Value::as_str) {
-                Some("completed") => return Ok(()),
-                Some("failed" | "cancelled") => {
-                    let why = state.get("error-desc").and_then(Value::as_str);
-                    bail!("saving the machine: {}", why.unwrap_or("no reason given"));
-                }
-                _ if Instant::now() >= deadline => {
-                    bail!("the machine was not saved within {} s", SAVE_LIMIT.as_secs())
-                }
-                _ => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        self.wait("query-migrate", SAVE_LIMIT, |status| match status {
+            "completed" => Ok(true),
+            "failed" | "cancelled" => bail!("the machine was not saved"),
+            _ => Ok(false),
+        })
     }
 }
 
@@ -116,16 +129,20 @@ mod tests {
 
     #[test]
     fn events_come_between() {
-        let stream = emulator(&["{\"event\": \"RESUME\"}\n{\"return\": {}}"]);
-        Monitor::open(stream).unwrap().cont().unwrap();
+        let stream = emulator(&[
+            "{\"return\": {\"status\": \"inmigrate\"}}",
+            "{\"event\": \"RESUME\"}\n{\"return\": {\"status\": \"paused\"}}",
+            "{\"return\": {}}",
+        ]);
+        Monitor::open(stream).unwrap().go_on().unwrap();
     }
 
     #[test]
     fn a_refusal_and_an_end_are_errors() {
         let stream = emulator(&["{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}"]);
         let mut monitor = Monitor::open(stream).unwrap();
-        assert!(monitor.cont().unwrap_err().to_string().contains("no"));
-        assert!(monitor.cont().is_err());
+        assert!(monitor.go_on().unwrap_err().to_string().contains("no"));
+        assert!(monitor.go_on().is_err());
     }
 
     #[test]
@@ -138,6 +155,6 @@ mod tests {
             "{\"return\": {\"status\": \"failed\", \"error-desc\": \"disk full\"}}",
         ]);
         let error = Monitor::open(stream).unwrap().save("cat").unwrap_err();
-        assert!(error.to_string().contains("disk full"));
+        assert!(format!("{error:#}").contains("disk full"));
     }
 }

@@ -1,0 +1,47 @@
+//! The side of a test of `umounter` ([`holders`](crate::holders)): another process tries to unmount a path.
+
+use std::ffi::OsStr;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::holder::{Helper, program};
+
+/// What it says in the end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Umounter {
+    /// Its process id.
+    pub pid: u32,
+    /// Attempts that were refused.
+    pub refused: u64,
+    /// Whether one succeeded.
+    pub unmounted: bool,
+    /// The error of one that failed otherwise.
+    pub error: Option<i32>,
+}
+
+impl Umounter {
+    /// Runs it: options, the path, attempts at the most, a pause between them in milliseconds, flags.
+    pub fn run(
+        options: &[&OsStr],
+        path: impl AsRef<OsStr>,
+        (attempts, pause): (u64, u64),
+        flags: &[&str],
+    ) -> Result<Self> {
+        let numbers = [attempts.to_string(), pause.to_string()];
+        let mut arguments = options.to_vec();
+        arguments.push(path.as_ref());
+        arguments.extend(numbers.iter().map(AsRef::<OsStr>::as_ref));
+        arguments.extend(flags.iter().map(AsRef::<OsStr>::as_ref));
+        let helper = Helper::start(&program("umounter")?, &arguments)?;
+        let line = helper.line()?;
+        helper.finish()?;
+        serde_json::from_str(&line).context(line)
+    }
+
+    /// All so many attempts were refused.
+    pub fn expect_refused(self, attempts: u64) -> Result<Self> {
+        ensure!(self.refused == attempts && !self.unmounted, "{self:?}");
+        Ok(self)
+    }
+}

@@ -22,6 +22,7 @@ pub(crate) fn follow(
     limit: Duration,
     show: &mut dyn FnMut(&str),
 ) -> Result<Result<(), String>> {
+    interrupt::hold();
     let line = crate::command::line(&command);
     let (pipe, writer) = io::pipe().context("making a pipe")?;
     // In the order in which they are written.
@@ -37,7 +38,6 @@ pub(crate) fn follow(
         });
     }
     let mut child = command.spawn().with_context(|| format!("starting `{line}`"))?;
-    let _guard = interrupt::ends(&child);
     // It holds the writing ends, which keep the pipe open.
     drop(command);
 

@@ -1,8 +1,8 @@
 //! An interrupted run leaves nothing behind: what it started is ended, and what its tests made is taken away.
 
 use std::{
-    process::{self, Child},
-    sync::atomic::{AtomicI32, Ordering},
+    fs, process,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -13,37 +13,57 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// The process that is to be ended first: it would go on to make what is taken away.
-static RUNNING: AtomicI32 = AtomicI32::new(0);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Marks a process as no longer running, when dropped.
-#[derive(Debug)]
-pub(crate) struct Guard;
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        RUNNING.store(0, Ordering::SeqCst);
-    }
-}
-
-/// An interrupt ends this process, as long as the guard lives.
-pub(crate) fn ends(child: &Child) -> Guard {
-    RUNNING.store(i32::try_from(child.id()).unwrap_or(0), Ordering::SeqCst);
-    Guard
-}
-
-/// From now on, ends what runs, cleans up, and exits as a shell would. Machines follow this program by themselves.
+/// From now on, an interrupt ends what runs, cleans up, and exits as a shell would.
 pub(crate) fn watch(clean: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("watching for interrupts")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            INTERRUPTED.store(true, Ordering::SeqCst);
             crate::say(&format!("interrupted by signal {signal}: cleaning up"));
-            if let Some(pid) = Pid::from_raw(RUNNING.load(Ordering::SeqCst)) {
-                let _ = kill_process(pid, Signal::KILL);
+            // They would go on to make what is taken away.
+            for child in children() {
+                let _ = kill_process(child, Signal::KILL);
             }
             clean();
             process::exit(128 + signal);
         }
     });
     Ok(())
+}
+
+/// Goes no further after an interrupt, so that nothing new begins: the process is about to exit.
+pub(crate) fn hold() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        thread::park();
+    }
+}
+
+fn children() -> Vec<Pid> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn finds_its_children() {
+        let mut child = Command::new("sleep").arg("30").spawn().unwrap();
+        let found = children().contains(&Pid::from_child(&child));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found);
+    }
 }

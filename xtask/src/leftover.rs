@@ -18,7 +18,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-use crate::say;
+use crate::{say, workspace::Workspace};
 
 /// How long the processes of a test may take to follow it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -34,6 +34,8 @@ pub(crate) struct Scene {
     /// For all temporary files.
     folder: PathBuf,
     mark: String,
+    /// Where machines keep their images.
+    machines: PathBuf,
 }
 
 /// A process of a test.
@@ -45,7 +47,7 @@ struct Leftover {
 
 impl Scene {
     /// For tests that run these programs.
-    pub(crate) fn new(ebusy: &Path, holders: &Path) -> Result<Self> {
+    pub(crate) fn new(workspace: &Workspace, ebusy: &Path, holders: &Path) -> Result<Self> {
         // Short: sockets are in it, whose names have 108 bytes at most.
         let folder = env::temp_dir().join(format!("ebusy-{}", process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -54,6 +56,7 @@ impl Scene {
             holders: holders.to_path_buf(),
             mark: format!("{MARK}={}", process::id()),
             folder,
+            machines: workspace.target.join("vm"),
         })
     }
 
@@ -88,9 +91,16 @@ impl Scene {
         }
     }
 
-    /// Ends the play.
+    /// Ends the play: the folder goes, and the images of machines that an interrupt ended.
     pub(crate) fn remove(&self) {
+        self.clear();
         let _ = fs::remove_dir(&self.folder);
+        let own = format!("-{}.cpio", process::id());
+        for entry in fs::read_dir(&self.machines).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().ends_with(&own) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn end_processes(&self) {
@@ -195,6 +205,7 @@ mod tests {
             holders: "/t/debug".into(),
             folder: "/tmp/ebusy-77".into(),
             mark: "EBUSY_RUN=77".to_owned(),
+            machines: "/t/vm".into(),
         };
         let mut found: Vec<i32> = scene
             .running(proc.path())

@@ -242,18 +242,22 @@ fn by_hand(why: String, compiler: Compiler, llvm: u32) -> ByHand {
         "$(llvm-config --prefix)".to_owned()
     };
     commands.push(format!(
-        "LLVM_PREFIX={prefix} cargo install bpf-linker --version {LINKER_VERSION} --locked \
+        "LLVM_PREFIX={prefix} cargo install bpf-linker --version {LINKER_VERSION} --locked --debug \
          --no-default-features --features llvm-{llvm}"
     ));
     ByHand { why, commands }
 }
 
 /// Compiles a program of the registry into `bin` of a folder, for this host and without the workspace's own flags.
+///
+/// Unoptimised, which takes half as long: what it calls most is LLVM, or it runs for a second.
 pub(crate) fn install(package: &str, version: &str, root: &Path) -> Command {
     let mut command = toolchain::bare("cargo");
     command
         .args(["install", package, "--version", version, "--locked", "--root"])
         .arg(root)
+        .arg("--debug")
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
         .env("CARGO_ENCODED_RUSTFLAGS", "");
     command
 }

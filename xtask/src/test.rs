@@ -82,6 +82,7 @@ struct Runner<'a> {
     workspace: &'a Workspace,
     args: &'a TestArgs,
     built: &'a Built,
+    scene: Scene,
     results: Results,
     phases: Phases,
 }
@@ -95,10 +96,15 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
     say("building the tests and their holder programs");
     let built = phases.time("build: tests", || suites::build_tests(workspace, ebusy))?;
 
+    let scene = Scene::new(workspace, &built.ebusy, &built.holder_directory)?;
+    let clean = scene.clone();
+    interrupt::watch(move || clean.remove())?;
+
     let mut runner = Runner {
         workspace,
         args,
         built: &built,
+        scene,
         results: Results::default(),
         phases,
     };
@@ -118,6 +124,8 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
         let kernels: Vec<&str> = args.kernel.iter().map(String::as_str).collect();
         runner.machines(&kernels)?;
     }
+    runner.scene.remove();
+    interrupt::hold();
     runner.finish()
 }
 
@@ -151,9 +159,7 @@ impl Runner<'_> {
                 env::var_os("PATH").unwrap_or_default()
             })
         });
-        let scene = Scene::new(&built.ebusy, &built.holder_directory)?;
-        let clean = scene.clone();
-        interrupt::watch(move || clean.clear())?;
+        let scene = &self.scene;
         let (workspace, which) = (self.workspace, self.args.which(self.built));
         for suite in built
             .suites
@@ -164,12 +170,11 @@ impl Runner<'_> {
             say(&format!("{} on this host", suite.name));
             let results = self.phases.time(&name, || {
                 flaky::run(&name, which, |which| {
-                    on_host(workspace, built, &scene, suite, &name, which, &path)
+                    on_host(workspace, built, scene, suite, &name, which, &path)
                 })
             })?;
             self.results.add(results);
         }
-        scene.remove();
         Ok(())
     }
 
@@ -310,6 +315,7 @@ fn in_machine(
     suite: &str,
     boots: &mut Duration,
 ) -> Result<Outcome> {
+    interrupt::hold();
     let mut reader = Reader::new(suite);
     let start = Instant::now();
     // The harness speaks as soon as it has been started.

@@ -16,8 +16,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<bool> {
     if !is_current(&program) {
         say(&format!("building cargo-deny {VERSION}"));
         let mut install = setup::install("cargo-deny", VERSION, &root);
-        // Unoptimised: it is compiled once and runs for a second.
-        install.args(["--debug", "--quiet"]);
+        install.arg("--quiet");
         command::run(&mut install).context("building cargo-deny")?;
     }
     let mut deny = toolchain::bare(program);

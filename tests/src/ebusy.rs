@@ -175,10 +175,7 @@ impl Drop for Running {
 
 /// Waits for a reader, but not for ever: a command that was left behind may have the pipe.
 fn join<T>(reader: JoinHandle<T>) -> Option<T> {
-    pause::until(Duration::from_secs(1), || {
-        Ok(reader.is_finished().then_some(()))
-    })
-    .ok()?;
+    pause::until(Duration::from_secs(1), || Ok(reader.is_finished().then_some(()))).ok()?;
     reader.join().ok()
 }
 

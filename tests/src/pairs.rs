@@ -25,8 +25,9 @@ fn product(sizes: Cell) -> impl Iterator<Item = Cell> {
 
 /// The pairs that a test has: two factors, and the positions in them.
 fn pairs(cell: Cell) -> impl Iterator<Item = [(usize, usize); 2]> {
-    (0..FACTORS)
-        .flat_map(move |first| (first + 1..FACTORS).map(move |second| [(first, cell[first]), (second, cell[second])]))
+    (0..FACTORS).flat_map(move |first| {
+        (first + 1..FACTORS).map(move |second| [(first, cell[first]), (second, cell[second])])
+    })
 }
 
 /// Chooses tests, as many kernels, tiers, file systems and ways as there are, so that each pair is in one of them: always
@@ -68,8 +69,12 @@ pub fn runs(turn: usize, (file_system, file_systems): (usize, usize), (way, ways
         return true;
     };
     std::env::var_os("EBUSY_FULL").is_some()
-        || covering([KERNELS.len(), TIERS.len(), file_systems, ways], turn)
-            .contains(&[kernel, tier, file_system, way])
+        || covering([KERNELS.len(), TIERS.len(), file_systems, ways], turn).contains(&[
+            kernel,
+            tier,
+            file_system,
+            way,
+        ])
 }
 
 #[cfg(test)]
@@ -100,7 +105,10 @@ mod tests {
     fn a_third_of_all_is_chosen() {
         let sum = |of: &dyn Fn([usize; 4], usize) -> usize| -> usize {
             let of = |(turn, row): (usize, &crate::zoo::Row)| {
-                of([4, 3, row.file_systems.len(), 3 + usize::from(row.bystander)], turn)
+                of(
+                    [4, 3, row.file_systems.len(), 3 + usize::from(row.bystander)],
+                    turn,
+                )
             };
             ROWS.iter().enumerate().map(of).sum()
         };

@@ -41,7 +41,11 @@ pub fn takes(time: Duration, what: &'static str) {
 
 /// Lets a worker of the kernel take what it was given, which nothing tells.
 pub fn kernel_works() {
-    thread::sleep(Duration::from_millis(if harness::in_machine() { 1000 } else { 300 }));
+    thread::sleep(Duration::from_millis(if harness::in_machine() {
+        1000
+    } else {
+        300
+    }));
 }
 
 #[cfg(test)]
@@ -59,6 +63,10 @@ mod tests {
         });
         assert_eq!((found.unwrap(), looks), ("it", 3));
         assert!(until(Duration::ZERO, || Ok(None::<()>)).is_err());
-        assert!(until(Duration::from_secs(10), || anyhow::bail!("broken") as anyhow::Result<Option<()>>).is_err());
+        assert!(
+            until(Duration::from_secs(10), || anyhow::bail!("broken")
+                as anyhow::Result<Option<()>>)
+            .is_err()
+        );
     }
 }

@@ -85,7 +85,10 @@ pub(crate) fn build_tests(workspace: &Workspace, ebusy: PathBuf) -> Result<Built
         ebusy,
         suites: suites(&tests)?,
         units,
-        holder_directory: holders.parent().context("a program is in a folder")?.to_path_buf(),
+        holder_directory: holders
+            .parent()
+            .context("a program is in a folder")?
+            .to_path_buf(),
         tests,
         holders,
     })
@@ -98,7 +101,12 @@ fn suites(tests: &Path) -> Result<Vec<Suite>> {
         .output()
         .with_context(|| format!("starting {}", tests.display()))?;
     let names = String::from_utf8(output.stdout).context("names of suites")?;
-    Ok(names.lines().map(|name| Suite { name: name.to_owned() }).collect())
+    Ok(names
+        .lines()
+        .map(|name| Suite {
+            name: name.to_owned(),
+        })
+        .collect())
 }
 
 /// The program that the tests run.

@@ -34,9 +34,7 @@ impl Image {
         );
         archive.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n");
         archive.symlink("etc/mtab", "/proc/self/mounts");
-        let mut image = Self {
-            archive,
-        };
+        let mut image = Self { archive };
         image.add_program("init", init)?;
         image.add_program("bin/busybox", &kernel.busybox())?;
         image.archive.symlink("bin/sh", "busybox");
@@ -52,7 +50,9 @@ impl Image {
             names.push_str(&name);
             names.push('\n');
         }
-        image.archive.file(MODULES.trim_start_matches('/'), 0o644, names.as_bytes());
+        image
+            .archive
+            .file(MODULES.trim_start_matches('/'), 0o644, names.as_bytes());
         Ok(image)
     }
 

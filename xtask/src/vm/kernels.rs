@@ -94,7 +94,10 @@ impl Kernel {
 
     /// Its name on the command line.
     pub(crate) fn name(&self) -> &str {
-        self.directory.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+        self.directory
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
     }
 
     /// The boot image.

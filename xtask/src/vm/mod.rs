@@ -153,11 +153,14 @@ impl Lab {
                 Err(run) => Ok(run),
             };
         }
-        let name = [kernel.name(), &job.append.replace(|letter: char| !letter.is_alphanumeric(), "-")]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join("-");
+        let name = [
+            kernel.name(),
+            &job.append.replace(|letter: char| !letter.is_alphanumeric(), "-"),
+        ]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("-");
         let saved = Saved::of(&self.cache, &name, &machine, accelerator, &root);
         if saved.get().is_none()
             && let Some(run) = self.save(&machine, accelerator, &saved, job)?
@@ -169,7 +172,10 @@ impl Lab {
             let run = restored.and_then(|instance| instance.run(&job.config(), job.timeout, show));
             match run {
                 Ok(run) if run.began => return Ok(run),
-                Ok(run) => say(&format!("the saved machine did not go on ({}); booting", run.outcome)),
+                Ok(run) => say(&format!(
+                    "the saved machine did not go on ({}); booting",
+                    run.outcome
+                )),
                 Err(error) => say(&format!("the saved machine did not go on ({error:#}); booting")),
             }
             saved.forget();
@@ -213,14 +219,21 @@ impl Lab {
 
     /// A machine that waits for a job, at the second try if the kernel gave up or hung before (an emulated boot does so
     /// about once in fifty).
-    fn booted(&self, machine: &Machine, accelerator: Accelerator, console: bool) -> Result<Result<Instance, Run>> {
+    fn booted(
+        &self,
+        machine: &Machine,
+        accelerator: Accelerator,
+        console: bool,
+    ) -> Result<Result<Instance, Run>> {
         for last in [false, true] {
             self.boots.set(self.boots.get() + 1);
             let mut instance = Instance::boot(machine, accelerator, console)?;
             match instance.ready(accelerator.boot_limit()) {
                 Ok(_) => return Ok(Ok(instance)),
                 Err(outcome @ (Outcome::Panicked(_) | Outcome::TimedOut(_))) if !last => {
-                    say(&format!("the machine did not become ready ({outcome}); booting once more"));
+                    say(&format!(
+                        "the machine did not become ready ({outcome}); booting once more"
+                    ));
                 }
                 Err(outcome) => return Ok(Err(instance.verdict(Some(outcome)))),
             }

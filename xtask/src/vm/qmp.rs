@@ -42,7 +42,8 @@ impl Monitor {
     /// Executes a command and gives what it returns.
     fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream.get_mut(), "{line}").with_context(|| format!("sending {command} to the emulator"))?;
+        writeln!(self.stream.get_mut(), "{line}")
+            .with_context(|| format!("sending {command} to the emulator"))?;
         loop {
             let mut answer = self.read().with_context(|| format!("waiting for {command}"))?;
             if let Some(error) = answer.get("error") {
@@ -57,7 +58,10 @@ impl Monitor {
 
     fn read(&mut self) -> Result<Value> {
         let mut line = String::new();
-        let read = self.stream.read_line(&mut line).context("reading from the emulator")?;
+        let read = self
+            .stream
+            .read_line(&mut line)
+            .context("reading from the emulator")?;
         if read == 0 {
             bail!("the emulator has closed its monitor");
         }
@@ -66,9 +70,7 @@ impl Monitor {
 
     /// Lets a machine go on from the state that it was stopped and saved in, once that is read.
     pub(super) fn go_on(&mut self) -> Result<()> {
-        self.wait("query-status", LOAD_LIMIT, |status| {
-            Ok(status != "inmigrate")
-        })?;
+        self.wait("query-status", LOAD_LIMIT, |status| Ok(status != "inmigrate"))?;
         self.execute("cont", &json!({})).map(drop)
     }
 

@@ -33,7 +33,10 @@ impl Saved {
         let mut hasher = DefaultHasher::new();
         root.hash(&mut hasher);
         fs::read(&machine.kernel).unwrap_or_default().hash(&mut hasher);
-        emulator.map(|output| output.stdout).unwrap_or_default().hash(&mut hasher);
+        emulator
+            .map(|output| output.stdout)
+            .unwrap_or_default()
+            .hash(&mut hasher);
         let key = format!(
             "{FORMAT} {} {} {} {:016x}",
             accelerator.name(),

@@ -27,7 +27,7 @@ use rustix::{
     },
 };
 
-use crate::{holder::Skip, process::ForkedChild};
+use crate::{holder::Skip, pause, process::ForkedChild};
 
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
@@ -170,7 +170,8 @@ impl Medium {
         if request.operation == READ {
             return Some(with_header(request.number, 0, place));
         }
-        thread::sleep(Duration::from_millis(self.millis.load(Ordering::Relaxed)));
+        let time = Duration::from_millis(self.millis.load(Ordering::Relaxed));
+        pause::takes(time, "the disk takes that long for a page");
         place.copy_from_slice(body.get(40..40 + place.len())?);
         let mut written = vec![0; 8];
         put(&mut written, 0, place.len() as u32);

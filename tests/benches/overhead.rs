@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebusy_tests::capture::Capture;
+use ebusy_tests::{capture::Capture, pause};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use serde_json::Value;
 
@@ -268,7 +268,10 @@ fn measure(directory: &Path, target: &Path, processes: usize, files: usize) -> R
     let before = watch.resident()?;
     for _ in 0..ROUNDS {
         let _ = unmount(target, UnmountFlags::empty());
-        std::thread::sleep(Duration::from_millis(1200));
+        pause::takes(
+            Duration::from_millis(1200),
+            "what comes more than a second later is a burst of its own",
+        );
         fuser.push(time(|| {
             let _ = Command::new("fuser").arg("-m").arg(target).output();
         }));

@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     engines::{detach_below, find},
     holder::PATIENCE,
-    image,
+    image, pause,
 };
 
 /// The containerd namespace of the tests; also the name of their cgroups.
@@ -161,21 +159,14 @@ impl Containerd {
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.ctr(&["version"])?.status.success() {
-            ensure!(
-                self.daemon.try_wait()?.is_none(),
-                "containerd ended\n{}",
-                self.log()
-            );
-            ensure!(
-                Instant::now() < deadline,
-                "containerd does not answer\n{}",
-                self.log()
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        pause::until(PATIENCE, || {
+            if self.ctr(&["version"])?.status.success() {
+                return Ok(Some(()));
+            }
+            ensure!(self.daemon.try_wait()?.is_none(), "containerd ended");
+            Ok(None)
+        })
+        .with_context(|| format!("containerd does not answer\n{}", self.log()))
     }
 
     /// Its folder.
@@ -249,16 +240,12 @@ impl Containerd {
     /// Kills a container's process, and waits until containerd knows.
     pub fn kill(&self, container: &Container) -> Result<()> {
         self.ctr_ok(&["task", "kill", "--signal", "SIGKILL", &container.id])?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        pause::until(PATIENCE, || {
             let tasks = self.ctr_ok(&["task", "list"])?;
             let mut lines = tasks.lines().filter(|line| line.starts_with(&container.id));
-            if lines.all(|line| line.contains("STOPPED")) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "the container does not stop\n{tasks}");
-            thread::sleep(Duration::from_millis(20));
-        }
+            Ok(lines.all(|line| line.contains("STOPPED")).then_some(()))
+        })
+        .with_context(|| format!("container {} does not stop", container.id))
     }
 }
 

@@ -7,8 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,7 +16,7 @@ use crate::{
     containerd::{self, Containerd},
     engines::{end_children, find},
     holder::PATIENCE,
-    image,
+    image, pause,
 };
 
 /// containerd's namespace of the pods.
@@ -175,19 +174,12 @@ impl Node {
             sandboxes: Vec::new(),
         };
         // The plugin learns of an imported image a moment later.
-        let deadline = Instant::now() + PATIENCE;
         let status = Message::default().message(1, &Message::default().text(1, image::NAME));
-        while node
-            .call("ImageService/ImageStatus", &status, PATIENCE)?
-            .is_empty()
-        {
-            ensure!(
-                Instant::now() < deadline,
-                "the image does not appear\n{}",
-                node.containerd.log()
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
+        pause::until(PATIENCE, || {
+            let answer = node.call("ImageService/ImageStatus", &status, PATIENCE)?;
+            Ok((!answer.is_empty()).then_some(()))
+        })
+        .with_context(|| format!("the image does not appear\n{}", node.containerd.log()))?;
         Ok(node)
     }
 

@@ -6,18 +6,17 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::{
     mount::{UnmountFlags, unmount},
     process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid},
 };
 use tempfile::TempDir;
 
-use crate::{holder::PATIENCE, image};
+use crate::{holder::PATIENCE, image, pause};
 
 /// The image as both call it.
 pub const IMAGE: &str = "localhost/ebusy-test:latest";
@@ -151,12 +150,8 @@ impl Engine {
             .spawn()
             .context("start dockerd")?;
         self.daemon = Some(daemon);
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = self.run(&["version"]) {
-            ensure!(Instant::now() < deadline, "dockerd does not answer: {error:#}");
-            thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
+        pause::until(PATIENCE, || Ok(self.run(&["version"]).ok().map(drop)))
+            .with_context(|| format!("dockerd does not answer: {:?}", self.run(&["version"])))
     }
 
     fn configure_podman(&self) -> Result<()> {
@@ -270,10 +265,7 @@ impl Drop for Engine {
             if let Some(pid) = Pid::from_raw(daemon.id() as i32) {
                 let _ = kill_process(pid, Signal::TERM);
             }
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while daemon.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(50));
-            }
+            let _ = pause::until(Duration::from_secs(20), || Ok(daemon.try_wait()?));
             let _ = daemon.kill();
             let _ = daemon.wait();
         }

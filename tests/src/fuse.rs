@@ -27,7 +27,7 @@ use rustix::{
     },
 };
 
-use crate::{holder::Skip, process::ForkedChild};
+use crate::{holder::Skip, pause, process::ForkedChild};
 
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
@@ -118,19 +118,18 @@ impl Connection {
     }
 }
 
-/// A file for a loop device that takes its time for every page that is written.
+/// What is behind a file for a loop device: it takes its time for every page that is written.
 #[derive(Debug)]
 pub struct Disk {
-    /// The file.
-    pub file: File,
     millis: Arc<AtomicU64>,
     // The mount that it is on.
     _root: OwnedFd,
 }
 
 impl Disk {
-    /// With these contents, and quick at first; a [`Skip`] where there is no FUSE.
-    pub fn new(contents: Vec<u8>) -> Result<Self> {
+    /// With these contents, and quick at first, and its file; a [`Skip`] where there is no FUSE. Who has the file open
+    /// while the disk is slow makes children wait for it that this process starts: they close it.
+    pub fn new(contents: Vec<u8>) -> Result<(Self, File)> {
         let Connection { device, root } = Connection::new()?;
         let millis = Arc::new(AtomicU64::new(0));
         let medium = Medium {
@@ -139,11 +138,8 @@ impl Disk {
         };
         serve_apart(device, Some(medium));
         let file = openat(&root, "disk", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context("disk")?;
-        Ok(Self {
-            file: file.into(),
-            millis,
-            _root: root,
-        })
+        let disk = Self { millis, _root: root };
+        Ok((disk, file.into()))
     }
 
     /// From now on a page takes so long.
@@ -170,7 +166,8 @@ impl Medium {
         if request.operation == READ {
             return Some(with_header(request.number, 0, place));
         }
-        thread::sleep(Duration::from_millis(self.millis.load(Ordering::Relaxed)));
+        let time = Duration::from_millis(self.millis.load(Ordering::Relaxed));
+        pause::takes(time, "the disk takes that long for a page");
         place.copy_from_slice(body.get(40..40 + place.len())?);
         let mut written = vec![0; 8];
         put(&mut written, 0, place.len() as u32);

@@ -16,6 +16,8 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 
+use crate::{holder::PATIENCE, pause};
+
 /// A child that cleans up when this value goes, or the process ends.
 #[derive(Debug)]
 pub struct Guard {
@@ -98,9 +100,8 @@ pub fn loop_device(file: &File) -> Result<(File, String)> {
             return Err(io::Error::last_os_error()).context("LOOP_CTL_GET_FREE");
         }
         let name = format!("/dev/loop{number}");
-        if !Path::new(&name).exists() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        pause::until(PATIENCE, || Ok(Path::new(&name).exists().then_some(())))
+            .with_context(|| format!("no {name}"))?;
         let device = OpenOptions::new()
             .read(true)
             .write(true)

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{claim::Ready, harness, holders, namespace::Namespace};
+use crate::{claim::Ready, harness, holders, namespace::Namespace, pause};
 
 /// How long a helper may take for a step; emulated machines are slow.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -121,16 +121,10 @@ impl Helper {
     /// Closes its input and waits for its end; it has ended well.
     pub fn finish(mut self) -> Result<()> {
         self.end_input();
-        for _ in 0..PATIENCE.as_millis() {
-            if let Some(status) = self.child.try_wait()? {
-                if status.success() {
-                    return Ok(());
-                }
-                bail!("{}: {status}", self.name);
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        bail!("{} does not end", self.name)
+        let status = pause::until(PATIENCE, || Ok(self.child.try_wait()?))
+            .with_context(|| format!("{} does not end", self.name))?;
+        ensure!(status.success(), "{}: {status}", self.name);
+        Ok(())
     }
 }
 

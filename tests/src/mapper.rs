@@ -1,17 +1,13 @@
 //! Devices of device-mapper, by the ioctls of linux/dm-ioctl.h: a machine has no dmsetup.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::AsRawFd as _,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
+use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    holder::{PATIENCE, Skip},
+    pause,
 };
-
-use anyhow::{Context as _, Result, ensure};
-
-use crate::holder::{PATIENCE, Skip};
 
 const CONTROL: &str = "/dev/mapper/control";
 /// `_IOWR(0xfd, 0, struct dm_ioctl)`, without its number.
@@ -84,11 +80,8 @@ impl Mapped {
         let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"))?;
         let disk = link.file_name().context("a disk")?;
         made.path = format!("/dev/{}", disk.to_string_lossy());
-        let deadline = Instant::now() + PATIENCE;
-        while !Path::new(&made.path).exists() {
-            ensure!(Instant::now() < deadline, "no {}", made.path);
-            thread::sleep(Duration::from_millis(10));
-        }
+        pause::until(PATIENCE, || Ok(Path::new(&made.path).exists().then_some(())))
+            .with_context(|| format!("no {}", made.path))?;
         Ok(made)
     }
 

@@ -8,16 +8,15 @@ use std::{
     ptr,
     sync::mpsc,
     thread,
-    time::Duration,
 };
 
+use anyhow::Context as _;
 use rustix::{
     mm::{MapFlags, ProtFlags, mmap, munmap},
     param::page_size,
 };
 
-/// How often a child is looked at, every ten milliseconds.
-const BLOCKED_TRIES: u32 = 3000;
+use crate::{holder::PATIENCE, pause};
 
 /// A process made by fork(2) or clone(2) alone; it goes with this value, and with its parent.
 #[derive(Debug)]
@@ -74,14 +73,13 @@ impl ForkedChild {
             }
             pid => Self(pid),
         };
-        for _ in 0..BLOCKED_TRIES {
+        pause::until(PATIENCE, || {
             let status = fs::read_to_string(format!("/proc/{}/syscall", child.pid()))?;
-            if status.starts_with(&format!("{call} ")) {
-                return Ok(child);
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Err(io::Error::other("the child does not block"))
+            Ok(status.starts_with(&format!("{call} ")).then_some(()))
+        })
+        .context("the child does not block")
+        .map_err(io::Error::other)?;
+        Ok(child)
     }
 
     /// Its process id.

@@ -39,8 +39,8 @@ impl SlowDisk {
         let scratch = Scratch::new(FileSystem::Tmpfs)?;
         let path = scratch.join("slow");
         fs::create_dir(&path)?;
-        let disk = Disk::new(ext2::image())?;
-        let (_device, name) = guard::loop_device(&disk.file)?;
+        let (disk, file) = Disk::new(ext2::image())?;
+        let (_device, name) = guard::loop_device(&file)?;
         mount(name.as_str(), &path, "ext2", MountFlags::empty(), None).context("mount an ext2")?;
         Ok(Self { path, disk, scratch })
     }

@@ -27,6 +27,7 @@ use crate::{
     harness,
     holder::PATIENCE,
     namespace::{self, Namespace},
+    pause,
     recording::{Balance, Recording},
     scratch::{FileSystem, Scratch},
     steps::hold_fd,
@@ -50,8 +51,6 @@ pub(crate) fn main() -> Result<()> {
 
 /// How long a round is under load.
 const ROUND: Duration = Duration::from_millis(800);
-/// After that everything is on the disk.
-const FLUSHED: Duration = Duration::from_millis(1500);
 /// Size of the disk that the captures are on.
 const DISK: u64 = 24 << 20;
 /// Memory that a recorder may take, KiB: the rings, what waits for the disk (16 MiB), and the tables of processes.
@@ -321,7 +320,7 @@ impl<'a> Round<'a> {
             for _ in 0..10 {
                 ensure!(!target.umount()?, "it was not refused");
             }
-            thread::sleep(Duration::from_millis(200));
+            pause::takes(Duration::from_millis(200), "the rhythm of the bursts of umounts");
             Ok(10)
         });
         let mounts = Load::start(|| {
@@ -351,20 +350,20 @@ impl<'a> Round<'a> {
         runtime: &mut Option<Containerd>,
     ) -> Result<()> {
         match fault {
-            Fault::None | Fault::Killed => thread::sleep(ROUND),
+            Fault::None | Fault::Killed => under_load(ROUND),
             Fault::Stopped => {
                 recording.running.signal(Signal::STOP)?;
                 let before = opens.so_far();
                 wait_until("opens", || Ok(opens.so_far() - before > 60_000))?;
                 recording.running.signal(Signal::CONT)?;
-                thread::sleep(ROUND);
+                under_load(ROUND);
             }
             Fault::DiskFull => {
                 let filler = self.disk.fill()?;
                 wait_until("a full disk", || {
                     Ok(recording.running.log().contains("NOT RECORDING"))
                 })?;
-                thread::sleep(ROUND);
+                under_load(ROUND);
                 fs::remove_file(filler)?;
                 wait_until("room again", || {
                     Ok(recording.running.log().contains("recording again"))
@@ -373,7 +372,7 @@ impl<'a> Round<'a> {
             Fault::Hangups => {
                 for _ in 0..10 {
                     recording.running.signal(Signal::HUP)?;
-                    thread::sleep(ROUND / 10);
+                    under_load(ROUND / 10);
                 }
             }
             Fault::Containers => {
@@ -395,7 +394,7 @@ impl<'a> Round<'a> {
                     let mut now = clock_gettime(ClockId::Realtime);
                     now.tv_sec += hours * 3600;
                     clock_settime(ClockId::Realtime, now)?;
-                    thread::sleep(ROUND);
+                    under_load(ROUND);
                 }
             }
         }
@@ -416,7 +415,8 @@ impl<'a> Round<'a> {
 
     /// All is known: what was generated, recorded and counted as lost.
     fn ended(&mut self, fault: Fault, recording: Recording, opens: u64, refused: u64) -> Result<()> {
-        thread::sleep(FLUSHED);
+        // Its end writes what the disk has room for.
+        recording.running.catch_up()?;
         self.report.memory = self.report.memory.max(memory(recording.running.pid())?);
         recording.finish()?.expect_code(0)?;
         let capture = Capture::read(&self.folder)?;
@@ -444,12 +444,11 @@ impl<'a> Round<'a> {
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "waiting for {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    pause::until(PATIENCE, || Ok(done()?.then_some(()))).with_context(|| format!("waiting for {what}"))
+}
+
+fn under_load(time: Duration) {
+    pause::takes(time, "the load lasts that long");
 }
 
 /// The boot clock, s.

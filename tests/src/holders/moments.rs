@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::hold::wait_for_end;
+use crate::{hold::wait_for_end, pause};
 
 /// Holders that live for a moment: `flicker PATH`.
 ///
@@ -34,10 +34,10 @@ pub(super) fn flicker() -> Result<()> {
     });
     let mut pids = Vec::new();
     while !ended.load(Ordering::Acquire) {
-        let pause = Duration::from_micros(500 * (pids.len() as u64 % 7));
+        let keep = Duration::from_micros(500 * (pids.len() as u64 % 7));
         let child = fork(|| {
             let file = File::open(&path);
-            thread::sleep(pause);
+            pause::takes(keep, "it has the file for that long");
             i32::from(file.is_err())
         })?;
         pids.push(child);
@@ -65,7 +65,7 @@ pub(super) fn forker() -> Result<()> {
         line?;
         let file = File::open(&path)?;
         let child = fork(|| {
-            thread::sleep(Duration::from_millis(keep));
+            pause::takes(Duration::from_millis(keep), "it has the copy for that long");
             0
         })?;
         drop(file);

@@ -11,10 +11,9 @@ use std::{
     process, ptr,
     sync::mpsc,
     thread,
-    time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     thread::{UnshareFlags, gettid, unshare_unsafe},
@@ -24,6 +23,8 @@ use super::file::reading;
 use crate::{
     claim::{Claim, Owner},
     hold::Setup,
+    holder::PATIENCE,
+    pause,
     process::{ForkedChild, Numbers, adopt_orphans, end_with_parent, in_thread},
 };
 
@@ -101,9 +102,7 @@ pub(super) fn clone_files(setup: &Setup) -> Result<()> {
         // SAFETY: without a stack and with memory of its own the child goes on as after fork(2), in one thread.
         match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0) } {
             0 => {
-                while parent_id() == leaver {
-                    thread::sleep(Duration::from_millis(1));
-                }
+                pause::until(PATIENCE, || Ok((parent_id() != leaver).then_some(())))?;
                 end_with_parent();
                 if parent_id() == adopter {
                     numbers.tell(process::id())?;
@@ -185,9 +184,10 @@ pub(super) fn zombie_leader(setup: &Setup) -> Result<()> {
 
 fn without_leader(setup: &Setup) -> Result<()> {
     let leader = format!("/proc/{0}/task/{0}/stat", process::id());
-    while !fs::read_to_string(&leader)?.contains(") Z ") {
-        thread::sleep(Duration::from_millis(1));
-    }
+    pause::until(PATIENCE, || {
+        Ok(fs::read_to_string(&leader)?.contains(") Z ").then_some(()))
+    })
+    .context("the leader does not end")?;
     let (_file, mut claim) = reading(setup)?;
     // It is the only one that is left to have it.
     claim.owners[0].tid = Some(gettid().as_raw_nonzero().get() as u32);
@@ -218,9 +218,6 @@ pub(super) fn zombie(setup: &Setup) -> Result<()> {
     setup.hold([])
 }
 
-/// Looks at the thread at the most, each after 10 ms.
-const TRIES: u32 = 500;
-
 /// Closes a descriptor that a thread reads from: `hold-fd-in-call FIFO`. The file is in no table; only the call has it.
 pub(super) fn in_call(setup: &Setup) -> Result<()> {
     mknodat(CWD, setup.path(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
@@ -248,12 +245,9 @@ pub(super) fn in_call(setup: &Setup) -> Result<()> {
 }
 
 fn wait_for_call(tid: i32) -> Result<()> {
-    for _ in 0..TRIES {
+    pause::until(PATIENCE, || {
         let call = fs::read_to_string(format!("/proc/self/task/{tid}/syscall"))?;
-        if call.starts_with(&format!("{} ", libc::SYS_read)) {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    bail!("the thread does not read")
+        Ok(call.starts_with(&format!("{} ", libc::SYS_read)).then_some(()))
+    })
+    .context("the thread does not read")
 }

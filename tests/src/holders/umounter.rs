@@ -10,14 +10,13 @@ use std::{
     fs::File,
     io,
     os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use rustix::mount::UnmountFlags;
 
-use crate::{namespace::Namespace, umounter::Umounter};
+use crate::{namespace::Namespace, pause, umounter::Umounter};
 
 pub(super) fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1).peekable();
@@ -79,7 +78,7 @@ pub(super) fn main() -> anyhow::Result<()> {
             Ok(()) => unmounted = true,
             Err(Some(libc::EBUSY)) => {
                 refused += 1;
-                thread::sleep(pause);
+                pause::takes(pause, "a caller waits before it tries again");
             }
             Err(error) => failed = error.or(Some(0)),
         }

@@ -3,8 +3,6 @@
 use std::{
     path::Path,
     process::{Command, ExitCode},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +11,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Helper, Holding, PATIENCE, Skip},
     namespace::Namespace,
+    pause,
     report::{Fix, Who},
     scratch::{FileSystem, Scratch},
     zoo::{ROWS, Row},
@@ -66,16 +65,14 @@ fn answer(scratch: &Scratch) -> Result<Who> {
 fn run(fix: &Fix) -> Result<()> {
     let command = fix.command.as_deref().context("a command")?;
     ensure!(fix.text.contains(command), "{fix:?}");
-    let deadline = Instant::now() + PATIENCE / 4;
-    let finished = loop {
+    let finished = pause::until(PATIENCE / 4, || {
         let finished =
             ebusy::run(Command::new("sh").arg("-c").arg(command)).with_context(|| command.to_owned())?;
         // Whoever was told to end takes a moment.
-        if !finished.stderr.contains("target is busy") || Instant::now() > deadline {
-            break finished;
-        }
-        thread::sleep(Duration::from_millis(50));
-    };
+        let busy = finished.stderr.contains("target is busy");
+        Ok((!busy).then_some(finished))
+    })
+    .with_context(|| format!("{command}: the target stays busy"))?;
     // A tool that this machine has not is no fault of the advice.
     if finished.status.code() == Some(127) {
         let skip = format!("no tool here for: {command}");
@@ -118,16 +115,12 @@ impl Drop for AtUsualPlace {
 
 /// What the holder had takes the kernel a while to drop, after it has been told to end.
 fn unmounts(scratch: &Scratch) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !scratch.umount()? {
-        ensure!(
-            Instant::now() < deadline,
+    pause::until(PATIENCE, || Ok(scratch.umount()?.then_some(()))).with_context(|| {
+        format!(
             "still busy after the advice was followed: {:#?}",
             who(scratch.path())
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+        )
+    })
 }
 
 /// The advices that are one after the other ("... and ..."), until the first that is an alternative.

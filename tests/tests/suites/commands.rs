@@ -16,7 +16,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, program},
     namespace::Namespace,
-    report,
+    pause, report,
     scratch::{FileSystem, Scratch},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -215,7 +215,10 @@ fn refused_to_a_descendant() -> Result<Verdict> {
     let attempts = thread::spawn(move || {
         for _ in 0..20 {
             let _ = other.umount();
-            thread::sleep(Duration::from_millis(20));
+            pause::takes(
+                Duration::from_millis(20),
+                "what another caller waits between attempts",
+            );
         }
         other
     });

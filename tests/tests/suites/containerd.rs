@@ -4,7 +4,6 @@
 use std::{
     ffi::OsString,
     process::ExitCode,
-    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -17,6 +16,7 @@ use ebusy_tests::{
     holder::{Claimed, Holding, Waiting},
     image::FILE,
     namespace::{self, Namespace},
+    pause,
     report::{Books, Holder, Incident, Target, Who, nanoseconds},
 };
 
@@ -181,7 +181,7 @@ fn since_when_and_when_again() -> Result<Verdict> {
     let began = SystemTime::now();
     stuck.delete_fails()?;
     let failed = SystemTime::now();
-    thread::sleep(PAUSE);
+    pause::takes(PAUSE, "who deletes comes back after that");
     stuck.delete_fails()?;
     let (_, after) = who(ID)?;
     // Who comes later finds it.

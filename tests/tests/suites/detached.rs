@@ -1,6 +1,6 @@
 //! Mounts that an umount with `MNT_DETACH` took away are followed to their last reference.
 
-use std::{fs, path::Path, process::ExitCode, thread, time::Duration};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
@@ -8,23 +8,23 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, PATIENCE},
     namespace::Namespace,
+    pause,
     report::{Holder, Incident},
     scratch::{FileSystem, Scratch},
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 pub(crate) fn main() -> ExitCode {
-    harness::main(vec![
+    let tests = vec![
         harness::test("detached_followed_to_the_last", followed_to_the_last),
         harness::test("detached_still_in_use_at_the_end", still_in_use_at_the_end),
         harness::test("detached_what_was_below", what_was_below),
         harness::test("detached_copy_that_came_by_propagation", copy_by_propagation),
         harness::test("detached_in_nobodys_use", in_nobodys_use),
-    ])
+    ];
+    // Each keeps to a mount of its own, and waits most of the time.
+    harness::main_with(tests, 4)
 }
-
-/// Longer than a mount lives on before it is told, and than the next look takes to come.
-const TOLD: Duration = Duration::from_millis(2500);
 
 fn watch(scratch: &Scratch) -> Result<Watch> {
     let all = scratch.directory().join("**");
@@ -37,13 +37,18 @@ fn watch(scratch: &Scratch) -> Result<Watch> {
 /// Waits until it was looked what keeps detached mounts, so often.
 fn looked(watch: &Watch, times: usize) -> Result<()> {
     let looks = || watch.log().matches("detached mounts: looking took").count();
-    for _ in 0..PATIENCE.as_millis() / 20 {
-        if looks() >= times {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    anyhow::bail!("{} looks\n{}", looks(), watch.log())
+    pause::until(PATIENCE, || Ok((looks() >= times).then_some(())))
+        .with_context(|| format!("{} looks\n{}", looks(), watch.log()))
+}
+
+/// Waits until those that live on are told.
+fn told() -> Result<()> {
+    harness::settle()?;
+    pause::takes(
+        Duration::from_secs(1),
+        "a mount that was detached is told when it has lived on for a second",
+    );
+    harness::settle()
 }
 
 fn detach(scratch: &Scratch) -> Result<()> {
@@ -77,15 +82,13 @@ fn only(scratch: &Scratch, (mut incidents, log): (Vec<Incident>, String), outcom
 
 /// The incidents, once one of this scratch is over.
 fn ended(watch: Watch, scratch: &Scratch) -> Result<(Vec<Incident>, String)> {
-    for _ in 0..PATIENCE.as_millis() / 20 {
+    pause::until(PATIENCE, || {
         let mut incidents = watch.incidents()?;
         retain_own(scratch, &mut incidents);
-        if !incidents.is_empty() {
-            return watch.finish();
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    anyhow::bail!("nothing was released\n{}", watch.log())
+        Ok((!incidents.is_empty()).then_some(()))
+    })
+    .with_context(|| format!("nothing was released\n{}", watch.log()))?;
+    watch.finish()
 }
 
 fn is_of(holder: &Holder, holding: u32, kind: &str) -> bool {
@@ -107,7 +110,7 @@ fn followed_to_the_last() -> Result<Verdict> {
     file.release()?;
     // Its count is another one.
     looked(&watch, 2)?;
-    thread::sleep(TOLD);
+    told()?;
     directory.release()?;
     let incidents = ended(watch, &scratch)?;
     let incident = only(&scratch, incidents, "released")?;
@@ -132,8 +135,7 @@ fn still_in_use_at_the_end() -> Result<Verdict> {
     let directory = Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")])?;
     harness::settle()?;
     detach(&scratch)?;
-    looked(&watch, 1)?;
-    thread::sleep(TOLD);
+    told()?;
     let incident = only(&scratch, watch.finish()?, "still_busy")?;
     let [first, second] = [(&file, "fd"), (&directory, "cwd")]
         .map(|(holding, kind)| (holding.claimed.ready.pid, kind))
@@ -172,8 +174,7 @@ fn what_was_below() -> Result<Verdict> {
     let pid = holding.claimed.ready.pid;
     harness::settle()?;
     detach(&scratch)?;
-    looked(&watch, 1)?;
-    thread::sleep(TOLD);
+    told()?;
     holding.release()?;
     let incidents = ended(watch, &scratch)?;
     let incident = only(&scratch, incidents, "released")?;
@@ -195,8 +196,7 @@ fn copy_by_propagation() -> Result<Verdict> {
     let ready = holding.claimed.ready.clone();
     harness::settle()?;
     detach(&scratch)?;
-    looked(&watch, 1)?;
-    thread::sleep(TOLD);
+    told()?;
     holding.release()?;
     let incidents = ended(watch, &scratch)?;
     let incident = only(&scratch, incidents, "released")?;
@@ -220,7 +220,7 @@ fn in_nobodys_use() -> Result<Verdict> {
         mount("ebusy-volume", scratch.path(), "tmpfs", MountFlags::empty(), None)?;
         unmount(scratch.path(), UnmountFlags::DETACH)?;
     }
-    thread::sleep(TOLD);
+    told()?;
     let (mut incidents, log) = watch.finish()?;
     retain_own(&scratch, &mut incidents);
     ensure!(incidents.is_empty(), "{incidents:#?}");

@@ -8,7 +8,6 @@ use std::{
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::Path,
     process::ExitCode,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -83,12 +82,14 @@ fn uring(file: &File) -> Result<Option<Kept>> {
 
 /// Tries until it is unmounted.
 fn until(umount: impl Fn() -> Result<bool>, otherwise: &'static str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !umount()? {
-        ensure!(Instant::now() < deadline, otherwise);
-        thread::sleep(10 * PAUSE);
-    }
-    Ok(())
+    pause::until(PATIENCE, || {
+        if umount()? {
+            return Ok(Some(()));
+        }
+        pause::takes(10 * PAUSE, "what a patient caller waits before it tries again");
+        Ok(None)
+    })
+    .context(otherwise)
 }
 
 /// Makes a file that has its place when it is written over.

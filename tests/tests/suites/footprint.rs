@@ -24,6 +24,7 @@ use ebusy_tests::{
     many::{Many, alone},
     namespace::Namespace,
     observer::Observer,
+    pause,
     recording::Recording,
     report,
     scratch::{FileSystem, Scratch},
@@ -213,15 +214,8 @@ fn capabilities_that_are_kept() -> Result<Verdict> {
             .arg(&capture)
             .args(["--", "sh", "-c", &script]),
     )?;
-    let deadline = Instant::now() + PATIENCE;
-    while !said.exists() {
-        ensure!(
-            Instant::now() < deadline,
-            "the command did not start: {}",
-            running.log()
-        );
-        thread::sleep(Duration::from_millis(10));
-    }
+    pause::until(PATIENCE, || Ok(said.exists().then_some(())))
+        .with_context(|| format!("the command did not start: {}", running.log()))?;
     let of_command = fs::read_to_string(&said)?;
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{}/task", running.pid()))? {
@@ -426,7 +420,10 @@ fn for_long(
             for _ in 0..ATTEMPTS {
                 ensure!(!scratch.umount()?, "the umount was not refused");
                 alone(|| fs::read(scratch.join("file")))?;
-                thread::sleep(Duration::from_millis(2));
+                pause::takes(
+                    Duration::from_millis(2),
+                    "what a caller waits that never gives up",
+                );
             }
             holding.release()?;
             other.release()?;

@@ -8,7 +8,6 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
-    thread,
     time::Duration,
 };
 
@@ -21,6 +20,7 @@ use ebusy_tests::{
     hold,
     holder::{Helper, Holding, PATIENCE, program},
     namespace::Namespace,
+    pause,
     report::{Holder, Incident},
     scratch::{FileSystem, Scratch},
     steps::{hold_fd, watched},
@@ -214,7 +214,10 @@ fn holders_that_come_and_go() -> Result<Verdict> {
     let (pids, ()) = while_flickering(&scratch, || {
         for _ in 0..200 {
             ensure!(!scratch.umount()?, "the umount was not refused");
-            thread::sleep(Duration::from_millis(2));
+            pause::takes(
+                Duration::from_millis(2),
+                "what a caller waits that never gives up",
+            );
         }
         Ok(())
     })?;

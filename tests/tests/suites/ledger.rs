@@ -1,12 +1,13 @@
 //! The ledger of open files: who held for a moment, files that are in no table, and what the event ring lost.
 
-use std::{fs::File, process::ExitCode, thread};
+use std::{fs::File, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     harness::{self, Verdict},
     holder::Holding,
     namespace::Namespace,
+    pause,
     report::Incident,
     scratch::FileSystem,
     steps::{PAUSE, hold_fd, refused, release, watched},
@@ -61,7 +62,7 @@ fn holders_of_a_moment(file_system: FileSystem) -> Result<Verdict> {
         let file = File::open(scratch.join(name))?;
         ensure!(!scratch.umount()?, "it was not refused");
         drop(file);
-        thread::sleep(PAUSE);
+        pause::takes(PAUSE, "what containerd waits between two attempts");
     }
     harness::settle()?;
     ensure!(scratch.umount()?, "it is busy");
@@ -98,7 +99,7 @@ fn holder_of_the_last_attempt(file_system: FileSystem) -> Result<Verdict> {
     let (scratch, watch) = watched(file_system)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 2)?;
-    thread::sleep(PAUSE);
+    pause::takes(PAUSE, "what containerd waits between two attempts");
     let file = File::open(scratch.join("second"))?;
     ensure!(!scratch.umount()?, "it was not refused");
     drop(file);

@@ -16,7 +16,7 @@ use rustix::mount::UnmountFlags;
 use serde::Deserialize;
 
 pub(crate) fn main() -> ExitCode {
-    harness::main(vec![
+    let tests = vec![
         harness::test("detached", detached),
         harness::test("detached_at_once", detached_at_once),
         harness::test("released_at_once", released_at_once),
@@ -24,7 +24,9 @@ pub(crate) fn main() -> ExitCode {
         harness::test("gave_up", gave_up),
         harness::test("gone_with_its_namespace", gone_with_its_namespace),
         harness::test("gone_with_its_mount_point", gone_with_its_mount_point),
-    ])
+    ];
+    // Each keeps to a mount of its own, and waits most of the time.
+    harness::main_with(tests, 4)
 }
 
 fn detached() -> Result<Verdict> {

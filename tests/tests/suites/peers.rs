@@ -5,8 +5,7 @@ use std::{
     collections::BTreeSet,
     process::{Child, Command, ExitCode, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -14,6 +13,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::Holding,
     namespace::Namespace,
+    pause,
     scratch::{FileSystem, Scratch},
     zoo::{ROWS, Row},
 };
@@ -149,12 +149,6 @@ impl Peer {
 }
 
 fn ends_within(child: &mut Child, limit: Duration) -> Result<bool> {
-    let deadline = Instant::now() + limit;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
-            return Ok(false);
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(true)
+    let ended = pause::until(limit, || Ok(child.try_wait()?)).is_ok();
+    Ok(ended || child.try_wait()?.is_some())
 }

@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::PATIENCE,
     namespace::Namespace,
+    pause,
     recording::{Balance, Recording},
     report::{self, Incident},
     scratch::{FileSystem, Scratch},
@@ -29,9 +29,6 @@ use rustix::{
     process::Signal,
     time::{ClockId, clock_gettime, clock_settime},
 };
-
-/// After that everything is on the disk.
-const FLUSHED: Duration = Duration::from_millis(1500);
 
 pub(crate) fn main() -> ExitCode {
     harness::main(vec![
@@ -64,12 +61,7 @@ fn open(scratch: &Scratch, times: u64) -> Result<u64> {
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "waiting: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    pause::until(PATIENCE, || Ok(done()?.then_some(()))).with_context(|| format!("waiting for {what}"))
 }
 
 /// What was on the disk is read, and the next run goes on in the same folder.
@@ -80,7 +72,10 @@ fn kill_9() -> Result<Verdict> {
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     refused(&scratch, 3)?;
     let opens = open(&scratch, 1000)?;
-    thread::sleep(FLUSHED);
+    wait_until("all of it to be on the disk", || {
+        let capture = Capture::read(folder.path())?;
+        Ok(Balance::of(&capture, own(), opens).check().is_ok())
+    })?;
     recording.kill()?;
     let killed = Capture::read(folder.path())?;
     ensure!(!killed.closed, "a killed recorder closed its segment");
@@ -241,7 +236,7 @@ fn disk_full() -> Result<Verdict> {
         Ok(recording.running.log().contains("NOT RECORDING"))
     })?;
     opens += open(&scratch, 2000)?;
-    thread::sleep(FLUSHED);
+    recording.running.catch_up()?;
     fs::remove_file(filler)?;
     wait_until("the recording to go on", || {
         opens += open(&scratch, 1)?;

@@ -4,8 +4,6 @@ use std::{
     fs,
     path::Path,
     process::{Command, ExitCode},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +16,7 @@ use ebusy_tests::{
     holder::{Holding, PATIENCE},
     image::{FILE, NAME},
     namespace::Namespace,
+    pause,
     report::{Container, Holder, HostMount, Incident, Owner, Who},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -99,20 +98,16 @@ fn container(holder: &Holder) -> Option<&Container> {
 
 /// Asks until all of these containers are seen to have something open.
 fn who_until(what: &str, ids: &[&str]) -> Result<Who> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    pause::until(PATIENCE, || {
         let (_, answers) = who(what)?;
         let seen = |answer: &Who| {
             ids.iter()
                 .all(|id| of(&[&answer.holders, &answer.bystanders], id).is_some())
         };
         // A container may have other mounts, such as its shm.
-        if let Some(answer) = answers.iter().find(|answer| seen(answer)) {
-            return Ok(answer.clone());
-        }
-        ensure!(Instant::now() < deadline, "who {what}: {answers:#?}");
-        thread::sleep(Duration::from_millis(200));
-    }
+        Ok(answers.iter().find(|answer| seen(answer)).cloned())
+    })
+    .with_context(|| format!("who {what}: {:#?}", who(what)))
 }
 
 const JOB: Pod<'_> = Pod {
@@ -189,15 +184,10 @@ fn pods_of_containerd() -> Result<Verdict> {
         "failed to unmount target {}: device or resource busy",
         rootfs.display()
     );
-    let deadline = Instant::now() + PATIENCE;
-    while !node.containerd.log().contains(&expected) {
-        ensure!(
-            Instant::now() < deadline,
-            "containerd does not fail\n{}",
-            node.containerd.log()
-        );
-        thread::sleep(Duration::from_millis(100));
-    }
+    pause::until(PATIENCE, || {
+        Ok(node.containerd.log().contains(&expected).then_some(()))
+    })
+    .with_context(|| format!("containerd does not fail\n{}", node.containerd.log()))?;
     let holder = of(&[&answer.holders], &agent).context("the agent blocks")?;
     let pid = holder.process.as_ref().map_or(0, |process| process.pid);
     kill_process(Pid::from_raw(pid as i32).context("a process id")?, Signal::KILL)?;

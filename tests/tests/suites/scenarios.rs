@@ -6,7 +6,6 @@ use std::{
     ffi::OsString,
     fs,
     process::{Command, ExitCode},
-    thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,6 +15,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Helper, Holding, program},
     namespace::Namespace,
+    pause,
     report::{Holder, Incident, Who},
     scratch::{FileSystem, Scratch},
     steps::{PAUSE, refused},
@@ -271,7 +271,7 @@ fn attempts(scratch: &Scratch, limit: u32) -> Result<u32> {
         if scratch.umount()? {
             return Ok(refusals);
         }
-        thread::sleep(PAUSE / 5);
+        pause::takes(PAUSE / 5, "what an impatient caller waits before it tries again");
     }
     Ok(limit)
 }

@@ -1,10 +1,10 @@
 //! umounts that take long: told while they do and when they are over, with where the time went; those that do not, never.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::Path,
     process::{Command, ExitCode, Stdio},
-    thread,
+    slice, thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     ebusy::{self, Running},
     harness::{self, Verdict},
-    holder::{PATIENCE, program},
+    holder::{Holding, PATIENCE, program},
+    namespace::Namespace,
+    pause,
     report::{self, Incident},
     scratch::{FileSystem, Scratch},
     slow_disk::SlowDisk,
@@ -24,13 +26,15 @@ use rustix::{
 use tempfile::TempDir;
 
 pub(crate) fn main() -> ExitCode {
-    harness::main(vec![
+    let tests = vec![
         harness::test("slow_disk", slow_disk),
         harness::test("slow_disk_recorded_and_detached", recorded_and_detached),
         harness::test("slow_disk_but_not_asked_for", not_asked_for),
         harness::test("slow_lookup_that_fails", lookup_that_fails),
         harness::test("slow_none_is_told", none_is_told),
-    ])
+    ];
+    // Each keeps to a mount of its own, and waits most of the time.
+    harness::main_with(tests, 4)
 }
 
 /// How long a page takes: a few are written at the umount.
@@ -87,17 +91,8 @@ impl Watch {
 
     /// Waits until it says that.
     fn says(&self, words: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.text().contains(words) {
-            ensure!(
-                Instant::now() < deadline,
-                "not said: {words}\n{}\n{}",
-                self.text(),
-                self.running.log()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        pause::until(PATIENCE, || Ok(self.text().contains(words).then_some(())))
+            .with_context(|| format!("not said: {words}\n{}\n{}", self.text(), self.running.log()))
     }
 
     /// Ends it; its last summary, what it said of slow umounts, and the incidents that another run finds in its capture.
@@ -246,7 +241,10 @@ fn lookup_that_fails() -> Result<Verdict> {
     let told = if tracepoint {
         watch.says(" so far")
     } else {
-        thread::sleep(Duration::from_secs(2));
+        pause::nothing_happens_for(
+            Duration::from_secs(2),
+            "where an umount begins after the lookup, a lookup that takes longer than the limit is none",
+        );
         Ok(())
     };
     umount.kill()?;
@@ -283,14 +281,14 @@ fn none_is_told() -> Result<Verdict> {
     let watch = Watch::start("watch", scratch.path(), &["--slow", "0.3"])?;
     for round in 0..4 {
         mount("ebusy-quick", &path, "tmpfs", MountFlags::empty(), None)?;
-        let held = File::create(path.join("file"))?;
         if round == 1 {
+            let holding = Holding::start("hold-cwd", Namespace::Same, slice::from_ref(&path))?;
             ensure!(
                 unmount(&path, UnmountFlags::empty()).is_err(),
                 "it was not refused"
             );
+            holding.release()?;
         }
-        drop(held);
         let began = Instant::now();
         unmount(&path, UnmountFlags::empty())?;
         ensure!(
@@ -301,7 +299,10 @@ fn none_is_told() -> Result<Verdict> {
         while round % 2 == 0 && busy.elapsed() < Duration::from_millis(700) {
             std::hint::spin_loop();
         }
-        thread::sleep(Duration::from_millis(400));
+        pause::takes(
+            Duration::from_millis(400),
+            "the thread does nothing for longer than the limit",
+        );
     }
     let (log, text, mut incidents) = watch.finish()?;
     incidents.retain(|incident| incident.operation != "umount2");

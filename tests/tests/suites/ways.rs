@@ -1,6 +1,6 @@
 //! The ways of umount2: its flags, what its path may be, and callers that are in their own way.
 
-use std::{ffi::OsStr, fs, fs::File, path::Path, process::ExitCode};
+use std::{ffi::OsStr, fs, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebusy_tests::{
@@ -54,7 +54,8 @@ pub(crate) fn main() -> ExitCode {
         harness::test("entry_of_32_bits", entry_of_32_bits),
         harness::test("other_errors", other_errors),
     ]);
-    harness::main(tests)
+    // Each keeps to a mount of its own, and waits most of the time.
+    harness::main_with(tests, 4)
 }
 
 /// Between two attempts ebusy has the time to look.
@@ -352,7 +353,7 @@ fn entry_of_32_bits() -> Result<Verdict> {
 fn other_errors() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = Watch::targets(&[scratch.directory().join("**"), scratch.path().to_owned()])?;
-    let file = File::open(scratch.join("file"))?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     for (path, flags, error) in [
         (scratch.join("dir"), &[][..], libc::EINVAL),
         (scratch.join("file"), &[], libc::EINVAL),
@@ -363,7 +364,7 @@ fn other_errors() -> Result<Verdict> {
         let umounter = umounter(&[], path.as_os_str(), flags)?;
         ensure!(umounter.error == Some(error), "{}: {umounter:?}", path.display());
     }
-    drop(file);
+    holding.release()?;
     ensure!(scratch.umount()?, "busy");
     nothing_told(watch)?;
     Ok(Verdict::Passed)

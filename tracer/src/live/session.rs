@@ -81,6 +81,8 @@ pub struct Session {
     /// Targets that were found gone, and when first, without an umount that did it.
     vanished: HashMap<MountKey, Instant>,
     sample_next: Instant,
+    /// The time of the last event taken from its ring, if more were left there.
+    behind: Option<u64>,
     /// Targets of open incidents that were looked at once.
     sampled: HashSet<MountKey>,
     causes: operations::Causes,
@@ -132,6 +134,7 @@ impl Session {
             pending: HashMap::new(),
             vanished: HashMap::new(),
             sample_next: now,
+            behind: None,
             sampled: HashSet::new(),
             causes: operations::Causes::default(),
             loops: clearing::LoopDevices::default(),
@@ -259,10 +262,10 @@ impl Session {
         let last = records.last().map_or(0, Raw::time);
         loop {
             let events = take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses);
-            let more =
-                events.len() == EVENTS_AT_ONCE && events.last().is_some_and(|event| event.time() < last);
+            let full = events.len() == EVENTS_AT_ONCE;
+            self.behind = events.last().filter(|_| full).map(Raw::time);
             records.extend(events);
-            if !more {
+            if self.behind.is_none_or(|time| time >= last) {
                 break;
             }
         }
@@ -304,7 +307,13 @@ impl Session {
     pub fn end(&mut self) -> Result<Vec<Output>> {
         // A last attempt that was not looked at yet.
         self.sample_next = Instant::now();
-        let mut output = self.tick()?;
+        let now = boot_nanos();
+        let mut output = self.drain()?;
+        // All that has happened is in the books, not only as much as is taken at once.
+        while self.behind.is_some_and(|time| time < now) {
+            output.append(&mut self.drain()?);
+        }
+        output.append(&mut self.tick()?);
         self.follow_operations(true);
         self.follow_loops();
         self.follow_detached(true);

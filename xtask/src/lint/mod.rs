@@ -7,9 +7,6 @@ use crate::{command, phases::Phases, say, setup, workspace::Workspace};
 mod deny;
 mod sleeps;
 
-/// Whether a fixed pause outside of what is named for it fails the check, or is only counted.
-const SLEEPS_FAIL: bool = false;
-
 /// Format, pauses, clippy on both sides, and the licences of the dependencies: what fails fast comes first.
 pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
     let mut phases = Phases::of_this_run(workspace);
@@ -26,7 +23,7 @@ pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
         Ok(command::status(workspace.cargo(verb).args(args))?.success())
     };
     check("fmt", &mut || cargo(&["fmt", "--all", "--check"]))?;
-    check("sleeps", &mut || sleeps::check(&workspace.root, SLEEPS_FAIL))?;
+    check("sleeps", &mut || sleeps::check(&workspace.root))?;
     // The build script of the tracer compiles the kernel programs for clippy, too.
     check("set-up", &mut || setup::toolchain(false).map(|_| true))?;
     check("clippy", &mut || {

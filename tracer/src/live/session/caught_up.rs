@@ -15,11 +15,12 @@ pub struct StillBusy {
 }
 
 impl Session {
-    /// Whether nothing that was taken from the rings waits for a look: new mounts, refused umounts, mounts that were
-    /// detached, loop devices that were told to go.
+    /// Whether no events are left in the ring, and nothing that was taken from the rings waits for a look: new mounts,
+    /// refused umounts, mounts that were detached, loop devices that were told to go.
     #[must_use]
     pub fn has_caught_up(&self) -> bool {
-        !self.view_stale
+        self.behind.is_none()
+            && !self.view_stale
             && self.pending.is_empty()
             && self.vanished.is_empty()
             && self.loops.has_caught_up()

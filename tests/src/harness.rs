@@ -67,6 +67,12 @@ pub fn in_machine() -> bool {
     std::env::var_os("EBUSY_VM").is_some()
 }
 
+/// Whether all that there is was asked for, in place of a choice.
+#[must_use]
+pub fn is_full() -> bool {
+    std::env::var_os("EBUSY_FULL").is_some()
+}
+
 /// Runs tests one after the other, in a mount namespace of their own where every mount is shared.
 #[must_use]
 pub fn main(tests: Vec<Trial>) -> ExitCode {

@@ -1,6 +1,8 @@
 //! Which tests of a kind of reference run in machines, where all of them would take hours: so many that every kernel has
 //! every tier, and that every two of kernel, tier, file system and way come together in one of them.
 
+use crate::harness;
+
 /// What machines are made of: the kernels of the matrix, as `EBUSY_VM` names them.
 pub const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
 /// The tiers that each of them has, as `EBUSY_PROBE` names them.
@@ -68,7 +70,7 @@ pub fn runs(turn: usize, (file_system, file_systems): (usize, usize), (way, ways
     let (Some(kernel), Some(tier)) = here else {
         return true;
     };
-    std::env::var_os("EBUSY_FULL").is_some()
+    harness::is_full()
         || covering([KERNELS.len(), TIERS.len(), file_systems, ways], turn).contains(&[
             kernel,
             tier,

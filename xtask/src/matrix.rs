@@ -12,8 +12,6 @@ pub(crate) struct Plan {
     pub(crate) append: &'static str,
     /// Part of the names of those that run; empty for all.
     pub(crate) only: &'static str,
-    /// Take the tools along that advice names and busybox has not.
-    pub(crate) tools: bool,
 }
 
 const PLAN: Plan = Plan {
@@ -22,7 +20,6 @@ const PLAN: Plan = Plan {
     kernels: &KERNELS,
     append: "",
     only: "",
-    tools: false,
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
@@ -33,20 +30,17 @@ pub(crate) const MATRIX: [Plan; 18] = [
         kernels: &KERNELS,
         ..PLAN
     },
-    // What a snapshot finds does not depend on the tier: here it is about the refusal and the books.
     Plan {
         test: "kinds",
         tier: "tracepoint",
         kernels: &KERNELS,
-        only: "target",
         ..PLAN
     },
-    // A kernel that preempts (7.2) may skip a run of these: what is lost is counted, and may cost a test a second try.
+    // A kernel that preempts (7.2) may skip a run of these programs: what is lost is counted.
     Plan {
         test: "kinds",
         tier: "kprobe",
         kernels: &KERNELS,
-        only: "target",
         ..PLAN
     },
     // Where every open and close is seen.
@@ -96,7 +90,6 @@ pub(crate) const MATRIX: [Plan; 18] = [
         tier: "tracepoint",
         kernels: &["6.1"],
         only: "system::",
-        tools: true,
         ..PLAN
     },
     // The ledger knows who opened what the block device alone has; the list of a polled ring has three forms.

@@ -26,7 +26,7 @@ pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
         .arg(minutes.to_string())
         .env("EBUSY_BIN", &ebusy)
         .env("EBUSY_HOLDERS", holders.parent().context("a folder of programs")?)
-        .env("PATH", tools::search_path(workspace)?);
+        .env("PATH", tools::search_path(workspace, false)?);
     say(&format!("{minutes} minutes of load and faults"));
     let status = command.status().context("starting the soak")?;
     Ok(u8::from(!status.success()))

@@ -18,6 +18,9 @@ use crate::{
 
 const TESTS: &str = "ebusy-tests";
 
+/// Asks a suite for all that it has, where it makes a choice else.
+const FULL: &str = "EBUSY_FULL";
+
 /// Which tests of a suite run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Which<'a> {
@@ -54,6 +57,10 @@ pub(crate) struct Built {
     pub(crate) suites: Vec<Suite>,
     pub(crate) units: Vec<Unit>,
     pub(crate) holder_directory: PathBuf,
+    /// Whether suites leave nothing out.
+    pub(crate) full: bool,
+    /// What machines have besides: paths there and here.
+    pub(crate) tools: Vec<(String, PathBuf)>,
     /// All suites are one executable, and all holder programs.
     tests: PathBuf,
     holders: PathBuf,
@@ -89,6 +96,8 @@ pub(crate) fn build_tests(workspace: &Workspace, ebusy: PathBuf) -> Result<Built
             .parent()
             .context("a program is in a folder")?
             .to_path_buf(),
+        full: false,
+        tools: Vec::new(),
         tests,
         holders,
     })
@@ -140,6 +149,9 @@ impl Built {
             .env("EBUSY_BIN", &self.ebusy)
             .env("EBUSY_HOLDERS", &self.holder_directory)
             .env("RUST_BACKTRACE", "1");
+        if self.full {
+            command.env(FULL, "1");
+        }
         command
     }
 
@@ -151,6 +163,7 @@ impl Built {
             (program.clone(), self.tests.clone()),
             ("/opt/holders/holders".to_owned(), self.holders.clone()),
         ];
+        let full = self.full.then_some((FULL, "1"));
         let env = [
             ("EBUSY_BIN", "/opt/bin/ebusy"),
             ("EBUSY_HOLDERS", "/opt/holders"),
@@ -160,9 +173,12 @@ impl Built {
         ];
         Job {
             programs,
+            files: self.tools.clone(),
             env: env
+                .into_iter()
+                .chain(full)
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec(),
+                .collect(),
             argv: [program].into_iter().chain(suite.args(which)).collect(),
             saved: true,
             ..Job::default()

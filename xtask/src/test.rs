@@ -45,7 +45,11 @@ pub(crate) struct TestArgs {
     /// Only at these tiers, of what runs in machines
     #[arg(long, value_name = "TIER")]
     tier: Vec<String>,
-    /// Keep the table of kinds in docs/kinds.md, and run only what it is made from
+    /// All of what runs in machines in place of a choice that covers every pair of kernel, tier, file system and way; all
+    /// that peers see; and the tests of container engines, from their packages
+    #[arg(long)]
+    full: bool,
+    /// Keep the table of kinds in docs/kinds.md, and run only what it is made from, all of it
     #[arg(long)]
     table: bool,
     /// Only the suite of this name, or tests whose names contain this
@@ -63,6 +67,11 @@ impl TestArgs {
             Some(part) if self.suite(built).is_none() => Which::Like(part),
             _ => Which::All,
         }
+    }
+
+    /// Whether all of a suite runs. What is asked for by its name is not to be left out.
+    fn is_full(&self, built: &Built) -> bool {
+        self.full || self.table || matches!(self.which(built), Which::Like(_))
     }
 
     /// Whether a suite is wanted at all.
@@ -94,7 +103,16 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
     say("building ebusy");
     let ebusy = phases.time("build: ebusy", || suites::build_ebusy(workspace))?;
     say("building the tests and their holder programs");
-    let built = phases.time("build: tests", || suites::build_tests(workspace, ebusy))?;
+    let mut built = phases.time("build: tests", || suites::build_tests(workspace, ebusy))?;
+    built.full = args.is_full(&built);
+    if !args.quick {
+        match phases.time("set-up", || tools::advised(workspace)) {
+            Ok(found) => built.tools.extend(found),
+            // The tests that need one say so by themselves.
+            Err(err) => say(&format!("no tools for machines: {err:#}")),
+        }
+    }
+    let built = built;
 
     let scene = Scene::new(workspace, &built.ebusy, &built.holder_directory)?;
     let clean = scene.clone();
@@ -153,7 +171,7 @@ impl Runner<'_> {
             return Ok(());
         }
         let path = self.phases.time("set-up", || {
-            tools::search_path(self.workspace).unwrap_or_else(|err| {
+            tools::search_path(self.workspace, built.full).unwrap_or_else(|err| {
                 // The tests that need a tool say so by themselves.
                 say(&format!("some tools for the tests are missing: {err:#}"));
                 env::var_os("PATH").unwrap_or_default()
@@ -208,6 +226,7 @@ impl Runner<'_> {
                 }
             }
         }
+        say(&format!("{} boots of machines", lab.boots()));
         Ok(())
     }
 
@@ -229,19 +248,10 @@ impl Runner<'_> {
             (Which::All, only) if !only.is_empty() => Which::Like(only),
             (asked, _) => asked,
         };
-        let mut files = Vec::new();
-        if plan.tools {
-            match tools::advised(self.workspace) {
-                Ok(found) => files.extend(found),
-                // The tests that need one say so by themselves.
-                Err(err) => say(&format!("no tools for the machine: {err:#}")),
-            }
-        }
         let mut boots = Duration::ZERO;
         let start = Instant::now();
         let results = flaky::run(&full, which, |which| {
             let job = Job {
-                files: files.clone(),
                 append: plan.append.to_owned(),
                 timeout: VM_LIMIT,
                 ..self.built.in_machine(suite, which, name, plan.tier)

@@ -36,8 +36,9 @@ const ADVISED: [(&str, &str); 3] = [
 
 const FORMAT: &str = "1";
 
-/// The search path of tests: the machine's own, then the directories of unpacked tools.
-pub(crate) fn search_path(workspace: &Workspace) -> Result<OsString> {
+/// The search path of tests: the machine's own, then the directories of unpacked tools. Engines come with all that they
+/// depend on, and are fetched where they are asked for.
+pub(crate) fn search_path(workspace: &Workspace, engines: bool) -> Result<OsString> {
     let own = env::var_os("PATH").unwrap_or_default();
     let unpacked = workspace.target.join("tools");
     let directories: Vec<PathBuf> = ["usr/bin", "usr/sbin", "bin", "sbin"]
@@ -53,7 +54,8 @@ pub(crate) fn search_path(workspace: &Workspace) -> Result<OsString> {
     if !missing.is_empty() {
         fetch(&unpacked, &missing)?;
     }
-    for (program, package) in ENGINES.iter().filter(|(program, _)| !in_path(program)) {
+    let missing = ENGINES.iter().filter(|(program, _)| engines && !in_path(program));
+    for (program, package) in missing {
         if let Err(error) = fetch_engine(&unpacked, package) {
             // Its tests say that they cannot run.
             say(&format!("no {program} for the tests: {error:#}"));

@@ -71,9 +71,13 @@ static PEERS: [Peer; 3] = [
     },
 ];
 
+/// Of so many kinds one is measured where not all are asked for: a peer takes seconds, and none of them changes with ebusy.
+const SHORT: usize = 8;
+
 pub(crate) fn main() -> ExitCode {
     let mut tests = Vec::new();
-    for row in ROWS {
+    let step = if harness::is_full() { 1 } else { SHORT };
+    for row in ROWS.iter().step_by(step) {
         for file_system in row.file_systems.iter().copied() {
             let name = format!("{}::{}", row.name, file_system.name());
             tests.push(harness::test(name, move || measure(row, file_system)));

@@ -17,4 +17,6 @@ pub mod model;
 pub mod probe;
 pub mod render;
 pub mod report;
+#[cfg(test)]
+mod schema;
 pub mod stream;

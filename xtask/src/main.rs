@@ -71,6 +71,8 @@ enum Verb {
     Vm(vm::VmArgs),
     /// Check format, lints and licences
     Lint,
+    /// Write docs/schema from the types that ebusy writes
+    Schema,
 }
 
 fn main() -> ExitCode {
@@ -113,6 +115,12 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
         Verb::Soak { minutes } => soak::main(&workspace, *minutes),
         Verb::Vm(args) => vm::main(&workspace, args),
         Verb::Lint => lint::main(&workspace),
+        Verb::Schema => {
+            // The unit test that compares the files can write them: no other program is compiled with what it needs.
+            let test = ["--package", "tracer", "--lib", "schema::"];
+            command::run(workspace.cargo("test").args(test).env("EBUSY_WRITE_SCHEMA", "1"))?;
+            Ok(0)
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(test)]
+pub(crate) use self::report::LogMatch;
 use crate::{
     identity::WatchPatterns,
     probe::{Choice, LockedDown, NoTier},

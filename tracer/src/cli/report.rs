@@ -348,22 +348,33 @@ fn since(incident: &mut Incident, firsts: &[LogLine]) {
     }
 }
 
-/// A log line and its incident, as it is told: `ebusy.match/1`.
+/// A log line and the incident that explains it.
 #[derive(Debug, serde::Serialize)]
-struct LogMatch {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct LogMatch {
     schema: &'static str,
+    /// The name of the file.
     log: String,
+    /// The number of the line, from 1.
     line: u64,
+    /// When it was logged, where the log says so.
     time: Option<Timestamp>,
+    /// The `id` of the incident.
     incident: Option<u64>,
+    /// What line and incident have in common.
     by: Vec<&'static str>,
+    /// Why there is no incident, in words.
     not_seen: Option<&'static str>,
+    /// What was logged.
     message: String,
     #[serde(skip)]
     words: String,
 }
 
 impl LogMatch {
+    /// The value of `schema`.
+    pub(crate) const SCHEMA: &str = "ebusy.match/1";
+
     fn new(path: &Path, found: &crate::logs::Match<'_>, redactor: Option<&Redactor>) -> Self {
         let log = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let message = found.line.message.to_str_lossy();
@@ -382,7 +393,7 @@ impl LogMatch {
             None => format!("{place}{time}, by {}", found.by.join(", ")),
         };
         Self {
-            schema: "ebusy.match/1",
+            schema: Self::SCHEMA,
             log,
             line: found.line.line,
             time: found.line.time,

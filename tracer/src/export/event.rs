@@ -17,7 +17,9 @@ pub const EVENT_SCHEMA: &str = "ebusy.event/1";
 
 /// A mount: its ids, and what is the same for it throughout an export.
 #[derive(Debug, Serialize)]
-pub(super) struct Mount {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Mount {
+    /// A key: whether two are the same within one export.
     key: String,
     #[serde(rename = "mount_id")]
     id: u32,
@@ -26,22 +28,28 @@ pub(super) struct Mount {
 
 /// What happened, by `type`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Event<'a> {
+pub(crate) enum Event<'a> {
+    /// A run of ebusy begins.
     Start {
         version: &'a str,
         kernel: &'a str,
+        #[cfg_attr(test, schemars(with = "crate::probe::Tier"))]
         tier: &'a str,
+        /// Every open and close is there, but for what was lost.
         history: bool,
     },
+    /// An umount2 returned.
     Umount {
         entered: Timestamp,
-        /// Inside of the kernel, where the tier sees it.
+        /// When the count that refused it was read, where the tier sees it.
         checked: Option<Timestamp>,
         /// 0, or a negative errno.
         result: i64,
         flags: Vec<String>,
         caller: &'a Process,
+        /// The path as it was passed.
         passed: Option<&'a Text>,
         mount: Option<Mount>,
         target: &'a Target,
@@ -51,18 +59,26 @@ pub(super) enum Event<'a> {
         /// The count that the kernel compared.
         compared: Option<i32>,
     },
+    /// A file was opened on a watched mount.
     Opened {
+        /// A key: whether two are the same within one export.
         file: String,
+        /// A key: whether two are the same within one export.
         mount: String,
+        /// A key: whether two are the same within one export.
         dentry: String,
         by: &'a Process,
         fd: Option<u32>,
+        #[cfg_attr(test, schemars(extend("enum" = ["read", "write", "read+write", "path"])))]
         access: &'a str,
         executed: bool,
     },
+    /// A file's last reference went.
     Closed {
+        /// A key: whether two are the same within one export.
         file: String,
     },
+    /// A thread came into another mount namespace.
     Entered {
         operation: &'a str,
         pid: u32,
@@ -73,16 +89,23 @@ pub(super) enum Event<'a> {
         /// Whose root file system the namespace has.
         container: Option<&'a Container>,
     },
+    /// What an opened file is called.
     Named {
+        /// A key: whether two are the same within one export.
         mount: String,
+        /// A key: whether two are the same within one export.
         dentry: String,
         path: &'a Text,
+        /// The bytes of `path` in base64, where they are not UTF-8.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(test, schemars(extend("contentEncoding" = "base64")))]
         path_base64: Option<String>,
         deleted: bool,
     },
+    /// The references were looked for.
     Snapshot {
         started: Timestamp,
+        /// Return of the refused attempt before it.
         attempt: Timestamp,
         mount: Mount,
         count: Option<i32>,
@@ -91,61 +114,81 @@ pub(super) enum Event<'a> {
         copies: usize,
         holders: Vec<&'a Holder>,
         candidates: Vec<&'a Holder>,
+        /// What could not be looked at.
         gaps: &'a [String],
     },
-    Gone {
-        mount: Mount,
-    },
+    /// A target is not mounted any more.
+    Gone { mount: Mount },
+    /// A system call other than umount2 was refused with EBUSY.
     Refused {
+        /// The same until what kept it is gone.
+        #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
+        #[cfg_attr(test, schemars(with = "crate::model::Operation"))]
         operation: &'a str,
+        #[cfg_attr(test, schemars(with = "crate::model::Reason"))]
         reason: &'a str,
         caller: &'a Process,
         target: &'a Target,
         holders: &'a [Holder],
         bystanders: &'a [Holder],
     },
+    /// A mount was detached with `MNT_DETACH` and lives on; again whenever something else keeps it.
     Detached {
+        /// The same until its last reference went.
+        #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
         mount: Mount,
+        /// Return of the umount2 that detached it.
         umount: Timestamp,
         caller: &'a Process,
         target: &'a Target,
         count: Option<u64>,
         holders: &'a [Holder],
     },
+    /// What kept the target of a refused call is gone, or the last reference of a detached mount went.
     Freed {
+        /// That of the `refused` or `detached` before.
+        #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
     },
+    /// An umount2 takes long, or did; again whenever it is seen at something else, now and then, and at its end.
     Slow {
+        /// The same until its end.
+        #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
         entered: Timestamp,
         flags: Vec<String>,
         caller: &'a Process,
         target: &'a Target,
+        /// 0, or a negative errno.
         result: Option<i64>,
+        /// When the result was known.
         returned: Option<Timestamp>,
         ended: Option<Timestamp>,
         stacks: Vec<Seen<'a>>,
     },
-    Lost {
-        losses: &'a BTreeMap<String, u64>,
-    },
+    /// Totals of what was lost so far, by probe and reason.
+    Lost { losses: &'a BTreeMap<String, u64> },
+    /// ebusy stops.
     End,
 }
 
 /// Functions that a slow umount was seen in.
 #[derive(Debug, Serialize)]
-pub(super) struct Seen<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Seen<'a> {
     functions: &'a [String],
+    #[cfg_attr(test, schemars(range(min = 1)))]
     looks: u64,
     first: Timestamp,
     last: Timestamp,
 }
 
-/// A line.
+/// Something that happened, in the order of the capture.
 #[derive(Debug, Serialize)]
-pub(super) struct Line<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Line<'a> {
     schema: &'static str,
     /// `null` for what has no time of its own: it became known between its neighbours.
     time: Option<Timestamp>,

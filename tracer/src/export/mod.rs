@@ -8,4 +8,6 @@ mod jsonl;
 mod perfetto;
 mod proto;
 
+#[cfg(test)]
+pub(crate) use self::event::Line;
 pub use self::{event::EVENT_SCHEMA, jsonl::Jsonl, perfetto::Perfetto};

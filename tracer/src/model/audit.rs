@@ -6,14 +6,17 @@ use super::{Container, Holder, Process, Target, Text, Timestamp};
 
 /// One look at the whole host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Audit {
-    /// `ebusy.audit/1`.
+    /// Its name and version.
     pub schema: String,
     /// When it was looked at.
     pub time: Timestamp,
     /// The probe tier.
+    #[cfg_attr(test, schemars(extend("enum" = ["tracepoint", "proc"])))]
     pub probe: String,
     /// Names of the sections that could not be looked at, or not as a whole; empty where all were.
+    #[cfg_attr(test, schemars(extend("items" = {"enum": ["now", "can_pin", "can_leak", "leaked", "detached", "namespaces", "settings", "own"]})))]
     pub blind: Vec<String>,
     /// What was cut short, in words.
     pub gaps: Vec<String>,
@@ -35,12 +38,13 @@ pub struct Audit {
     pub namespaces: Vec<KeptNamespace>,
     /// Kernel settings that make it worse.
     pub settings: Vec<Setting>,
-    /// What ebusy itself holds; `None` where that could not be measured.
+    /// What ebusy itself holds; `null` where that could not be measured.
     pub own: Option<Own>,
 }
 
 /// A mount that is stuck, or busy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Now {
     /// The mount.
     pub target: Target,
@@ -48,7 +52,7 @@ pub struct Now {
     pub stuck: bool,
     /// Who would make its umount fail.
     pub holders: Vec<Holder>,
-    /// References on it and on its propagated copies that have no holder; `None` where they cannot be counted.
+    /// References on it and on its propagated copies that have no holder; `null` where they cannot be counted.
     pub unexplained: Option<u64>,
     /// What to do, least harmful first.
     pub advice: Vec<String>,
@@ -56,8 +60,9 @@ pub struct Now {
 
 /// All that share what they have: the pods of one owner, a container, a unit, or one process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Workload {
-    /// The process that was first in the namespace; `None` where none is in it.
+    /// The process that was first in the namespace; `null` where none is in it.
     pub process: Option<Process>,
     /// Processes in its namespaces.
     pub processes: u64,
@@ -67,6 +72,7 @@ pub struct Workload {
 
 /// The copies that a workload has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Group {
     /// Whose they are.
     pub workload: Workload,
@@ -77,6 +83,7 @@ pub struct Group {
     /// On how many of them something is open now.
     pub in_use: u64,
     /// The first of them: those in use, then by path.
+    #[cfg_attr(test, schemars(length(max = 20)))]
     pub copies: Vec<CopiedMount>,
     /// What to do, least harmful first.
     pub advice: Vec<String>,
@@ -84,6 +91,7 @@ pub struct Group {
 
 /// A copy of a mount.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CopiedMount {
     /// What it is a copy of.
     pub target: Target,
@@ -91,6 +99,7 @@ pub struct CopiedMount {
     pub path: Text,
     /// The bytes of `path` in base64, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(extend("contentEncoding" = "base64")))]
     pub path_base64: Option<String>,
     /// Its mount id.
     pub mount_id: u32,
@@ -104,6 +113,7 @@ pub struct CopiedMount {
 
 /// A mount whose container is gone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Leaked {
     /// `rootfs`, `shm`, `network namespace`, `volume NAME`...
     pub what: String,
@@ -119,10 +129,11 @@ pub struct Leaked {
 
 /// Where such a mount is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeakedPlace {
     /// The mount.
     pub mount: Target,
-    /// Who is in its namespace; `None` for the host's.
+    /// Who is in its namespace; `null` for the host's.
     pub workload: Option<Workload>,
     /// Who has something open on it.
     pub holders: Vec<Holder>,
@@ -130,6 +141,7 @@ pub struct LeakedPlace {
 
 /// A mount that is in no namespace any more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Detached {
     /// Its mount id.
     pub mount_id: u32,
@@ -147,7 +159,7 @@ pub struct Detached {
     pub bytes: Option<u64>,
     /// The last references.
     pub holders: Vec<Holder>,
-    /// References that have no holder; `None` where they cannot be counted.
+    /// References that have no holder; `null` where they cannot be counted.
     pub unexplained: Option<u64>,
     /// What to do, least harmful first.
     pub advice: Vec<String>,
@@ -155,6 +167,7 @@ pub struct Detached {
 
 /// A mount namespace that no process is in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KeptNamespace {
     /// Its number.
     pub number: u32,
@@ -170,8 +183,10 @@ pub struct KeptNamespace {
 
 /// What keeps a namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Keeper {
-    /// `fd` or `bind_mount`.
+    /// In what way.
+    #[cfg_attr(test, schemars(extend("enum" = ["fd", "bind_mount"])))]
     pub kind: String,
     /// Whose descriptor it is.
     pub process: Option<Process>,
@@ -185,6 +200,7 @@ pub struct Keeper {
 
 /// A kernel setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Setting {
     /// Its name, for `sysctl`.
     pub name: String,
@@ -200,6 +216,7 @@ pub struct Setting {
 
 /// What ebusy itself holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Own {
     /// References on watched mounts, their copies, and detached mounts.
     pub references: u64,

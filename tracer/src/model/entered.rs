@@ -6,14 +6,15 @@ use super::{Container, Parent, Timestamp};
 
 /// The way in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Entered {
-    /// When it entered; of [`Self::OUTSIDE`] when it opened the file, if that was seen.
+    /// When it entered; of `outside` when it opened the file, if that was seen.
     pub time: Option<Timestamp>,
-    /// `setns`, `unshare`, `clone`, or [`Self::OUTSIDE`].
+    /// `setns`, `unshare`, `clone`; or `outside`: it is in another mount namespace than the mount.
     pub operation: String,
     /// The mount namespace of the mount that is held.
     pub namespace: u32,
-    /// Where it came from, if that is known; of [`Self::OUTSIDE`] where it is.
+    /// Where it came from, if that is known; of `outside` where it is.
     pub from: Option<u32>,
     /// The container whose root file system that namespace has.
     pub container: Option<Container>,

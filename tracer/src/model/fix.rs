@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something to do about a holder. ebusy does none of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fix {
     /// All of it in one sentence, as in `advice`.
     pub text: String,
@@ -19,8 +20,9 @@ pub struct Fix {
     pub check: Option<String>,
 }
 
-/// Sorts of [`Fix`].
+/// What sort of thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FixAction {
     /// The command frees it.

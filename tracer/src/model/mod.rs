@@ -30,21 +30,23 @@ pub use self::{
 
 /// All refused attempts on one target, with the books of the last one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Incident {
-    /// `ebusy.incident/1`.
+    /// Its name and version.
     pub schema: String,
     /// Unique within one run of ebusy, or within one capture.
     pub id: u64,
-    /// What was refused: `umount2`, or one of [`Operation`]; or [`Incident::DETACH`], [`Incident::SLOW`].
+    /// What was refused; or `detach` (a mount was detached and lives on), `slow_umount` (an umount2 takes long).
+    #[cfg_attr(test, schemars(schema_with = "crate::schema::operation"))]
     pub operation: String,
     /// Why, if it was not umount2.
     #[serde(default)]
     pub reason: Option<Reason>,
     /// Entry of the first refused attempt.
     pub started: Timestamp,
-    /// When the outcome was known; `None` while open.
+    /// When the outcome was known; `null` while open.
     pub ended: Option<Timestamp>,
-    /// How it ended; `None` while open.
+    /// How it ended; `null` while open.
     pub outcome: Option<Outcome>,
     /// Number of refused attempts.
     pub attempts: u64,
@@ -66,15 +68,16 @@ pub struct Incident {
     pub candidates: Vec<Holder>,
     /// They use a private copy or a detached clone: they do not block, but keep the file system busy.
     pub bystanders: Vec<Holder>,
-    /// The probe tier: `fentry`, `kprobe` or `tracepoint`.
+    /// The probe tier.
+    #[cfg_attr(test, schemars(with = "crate::probe::Tier"))]
     pub probe: String,
     /// Of an umount2 that takes long: where the time goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow: Option<Slow>,
-    /// Since when its umount has failed, at the latest; `None` where nothing before `started` is known.
+    /// Since when its umount has failed, at the latest; left out where nothing before `started` is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Since>,
-    /// When it is tried again; `None` where nobody is known to come back.
+    /// When it is tried again; left out where nobody is known to come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// Records lost by any probe for any reason since ebusy started; 0 means none.
@@ -88,8 +91,9 @@ pub struct Incident {
 
 /// Who would block an umount now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Who {
-    /// `ebusy.who/1`.
+    /// Its name and version.
     pub schema: String,
     /// When it was looked at.
     pub time: Timestamp,
@@ -104,8 +108,9 @@ pub struct Who {
     /// They use a private copy or a detached clone.
     pub bystanders: Vec<Holder>,
     /// The probe tier.
+    #[cfg_attr(test, schemars(with = "crate::probe::Tier"))]
     pub probe: String,
-    /// Since when its umount has failed, at the latest; `None` where that is not known.
+    /// Since when its umount has failed, at the latest; left out where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Since>,
     /// What to do, least harmful first.
@@ -118,6 +123,7 @@ pub struct Who {
 
 /// How an incident ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// A later umount of the target succeeded.
@@ -157,6 +163,7 @@ impl Outcome {
 
 /// Somebody who tried to unmount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Caller {
     /// Process id on the host.
     pub pid: u32,
@@ -168,11 +175,13 @@ pub struct Caller {
 
 /// The mount that was to be removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Target {
     /// Its mountpoint as its namespace sees it; what the caller passed where that could not be resolved.
     pub path: Text,
     /// The bytes of `path` in base64, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(extend("contentEncoding" = "base64")))]
     pub path_base64: Option<String>,
     /// `struct mount.mnt_id`; reused by the kernel as soon as the mount is gone.
     pub mount_id: Option<u32>,
@@ -192,6 +201,7 @@ pub struct Target {
 
 /// Counted = explained + unexplained.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Books {
     /// Extra references, from the kernel's own counter, of the first busy mount that the attempt met.
     pub counted: Option<u64>,
@@ -211,6 +221,7 @@ pub struct Books {
 
 /// One owner of references as the kernel counts them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Holder {
     /// The way it holds.
     pub kind: Kind,
@@ -218,7 +229,7 @@ pub struct Holder {
     pub also: Vec<Kind>,
     /// How many of the kernel's references this is.
     pub refs: u64,
-    /// Whose it is; `None` where no process is left (`child_mount`).
+    /// Whose it is; `null` where no process is left (`child_mount`).
     pub process: Option<Process>,
     /// What in the kernel holds it, where that is neither a descriptor nor a directory: `/dev/loop3`, a socket, an
     /// event, a mount source.
@@ -229,7 +240,8 @@ pub struct Holder {
     pub reason: Option<String>,
     /// File descriptor.
     pub fd: Option<u32>,
-    /// Access of the descriptor: `read`, `write`, `read+write`, `path`.
+    /// Access of the descriptor.
+    #[cfg_attr(test, schemars(extend("enum" = ["read", "write", "read+write", "path", null])))]
     pub access: Option<String>,
     /// Other processes that use the same reference.
     pub shared_with: Vec<Sharer>,
@@ -237,6 +249,7 @@ pub struct Holder {
     pub path: Text,
     /// The bytes of `path` in base64, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(extend("contentEncoding" = "base64")))]
     pub path_base64: Option<String>,
     /// The file has no name any more.
     pub deleted: bool,
@@ -244,6 +257,7 @@ pub struct Holder {
     pub seen_as: Option<Text>,
     /// The bytes of `seen_as` in base64, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(extend("contentEncoding" = "base64")))]
     pub seen_as_base64: Option<String>,
     /// The mount that the reference is on.
     pub mount_id: Option<u32>,
@@ -259,17 +273,19 @@ pub struct Holder {
     pub opened: Option<Timestamp>,
     /// Who opened it, if that was seen.
     pub opened_by: Option<Process>,
-    /// How it came to a mount of another mount namespace than it began in; `None` where that is unknown.
+    /// How it came to a mount of another mount namespace than it began in; `null` where that is unknown.
     #[serde(default)]
     pub entered: Option<Box<Entered>>,
     /// Refused attempts that it was there for.
     pub attempts_blocked: u64,
-    /// How ebusy knows: `history`, `snapshot`.
+    /// How ebusy knows.
+    #[cfg_attr(test, schemars(extend("items" = {"enum": ["history", "snapshot"]})))]
     pub evidence: Vec<String>,
 }
 
 /// Somebody who shares a reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sharer {
     /// Process id on the host.
     pub pid: u32,
@@ -281,6 +297,7 @@ pub struct Sharer {
 
 /// Kinds of reference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// An open file description in a descriptor table.
@@ -390,6 +407,7 @@ impl Kind {
 
 /// Which mount a reference is on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Through {
     /// The mount that was to be removed.
@@ -415,6 +433,7 @@ impl Through {
 
 /// A process, with ids of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Process {
     /// Process (thread group) id.
     pub pid: u32,
@@ -432,7 +451,7 @@ pub struct Process {
     pub start_time: Option<Timestamp>,
     /// Nearest first.
     pub parents: Vec<Parent>,
-    /// Of a caller that only does what it was asked, such as `umount`: the ancestor that asked. `None` where it speaks
+    /// Of a caller that only does what it was asked, such as `umount`: the ancestor that asked. Left out where it speaks
     /// for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requester: Option<Box<Requester>>,
@@ -448,6 +467,7 @@ pub struct Process {
 
 /// An ancestor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Parent {
     /// Process id on the host.
     pub pid: u32,
@@ -460,6 +480,7 @@ pub struct Parent {
 
 /// Who asked for what a process does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Requester {
     /// Process id on the host.
     pub pid: u32,
@@ -473,8 +494,9 @@ pub struct Requester {
 
 /// A container, as far as cgroup and bundle tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Container {
-    /// `containerd`, `cri-o`, `docker`, `podman`; `None` where only an id was found.
+    /// `containerd`, `cri-o`, `docker`, `podman`; `null` where only an id was found.
     pub runtime: Option<String>,
     /// The runtime's id.
     pub id: String,
@@ -503,18 +525,20 @@ pub struct Container {
 
 /// A bind mount from the host into a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostMount {
     /// Path on the host.
     pub path: Text,
     /// Path in the container.
     pub destination: Option<Text>,
     /// `private` (Kubernetes' `None`), `slave` (`HostToContainer`), `shared` (`Bidirectional`) or `unbindable`, as the
-    /// container was configured; `None` where it says nothing.
+    /// container was configured; `null` where it says nothing.
     pub propagation: Option<String>,
 }
 
 /// What created a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
     /// `DaemonSet`, `ReplicaSet`...
     pub kind: String,

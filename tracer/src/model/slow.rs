@@ -44,10 +44,11 @@ named! {
 
 /// An umount2 that takes long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Slow {
     /// When its result was known: afterwards the caller is kept by what is left to do, as freeing the file system.
     pub answered: Option<Timestamp>,
-    /// The name of the error that it returned; `None` where it succeeded, or is not over.
+    /// The name of the error that it returned; `null` where it succeeded, or is not over.
     pub error: Option<String>,
     /// How often it was looked at.
     pub looks: u64,
@@ -57,14 +58,16 @@ pub struct Slow {
 
 /// Something that an umount2 was seen at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Wait {
     /// What it was doing.
     pub phase: Phase,
-    /// What it waited for; `None` where that is not known.
+    /// What it waited for; `null` where that is not known.
     pub waits_for: Option<WaitsFor>,
     /// The kernel's function, without those that only sleep.
     pub function: Option<String>,
     /// How often.
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub looks: u64,
     /// The first time.
     pub first: Timestamp,

@@ -6,6 +6,7 @@ use super::Timestamp;
 
 /// Since when its umount has failed, at the latest: it may have failed before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Since {
     /// It had failed by then.
     pub time: Timestamp,
@@ -15,6 +16,7 @@ pub struct Since {
 
 /// How it is known since when a mount is stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SinceSource {
     /// A refused attempt was seen then.
@@ -48,14 +50,16 @@ pub fn earlier(known: &mut Option<Since>, other: Option<Since>) {
 
 /// When its umount is tried again, by whoever tried so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Retry {
     /// Who tries.
     pub by: String,
     /// How that is known.
     pub source: RetrySource,
     /// The latest pauses between its attempts, s: the latest one last. Attempts less than a second apart are one.
+    #[cfg_attr(test, schemars(inner(range(min = 0))))]
     pub pauses: Vec<f64>,
-    /// When it is expected by these pauses; `None` by the rule.
+    /// When it is expected by these pauses; `null` by the rule.
     pub next: Option<Timestamp>,
     /// The longest pause by the rule of that program, s, if it has one.
     pub within: Option<u64>,
@@ -63,6 +67,7 @@ pub struct Retry {
 
 /// How it is known when somebody tries again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RetrySource {
     /// By the pauses between attempts on this mount that were seen.

@@ -29,6 +29,7 @@ impl History {
 
 /// How much the kernel lets us see; ordered from the least to the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// No kernel programs at all: open files by /proc, and no counts.

@@ -23,6 +23,7 @@ const HOURS: usize = 24 * 14;
 
 /// What is counted of something.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Count {
     /// What.
     pub name: String,
@@ -34,6 +35,7 @@ pub struct Count {
 
 /// An hour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Hour {
     /// Its begin.
     pub hour: Timestamp,
@@ -43,6 +45,7 @@ pub struct Hour {
 
 /// Somebody who blocked several targets on one day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Recurrence {
     /// The holder's workload.
     pub holder: String,
@@ -58,8 +61,9 @@ pub struct Recurrence {
 
 /// The sums of a capture: `ebusy.summary/1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
-    /// `ebusy.summary/1`.
+    /// Its name and version.
     pub schema: String,
     /// Time of the first record.
     pub from: Option<Timestamp>,

@@ -18,7 +18,7 @@ use ebusy_tests::{
     pause,
     report::{Holder, Incident, Who},
     scratch::{FileSystem, Scratch},
-    steps::{PAUSE, refused},
+    steps::{PAUSE, refused, until_references},
 };
 use serde::Deserialize;
 
@@ -380,10 +380,9 @@ fn deferred(holder: &str, advice: &str) -> Result<Verdict> {
     refused(&scratch, 2)?;
     harness::settle()?;
     holding.release()?;
-    // The books are those of the attempts before: while the kernel drops one reference after the other, a last attempt
-    // can be refused for one that is in no list any more.
-    harness::settle()?;
-    ensure!(attempts(&scratch, 1000)? < 1000, "still busy after the release");
+    // While the kernel drops one reference after the other, an attempt can be refused for one that is in no list any more.
+    until_references(&scratch, 0)?;
+    ensure!(scratch.umount()?, "still busy after the release");
     let incident = only(watch, &scratch, "released")?;
     let mut problems = Problems::default();
     problems.equal("unexplained", &incident.references.unexplained, &Some(0));

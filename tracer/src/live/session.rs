@@ -44,6 +44,10 @@ const UMOUNT_NOFOLLOW: u32 = 8;
 /// How long the record of an umount may take to arrive after its mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// How long after its mount has gone an umount that is under way may be the one that did it, in nanoseconds: one that
+/// hangs may be of something else.
+const LATE: u64 = 30_000_000_000;
+
 /// How long a look is kept that was replaced, at the least: longer than an umount goes on after its mount has gone.
 const BEFORE_AGE: Duration = Duration::from_secs(1);
 
@@ -55,6 +59,15 @@ const VIEW_AGE: Duration = Duration::from_secs(5);
 struct Pending {
     mount: Mount,
     attempt: u64,
+}
+
+/// A target that is gone from the tables.
+#[derive(Debug)]
+struct Vanished {
+    /// When it was found so, in nanoseconds of the boot clock.
+    found: u64,
+    /// Since when no umount is under way that may have done it.
+    since: Instant,
 }
 
 /// One run.
@@ -78,8 +91,8 @@ pub struct Session {
     table: WatchTable,
     ledger: Ledger,
     pending: HashMap<MountKey, Pending>,
-    /// Targets that were found gone, and when first, without an umount that did it.
-    vanished: HashMap<MountKey, Instant>,
+    /// Targets that were found gone without an umount that did it.
+    vanished: HashMap<MountKey, Vanished>,
     sample_next: Instant,
     /// The time of the last event taken from its ring, if more were left there.
     behind: Option<u64>,
@@ -387,8 +400,22 @@ impl Session {
             })
             .collect();
         self.vanished.retain(|mount, _| gone.contains(mount));
+        let under_way: Vec<u64> = if gone.is_empty() {
+            Vec::new()
+        } else {
+            let calls = self.probes.under_way.all().into_iter();
+            calls.map(|(_, call)| call.entered).collect()
+        };
         for mount in gone {
-            let since = *self.vanished.entry(mount).or_insert_with(Instant::now);
+            let vanished = self.vanished.entry(mount).or_insert_with(|| Vanished {
+                found: boot_nanos(),
+                since: Instant::now(),
+            });
+            let late = boot_nanos().saturating_sub(vanished.found) > LATE;
+            if !late && under_way.iter().any(|entered| *entered <= vanished.found) {
+                vanished.since = Instant::now();
+            }
+            let since = vanished.since;
             // The mount goes before the umount returns, and before its record is here.
             if !self.analyzer.was_removed(mount) && since.elapsed() < GRACE {
                 continue;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     os::{
-        fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -122,7 +122,7 @@ impl Machine {
             command.args(["-incoming", &format!("fd:{}", state.as_raw_fd())]);
             theirs.push(state.into());
         }
-        let raw: Vec<RawFd> = theirs.iter().map(|fd| fd.as_raw_fd()).collect();
+        let raw: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
         // SAFETY: between fork and exec this makes system calls alone, and neither allocates nor takes a lock.
         unsafe {
             command.pre_exec(move || {

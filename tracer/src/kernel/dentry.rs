@@ -11,6 +11,9 @@ use super::{
 /// Components of a path at the most.
 const DEPTH_MAX: usize = 4096;
 
+/// Names and mounts on the way up at the most.
+const STEPS_MAX: usize = 2 * DEPTH_MAX;
+
 /// What a dentry tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Dentry {
@@ -167,33 +170,59 @@ impl<'a> Paths<'a> {
     }
 
     /// Path as a process with this root directory sees it: up the dentries and the mounts, to the root or to the top
-    /// of the namespace.
+    /// of the namespace. `None` where it has no end: mounts that were read at different moments may point at each other
+    /// (`pivot_root(".", ".")` makes the root and what is mounted on it change places). Such a picture is read anew, once.
     pub fn seen_from(&mut self, mount: u64, dentry: u64, root: Option<(u64, u64)>) -> Option<Vec<u8>> {
-        let mut components = Vec::new();
-        let (mut mount, mut at) = (mount, dentry);
-        let mut current = self.mount(mount)?;
-        while Some((mount, at)) != root {
-            if at == current.root {
-                if current.parent == mount || current.parent == 0 {
-                    break;
+        match self.climb(mount, dentry, root) {
+            Climb::Seen(path) => Some(path),
+            Climb::Unreadable => None,
+            Climb::Endless => {
+                self.mounts.clear();
+                match self.climb(mount, dentry, root) {
+                    Climb::Seen(path) => Some(path),
+                    Climb::Unreadable | Climb::Endless => None,
                 }
-                at = current.mountpoint;
-                mount = current.parent;
-                current = self.mount(mount)?;
+            }
+        }
+    }
+
+    fn climb(&mut self, mut mount: u64, mut at: u64, root: Option<(u64, u64)>) -> Climb {
+        let mut components = Vec::new();
+        let Some(mut current) = self.mount(mount) else {
+            return Climb::Unreadable;
+        };
+        // Each step is a name or a mount.
+        for _ in 0..STEPS_MAX {
+            let is_top = at == current.root && (current.parent == mount || current.parent == 0);
+            if Some((mount, at)) == root || is_top {
+                return Climb::Seen(join(&components));
+            }
+            if at == current.root {
+                (mount, at) = (current.parent, current.mountpoint);
+                let Some(parent) = self.mount(mount) else {
+                    return Climb::Unreadable;
+                };
+                current = parent;
             } else {
-                let entry = self.dentry(at)?;
+                let Some(entry) = self.dentry(at) else {
+                    return Climb::Unreadable;
+                };
                 if entry.parent == at {
-                    break;
+                    return Climb::Seen(join(&components));
                 }
                 components.push(entry.name);
                 at = entry.parent;
             }
-            if components.len() >= DEPTH_MAX {
-                return None;
-            }
         }
-        Some(join(&components))
+        Climb::Endless
     }
+}
+
+/// How a climb ended.
+enum Climb {
+    Seen(Vec<u8>),
+    Unreadable,
+    Endless,
 }
 
 /// Joins components that go from the last to the first.

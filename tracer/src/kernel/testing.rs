@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use tracer_common::{FIELDS, Layout};
 
 use super::{
-    Kernel, KernelLayout, PerCpu, RecordedMemory, Snapshot, mapping::MappedFile, mount::Mount, snapshot,
-    ways::Ways,
+    Kernel, KernelLayout, Paths, PerCpu, RecordedMemory, Snapshot, mapping::MappedFile, mount::Mount,
+    snapshot, ways::Ways,
 };
 use crate::model::{Kind, Through};
 
@@ -269,6 +269,37 @@ fn slots_are_below_the_receivers_of_the_parent_only() {
     let slots = machine.kernel().slots(&machine.target());
     let addresses: Vec<u64> = slots.mounts.iter().map(|mount| mount.address).collect();
     assert_eq!((addresses, slots.complete), (vec![COPY], true));
+}
+
+/// Mounts that were read at different moments point at each other; so may the memory of a damaged kernel.
+#[test]
+fn a_path_over_mounts_that_point_at_each_other_ends() {
+    let mut machine = Machine::new();
+    let whole = Paths::new(machine.kernel()).seen_from(TARGET, FILE_DENTRY, None);
+    assert!(whole.is_some());
+    let torn = |mount: u64, parent: u64| Mount {
+        parent,
+        mountpoint: ROOT_DENTRY,
+        ..machine.kernel().mount(mount).unwrap()
+    };
+    let rings = [
+        vec![torn(TARGET, COPY), torn(COPY, TARGET)],
+        vec![torn(TARGET, COPY), torn(COPY, PRIVATE), torn(PRIVATE, TARGET)],
+    ];
+    for ring in &rings {
+        let mut paths = Paths::new(machine.kernel());
+        paths.add_mounts(ring);
+        assert_eq!(paths.seen_from(TARGET, FILE_DENTRY, None), whole);
+    }
+    let t = machine.layout.table;
+    for (mount, parent) in [(TARGET, COPY), (COPY, TARGET)] {
+        machine.set(mount, t.mount_parent, parent);
+        machine.set(mount, t.mount_mountpoint, ROOT_DENTRY);
+    }
+    assert_eq!(
+        Paths::new(machine.kernel()).seen_from(TARGET, FILE_DENTRY, None),
+        None
+    );
 }
 
 #[test]

@@ -344,6 +344,13 @@ impl Watch {
     }
 }
 
+/// Those of targets in a directory.
+#[must_use]
+pub fn below(directory: &Path, mut incidents: Vec<Incident>) -> Vec<Incident> {
+    incidents.retain(|incident| Path::new(&incident.target.path).starts_with(directory));
+    incidents
+}
+
 /// `ebusy who` on anything: its exit status says whether something blocks.
 pub fn who<W: AsRef<OsStr>>(what: W) -> Result<(i32, Vec<Who>)> {
     answers(run(command("who")?.args(["--format", "json"]).arg(what))?)

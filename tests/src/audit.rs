@@ -1,4 +1,6 @@
-//! `ebusy audit`, and what it says: the fields of `ebusy.audit/1` that tests look at.
+//! `ebusy audit`, and what tests look at of its JSON.
+
+#![expect(missing_docs, reason = "docs/schema describes the fields")]
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +10,12 @@ use serde::Deserialize;
 use crate::{
     ebusy::{command, run},
     report::{Holder, Process, Target},
+    schema,
 };
 
 /// An audit.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Audit {
-    pub schema: String,
     pub probe: String,
     pub blind: Vec<String>,
     pub gaps: Vec<String>,
@@ -30,7 +31,6 @@ pub struct Audit {
 
 /// A mount that is stuck or busy.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Now {
     pub target: Target,
     pub stuck: bool,
@@ -41,7 +41,6 @@ pub struct Now {
 
 /// Who has copies.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Workload {
     pub process: Option<Process>,
     pub same_namespace: bool,
@@ -49,7 +48,6 @@ pub struct Workload {
 
 /// The copies of a workload.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Group {
     pub workload: Workload,
     pub mount_namespaces: Vec<u32>,
@@ -61,7 +59,6 @@ pub struct Group {
 
 /// A copy.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct CopiedMount {
     pub target: Target,
     pub path: PathBuf,
@@ -71,7 +68,6 @@ pub struct CopiedMount {
 
 /// A mount whose container is gone.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Leaked {
     pub what: String,
     pub places: Vec<LeakedPlace>,
@@ -80,7 +76,6 @@ pub struct Leaked {
 
 /// Where it is.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct LeakedPlace {
     pub mount: Target,
     pub workload: Option<Workload>,
@@ -88,20 +83,16 @@ pub struct LeakedPlace {
 
 /// A mount in no namespace.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Detached {
     pub mount_id: u32,
-    pub fs_type: Option<String>,
     pub mounted_elsewhere: bool,
     pub bytes: Option<u64>,
     pub holders: Vec<Holder>,
     pub unexplained: Option<u64>,
-    pub advice: Vec<String>,
 }
 
 /// A namespace without a process.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct KeptNamespace {
     pub number: u32,
     pub watched: u64,
@@ -111,7 +102,6 @@ pub struct KeptNamespace {
 
 /// What keeps it.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Keeper {
     pub kind: String,
     pub process: Option<Process>,
@@ -120,7 +110,6 @@ pub struct Keeper {
 
 /// ebusy's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Own {
     pub references: u64,
     pub namespaces: u64,
@@ -128,7 +117,6 @@ pub struct Own {
 
 /// How many findings there are in which section.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the sections")]
 pub struct Found {
     pub now: usize,
     pub can_pin: usize,
@@ -159,9 +147,8 @@ impl Audit {
         }
         let finished = run(&mut command)?;
         let code = finished.status.code().context("an exit status")?;
-        let audit: Self = serde_json::from_slice(&finished.stdout)
-            .with_context(|| format!("{}{}", String::from_utf8_lossy(&finished.stdout), finished.stderr))?;
-        ensure!(audit.schema == "ebusy.audit/1", "{}", audit.schema);
+        let audit: Self =
+            schema::read(str::from_utf8(&finished.stdout)?).with_context(|| finished.stderr.clone())?;
         ensure!(
             audit.blind.is_empty() && audit.gaps.is_empty(),
             "blind: {:?}, {:?}",

@@ -21,6 +21,7 @@ use crate::{
     holder::PATIENCE,
     pause,
     report::{self, Incident, Who},
+    schema,
 };
 
 /// The ebusy binary: `EBUSY_BIN`, or what cargo built beside the holder programs.
@@ -369,11 +370,7 @@ pub fn who_of_log(log: &str) -> Result<(i32, Vec<Who>)> {
 fn answers(finished: Finished) -> Result<(i32, Vec<Who>)> {
     let code = finished.status.code().context("an exit status")?;
     let json = String::from_utf8(finished.stdout).context("JSON is UTF-8")?;
-    let answers = json
-        .lines()
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect::<Result<_>>()
-        .with_context(|| finished.stderr.clone())?;
+    let answers = schema::read_lines(&json).with_context(|| finished.stderr.clone())?;
     ensure!(code == 0 || code == 1, "exit status {code}\n{}", finished.stderr);
     Ok((code, answers))
 }

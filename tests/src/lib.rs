@@ -39,6 +39,7 @@ pub mod pause;
 pub mod process;
 pub mod recording;
 pub mod report;
+pub mod schema;
 pub mod scratch;
 pub mod slow_disk;
 pub mod soak;

@@ -1,16 +1,16 @@
-//! ebusy's JSON, schema 1, written down a second time: a field that is renamed in the tool fails here.
-//!
-//! Only what tests look at; unknown fields are allowed, missing ones are not unless they may be `null`.
+//! What tests look at of ebusy's JSON, schema 1. [`schema::read`] has checked all of it.
+
+#![expect(missing_docs, reason = "docs/schema describes the fields")]
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
+use crate::schema;
+
 /// All refused attempts on one target.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Incident {
-    pub schema: String,
     pub operation: String,
     pub reason: Option<String>,
     pub started: String,
@@ -31,13 +31,11 @@ pub struct Incident {
     pub advice: Vec<String>,
     pub fixes: Vec<Fix>,
     pub slow: Option<Slow>,
-    pub since: Option<Since>,
     pub retry: Option<Retry>,
 }
 
 /// Where the time of a slow umount went.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Slow {
     pub answered: Option<String>,
     pub error: Option<String>,
@@ -47,20 +45,15 @@ pub struct Slow {
 
 /// Something that it was seen at.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Wait {
     pub phase: String,
     pub waits_for: Option<String>,
-    pub function: Option<String>,
     pub looks: u64,
-    pub first: String,
-    pub last: String,
     pub stack: Vec<String>,
 }
 
 /// Since when it has failed, at the latest.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Since {
     pub time: String,
     pub source: String,
@@ -68,7 +61,6 @@ pub struct Since {
 
 /// When it is tried again.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Retry {
     pub by: String,
     pub source: String,
@@ -79,9 +71,7 @@ pub struct Retry {
 
 /// Who would block an umount now.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Who {
-    pub schema: String,
     pub target: Target,
     pub references: Books,
     pub holders: Vec<Holder>,
@@ -89,25 +79,19 @@ pub struct Who {
     pub bystanders: Vec<Holder>,
     pub probe: String,
     pub since: Option<Since>,
-    pub advice: Vec<String>,
     pub fixes: Vec<Fix>,
 }
 
 /// Something to do about it.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Fix {
     pub text: String,
     pub action: String,
     pub command: Option<String>,
-    pub interrupts: Option<String>,
-    pub then: Option<String>,
-    pub check: Option<String>,
 }
 
 /// Somebody who tried.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Caller {
     pub pid: u32,
     pub comm: String,
@@ -116,14 +100,12 @@ pub struct Caller {
 
 /// The mount.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Target {
     pub path: String,
     pub path_base64: Option<String>,
     pub mount_id: Option<u32>,
     pub fs_type: Option<String>,
     pub source: Option<String>,
-    pub device: Option<String>,
     pub mount_namespace: Option<u32>,
     pub propagation: Option<String>,
     pub container: Option<Container>,
@@ -131,7 +113,6 @@ pub struct Target {
 
 /// Counted = explained + unexplained.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Books {
     pub counted: Option<u64>,
     pub explained: u64,
@@ -144,7 +125,6 @@ pub struct Books {
 
 /// One owner of references.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Holder {
     pub kind: String,
     pub also: Vec<String>,
@@ -153,7 +133,6 @@ pub struct Holder {
     pub fd: Option<u32>,
     pub access: Option<String>,
     pub held_by: Option<String>,
-    pub reason: Option<String>,
     pub shared_with: Vec<Sharer>,
     pub path: String,
     pub path_base64: Option<String>,
@@ -172,7 +151,6 @@ pub struct Holder {
 
 /// A way in.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Entered {
     pub time: Option<String>,
     pub operation: String,
@@ -184,51 +162,40 @@ pub struct Entered {
 
 /// The ancestor that entered.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct EnteredBy {
     pub pid: u32,
     pub comm: String,
-    pub start_time: Option<String>,
 }
 
 /// Somebody who shares a reference.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Sharer {
     pub pid: u32,
-    pub comm: String,
     pub fd: Option<u32>,
 }
 
 /// A process.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Process {
     pub pid: u32,
     pub tid: Option<u32>,
     pub comm: String,
-    pub exe: Option<String>,
     pub uid: Option<u32>,
     pub start_time: Option<String>,
     pub mount_namespace: Option<u32>,
     pub requester: Option<Requester>,
-    pub unit: Option<String>,
     pub container: Option<Container>,
 }
 
 /// Who asked for what a caller did.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Requester {
     pub pid: u32,
     pub comm: String,
-    pub unit: Option<String>,
-    pub container: Option<Container>,
 }
 
 /// A container.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Container {
     pub runtime: Option<String>,
     pub id: String,
@@ -246,16 +213,13 @@ pub struct Container {
 
 /// What created a pod.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct Owner {
     pub kind: String,
     pub name: String,
-    pub source: String,
 }
 
 /// A path of the host in a container.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of the schema")]
 pub struct HostMount {
     pub path: String,
     pub destination: Option<String>,
@@ -291,7 +255,5 @@ pub fn nanoseconds(time: &str) -> Result<u64> {
 
 /// One incident for each line.
 pub fn incidents(json: &str) -> Result<Vec<Incident>> {
-    json.lines()
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect()
+    schema::read_lines(json)
 }

@@ -16,6 +16,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, Skip},
     namespace::Namespace,
+    schema,
     scratch::{FileSystem, Scratch},
 };
 use rustix::{
@@ -555,7 +556,7 @@ fn tier_proc() -> Result<Verdict> {
         "{code:?}\n{}",
         finished.stderr
     );
-    let audit: Audit = serde_json::from_slice(&finished.stdout)?;
+    let audit: Audit = schema::read(str::from_utf8(&finished.stdout)?)?;
     ensure!(audit.probe == "proc" && audit.own.is_none(), "{audit:#?}");
     for section in ["can_pin", "can_leak", "detached", "namespaces", "own"] {
         ensure!(

@@ -17,6 +17,7 @@ use ebusy_tests::{
     namespace::Namespace,
     pause,
     report::{Holder, Incident, Who},
+    schema,
     scratch::{FileSystem, Scratch},
     steps::{PAUSE, refused, until_references},
 };
@@ -455,10 +456,7 @@ fn who_with_a_log() -> Result<Verdict> {
     finished.expect_code(1)?;
     let errors = finished.stderr;
     let answers = String::from_utf8(finished.stdout)?;
-    let answers: Vec<Who> = answers
-        .lines()
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect::<Result<_>>()?;
+    let answers: Vec<Who> = schema::read_lines(&answers)?;
     let [answer] = &answers[..] else {
         bail!("{} answers: {answers:#?}\n{errors}", answers.len())
     };

@@ -9,6 +9,7 @@ use ebusy_tests::{
     holder::Holding,
     namespace::Namespace,
     report::Who,
+    schema,
     scratch::{FileSystem, Scratch},
     steps::hold_fd,
 };
@@ -42,7 +43,7 @@ fn who(scratch: &Scratch) -> Result<(Option<i32>, Who)> {
         "it does not say what it does not see: {}",
         finished.stderr
     );
-    let answer = serde_json::from_slice(&finished.stdout).with_context(|| format!("{finished:?}"))?;
+    let answer = schema::read(str::from_utf8(&finished.stdout)?).with_context(|| format!("{finished:?}"))?;
     Ok((finished.status.code(), answer))
 }
 

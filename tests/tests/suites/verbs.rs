@@ -11,96 +11,11 @@ use ebusy_tests::{
     expect::{Expectation, Expected},
     harness::{self, Verdict},
     namespace::Namespace,
-    report,
+    report, schema,
     scratch::{FileSystem, Scratch},
     steps::hold_fd,
 };
 use serde_json::Value;
-
-const INCIDENT: &[&str] = &[
-    "schema",
-    "id",
-    "operation",
-    "started",
-    "ended",
-    "outcome",
-    "attempts",
-    "bursts",
-    "flags",
-    "caller",
-    "callers",
-    "target",
-    "references",
-    "holders",
-    "candidates",
-    "bystanders",
-    "probe",
-    "lost_events",
-    "advice",
-    "fixes",
-];
-const WHO: &[&str] = &[
-    "schema",
-    "time",
-    "target",
-    "references",
-    "holders",
-    "candidates",
-    "bystanders",
-    "probe",
-    "advice",
-    "fixes",
-];
-const TARGET: &[&str] = &[
-    "path",
-    "mount_id",
-    "fs_type",
-    "source",
-    "device",
-    "mount_namespace",
-    "propagation",
-    "container",
-];
-const BOOKS: &[&str] = &[
-    "counted",
-    "explained",
-    "unexplained",
-    "overexplained",
-    "remaining",
-    "sampled_at",
-    "changed_during_snapshot",
-];
-const HOLDER: &[&str] = &[
-    "kind",
-    "also",
-    "refs",
-    "process",
-    "fd",
-    "shared_with",
-    "path",
-    "seen_as",
-    "mount_id",
-    "mount_namespace",
-    "through",
-    "opened",
-    "opened_by",
-    "attempts_blocked",
-    "evidence",
-];
-const PROCESS: &[&str] = &[
-    "pid",
-    "tid",
-    "comm",
-    "exe",
-    "cmdline",
-    "uid",
-    "start_time",
-    "parents",
-    "mount_namespace",
-    "pid_namespace",
-    "unit",
-    "container",
-];
 
 pub(crate) fn main() -> ExitCode {
     harness::main(vec![
@@ -108,7 +23,6 @@ pub(crate) fn main() -> ExitCode {
         harness::test("demo_in_json", demo_in_json),
         harness::test("demo_leaves_nothing_behind", demo_leaves_nothing_behind),
         harness::test("doctor_says_that_it_works", doctor_says_that_it_works),
-        harness::test("names_of_who", names_of_who),
         harness::test("who_with_a_log_line", who_with_a_log_line),
         harness::test("who_with_a_relative_path", who_with_a_relative_path),
         harness::test("command_lines_only_when_asked", command_lines_only_when_asked),
@@ -152,33 +66,17 @@ fn demo_in_json() -> Result<Verdict> {
     let json = String::from_utf8(finished.stdout)?;
     let incidents = report::incidents(&json)?;
     ensure!(incidents.len() == 1, "{incidents:#?}");
-    let value: Value = serde_json::from_str(&json)?;
-    has_all("incident", &value, INCIDENT)?;
-    has_all("target", &value["target"], TARGET)?;
-    has_all("references", &value["references"], BOOKS)?;
-    has_all("caller", &value["caller"], PROCESS)?;
-    for list in ["holders", "bystanders"] {
-        let holder = value[list].get(0).with_context(|| format!("{list} is empty"))?;
-        has_all(list, holder, HOLDER)?;
-        has_all("process", &holder["process"], PROCESS)?;
-    }
     let incident = &incidents[0];
+    ensure!(
+        !incident.holders.is_empty() && !incident.bystanders.is_empty(),
+        "{incident:#?}"
+    );
     ensure!(incident.outcome.as_deref() == Some("released"), "{incident:#?}");
     ensure!(
         incident.references.counted == Some(incident.references.explained),
         "{incident:#?}"
     );
     Ok(Verdict::Passed)
-}
-
-/// All of these names are there, if only as `null`.
-fn has_all(what: &str, value: &Value, names: &[&str]) -> Result<()> {
-    let object = value
-        .as_object()
-        .with_context(|| format!("{what} is no object: {value}"))?;
-    let missing: Vec<_> = names.iter().filter(|name| !object.contains_key(**name)).collect();
-    ensure!(missing.is_empty(), "{what} lacks {missing:?}");
-    Ok(())
 }
 
 fn demo_leaves_nothing_behind() -> Result<Verdict> {
@@ -239,28 +137,6 @@ fn doctor_says_that_it_works() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-fn names_of_who() -> Result<Verdict> {
-    let scratch = Scratch::new(FileSystem::Tmpfs)?;
-    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    let finished = ebusy::run(
-        ebusy::command("who")?
-            .args(["--format", "json"])
-            .arg(scratch.path()),
-    )?;
-    finished.expect_code(1)?;
-    let value: Value = serde_json::from_slice(&finished.stdout)?;
-    has_all("who", &value, WHO)?;
-    has_all("target", &value["target"], TARGET)?;
-    has_all("references", &value["references"], BOOKS)?;
-    has_all(
-        "holder",
-        value["holders"].get(0).context("holders is empty")?,
-        HOLDER,
-    )?;
-    holding.release()?;
-    Ok(Verdict::Passed)
-}
-
 /// A line of containerd's log is pasted, or piped, as it is.
 fn who_with_a_log_line() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Overlay)?;
@@ -306,7 +182,7 @@ fn command_lines_only_when_asked() -> Result<Verdict> {
                 .args(options)
                 .arg(scratch.path()),
         )?;
-        let value: Value = serde_json::from_slice(&finished.stdout)?;
+        let value: Value = schema::read(str::from_utf8(&finished.stdout)?)?;
         Ok(value["holders"][0]["process"]["cmdline"].clone())
     };
     ensure!(cmdline(&[])?.is_null(), "a command line that nobody asked for");

@@ -5,7 +5,10 @@ use std::ffi::OsStr;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::holder::{Helper, program};
+use crate::{
+    harness,
+    holder::{Helper, program},
+};
 
 /// What it says in the end.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +31,27 @@ impl Umounter {
         (attempts, pause): (u64, u64),
         flags: &[&str],
     ) -> Result<Self> {
+        Self::run_until(options, path, (attempts, pause), flags, || Ok(()))
+    }
+
+    /// Runs it once; it ends when whoever watches has looked at what it was answered.
+    pub fn run_watched(options: &[&OsStr], path: impl AsRef<OsStr>, flags: &[&str]) -> Result<Self> {
+        Self::run_until(
+            options,
+            path,
+            (1, 0),
+            &[flags, &["stay"]].concat(),
+            harness::settle,
+        )
+    }
+
+    fn run_until(
+        options: &[&OsStr],
+        path: impl AsRef<OsStr>,
+        (attempts, pause): (u64, u64),
+        flags: &[&str],
+        before_its_end: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let numbers = [attempts.to_string(), pause.to_string()];
         let mut arguments = options.to_vec();
         arguments.push(path.as_ref());
@@ -35,6 +59,7 @@ impl Umounter {
         arguments.extend(flags.iter().map(AsRef::<OsStr>::as_ref));
         let helper = Helper::start(&program("umounter")?, &arguments)?;
         let line = helper.line()?;
+        before_its_end()?;
         helper.finish()?;
         serde_json::from_str(&line).context(line)
     }

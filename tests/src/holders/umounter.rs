@@ -1,9 +1,10 @@
 //! Tries to unmount a path: `umounter [OPTION VALUE]... PATH ATTEMPTS PAUSE_MS [FLAG]...`.
 //!
 //! Options, in this order of effect: `--mntns NAMESPACE`, `--open PATH` (the path to unmount is then a format: `{}` is
-//! the descriptor), `--root PATH`, `--cwd PATH`, `--entry native|i386`. Flags: `detach`, `expire`, `force`, `nofollow`.
+//! the descriptor), `--root PATH`, `--cwd PATH`, `--entry native|i386`. Flags: `detach`, `expire`, `force`, `nofollow`,
+//! `stay`.
 //!
-//! It stops at the first success, prints an [`Umounter`] as JSON, and ends.
+//! It stops at the first success, prints an [`Umounter`] as JSON, and ends; with `stay` not before its input does.
 
 use std::{
     ffi::{CString, OsString},
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::mount::UnmountFlags;
 
-use crate::{namespace::Namespace, pause, umounter::Umounter};
+use crate::{hold::wait_for_end, namespace::Namespace, pause, umounter::Umounter};
 
 pub(super) fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1).peekable();
@@ -55,7 +56,12 @@ pub(super) fn main() -> anyhow::Result<()> {
     };
     let (attempts, pause) = (number()?, Duration::from_millis(number()?));
     let mut flags = UnmountFlags::empty();
+    let mut stay = false;
     for argument in arguments {
+        if argument == "stay" {
+            stay = true;
+            continue;
+        }
         flags |= match argument.to_str() {
             Some("detach") => UnmountFlags::DETACH,
             Some("expire") => UnmountFlags::EXPIRE,
@@ -90,6 +96,9 @@ pub(super) fn main() -> anyhow::Result<()> {
         error: failed,
     };
     println!("{}", serde_json::to_string(&answer)?);
+    if stay {
+        wait_for_end()?;
+    }
     Ok(())
 }
 

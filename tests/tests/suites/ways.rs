@@ -58,12 +58,9 @@ pub(crate) fn main() -> ExitCode {
     harness::main_with(tests, 4)
 }
 
-/// Between two attempts ebusy has the time to look.
-const PAUSE_MS: u64 = 500;
-
-/// Another process tries once.
+/// Another process tries once, and stays until ebusy has looked.
 fn umounter(options: &[&OsStr], path: &OsStr, flags: &[&str]) -> Result<Umounter> {
-    Umounter::run(options, path, (1, PAUSE_MS), flags)
+    Umounter::run_watched(options, path, flags)
 }
 
 fn refused_once(options: &[&OsStr], path: &OsStr, flags: &[&str]) -> Result<Umounter> {

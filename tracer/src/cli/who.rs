@@ -330,7 +330,7 @@ impl Look<'_> {
         let kernel = self.host.kernel(self.reader);
         let mut copies = Vec::new();
         let mut found = Vec::new();
-        for (namespace, mounted) in self.view.all() {
+        for (namespace, mounted) in self.view.originals_first() {
             if copies.contains(&mounted.mount.address)
                 || kernel.device_name(&mounted.mount).as_deref() != Some(source)
             {
@@ -359,7 +359,7 @@ impl Look<'_> {
         let kernel = self.host.kernel(self.reader);
         let mut copies = Vec::new();
         let mut found: Vec<(Mount, Target)> = Vec::new();
-        for (namespace, mounted) in self.view.all() {
+        for (namespace, mounted) in self.view.originals_first() {
             if copies.contains(&mounted.mount.address) {
                 continue;
             }

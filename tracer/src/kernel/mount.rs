@@ -11,7 +11,7 @@ use super::{
 pub(crate) const MOUNTS_MAX: usize = 200_000;
 
 /// One `struct mount`. Addresses are keys of the moment: they are reused as soon as it is freed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
     /// Its address.
     pub address: u64,

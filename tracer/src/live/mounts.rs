@@ -163,6 +163,19 @@ impl MountsView {
             .iter()
             .flat_map(|namespace| namespace.mounts.iter().map(move |mounted| (namespace, mounted)))
     }
+
+    /// The same, for whoever takes the first of several copies: before those that came by propagation. The numbers of
+    /// namespaces, by which they are in order, are used again, and say nothing of which was there first.
+    pub fn originals_first(&self) -> impl Iterator<Item = (&NamespaceMounts, &Mounted)> {
+        let came_by_propagation = |mounted: &Mounted| mounted.mount.master != 0;
+        let originals = self
+            .all()
+            .filter(move |(_, mounted)| !came_by_propagation(mounted));
+        originals.chain(
+            self.all()
+                .filter(move |(_, mounted)| came_by_propagation(mounted)),
+        )
+    }
 }
 
 /// Mountpoints of a tree, parents before children: each is that of its parent and the way from there.
@@ -196,7 +209,35 @@ fn join(parent: &[u8], inside: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::join;
+    use super::{Mounted, MountsView, NamespaceMounts, join};
+    use crate::kernel::Mount;
+
+    #[test]
+    fn a_copy_in_a_namespace_of_a_lower_number_comes_after_the_original() {
+        let namespace = |number, masters: &[u64]| NamespaceMounts {
+            address: 0,
+            number,
+            mounts: masters
+                .iter()
+                .map(|master| Mounted {
+                    mount: Mount {
+                        master: *master,
+                        ..Mount::default()
+                    },
+                    path: b"/run/rootfs".to_vec(),
+                })
+                .collect(),
+        };
+        let view = MountsView {
+            namespaces: vec![namespace(1, &[0, 7]), namespace(2, &[8]), namespace(3, &[0])],
+            complete: true,
+        };
+        let order = view.originals_first();
+        let order: Vec<_> = order
+            .map(|(of, mounted)| (of.number, mounted.mount.master))
+            .collect();
+        assert_eq!(order, [(1, 0), (3, 0), (1, 7), (2, 8)]);
+    }
 
     #[test]
     fn paths_join_without_double_slashes() {

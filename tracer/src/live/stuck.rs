@@ -23,7 +23,7 @@ pub struct Stuck {
 pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> Vec<Stuck> {
     // First all mounts: they tell where runtimes keep their state, by which containers of processes are known.
     let mounts: Vec<_> = view
-        .all()
+        .originals_first()
         .filter_map(|(namespace, mounted)| {
             Some((
                 namespace,

@@ -130,6 +130,11 @@ fn live_on(kernel: Kernel<'_>, mounts: &[(&Mount, Option<&str>)]) -> Vec<bool> {
         .collect()
 }
 
+/// What a mount has in common with its copies: what is mounted, and on which directory.
+fn place(mount: &Mount) -> (u64, u64, u64) {
+    (mount.mountpoint, mount.superblock, mount.root)
+}
+
 /// References beyond those of children.
 fn counts(kernel: Kernel<'_>, mounts: &[&Mount]) -> Vec<Option<u64>> {
     let counts = kernel.counts(mounts);
@@ -149,7 +154,8 @@ fn counts(kernel: Kernel<'_>, mounts: &[&Mount]) -> Vec<Option<u64>> {
 }
 
 impl Session {
-    /// The mount tables were read anew: what has left them may be told only later by its umount.
+    /// The mount tables were read anew: what has left them may be told only later by its umount. That names one mount,
+    /// which may be freed, and leads to those below it and to those in their places elsewhere, which may live on.
     pub(super) fn note_left(&mut self, before: &MountsView) {
         let now = Instant::now();
         let left = &mut self.detached.left;
@@ -162,12 +168,31 @@ impl Session {
         let gone: Vec<_> = before
             .all()
             .filter(|(_, mounted)| !there.contains(&mounted.mount.address))
-            .take(LEFT_MAX.saturating_sub(left.len()))
             .collect();
         let kernel = self.host.kernel(&self.probes.reader);
         let mounts: Vec<_> = gone.iter().map(|(_, mounted)| (&mounted.mount, None)).collect();
-        let alive = live_on(kernel, &mounts);
-        for ((namespace, mounted), _) in gone.into_iter().zip(alive).filter(|(_, alive)| *alive) {
+        let alive = mounts.iter().zip(live_on(kernel, &mounts));
+        let alive = alive.filter_map(|((mount, _), alive)| alive.then_some(*mount));
+        // Others may go while the tables are read.
+        let others = self.view.all().map(|(_, mounted)| &mounted.mount);
+        let places: HashSet<_> = alive.chain(others).map(place).collect();
+        // Parents come before their children.
+        let mut parents = HashSet::new();
+        let mut kept: Vec<_> = gone
+            .into_iter()
+            .rev()
+            .filter(|(_, mounted)| {
+                let mount = &mounted.mount;
+                let keep = places.contains(&place(mount)) || parents.contains(&mount.address);
+                if keep {
+                    parents.insert(mount.parent);
+                }
+                keep
+            })
+            .collect();
+        kept.reverse();
+        kept.truncate(LEFT_MAX.saturating_sub(left.len()));
+        for (namespace, mounted) in kept {
             left.push(Left {
                 mount: mounted.mount.clone(),
                 path: mounted.path.clone(),
@@ -198,8 +223,9 @@ impl Session {
             let last = raw.flags & super::UMOUNT_NOFOLLOW == 0;
             at_path(self.view.namespace(number)?, path, own, last)
         };
-        let known = left.map(|left| left.mount.clone());
-        let known = known.or_else(|| Some(seen()?.mount.clone()));
+        // Another one may have been in that place, or at that address, before: what is alive and detached is asked later.
+        let known = left.map(|left| &left.mount).into_iter();
+        let known = known.chain(seen().map(|mounted| &mounted.mount));
         // Where the tables were not read since it was mounted, the kernel's own record says which it is.
         let unseen = || {
             let mount = kernel.mount(raw.target?.0)?;
@@ -210,10 +236,10 @@ impl Session {
             };
             Some((mount, target))
         };
-        let found: Vec<(Mount, Target)> = match known {
-            Some(top) => self.taken_with(kernel, &top),
-            None => unseen().into_iter().collect(),
-        };
+        let mut found: Vec<(Mount, Target)> = known.flat_map(|top| self.taken_with(kernel, top)).collect();
+        found.extend(unseen());
+        let mut seen = HashSet::new();
+        found.retain(|(mount, _)| seen.insert((mount.address, mount.id)));
         let mounts: Vec<_> = found
             .iter()
             .map(|(mount, target)| (mount, target.device.as_deref()))
@@ -266,7 +292,6 @@ impl Session {
                 below.insert(mount.address);
             }
         }
-        let place = |mount: &Mount| (mount.mountpoint, mount.superblock, mount.root);
         let places: HashSet<_> = all()
             .filter(|mount| below.contains(&mount.address))
             .map(place)

@@ -166,6 +166,7 @@ impl Session {
             session.recorder = Some(Recorder::start(destination?, Header::here(start.clone()))?);
         }
         session.push(Record::Start(start));
+        session.probes.losses.begin()?;
         let self_test = session.self_test().err().map(|error| format!("{error:#}"));
         let kernel = session.host.kernel(&session.probes.reader);
         let watching = Watching {

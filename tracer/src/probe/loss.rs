@@ -86,7 +86,11 @@ fn lost_runs(mut skipped: BTreeMap<&str, u64>) -> Vec<(String, u64)> {
 }
 
 /// Reads the counters of the programs.
-pub struct LossReader(PerCpuArray<MapData, u64>);
+pub struct LossReader {
+    map: PerCpuArray<MapData, u64>,
+    /// Umounts that were under way when the programs came.
+    under_way: u64,
+}
 
 impl std::fmt::Debug for LossReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -96,18 +100,36 @@ impl std::fmt::Debug for LossReader {
 
 impl LossReader {
     pub(crate) fn new(map: aya::maps::Map) -> Result<Self> {
-        Ok(Self(PerCpuArray::try_from(map).context("map LOSSES")?))
+        Ok(Self {
+            map: PerCpuArray::try_from(map).context("map LOSSES")?,
+            under_way: 0,
+        })
+    }
+
+    /// All programs are there, and nothing is promised before: an umount that has returned by now and whose entry was not
+    /// seen was under way when they came, and is no loss.
+    pub fn begin(&mut self) -> Result<()> {
+        self.under_way = self.count(Loss::UmountEntryMissing)?;
+        Ok(())
+    }
+
+    fn count(&self, loss: Loss) -> Result<u64> {
+        let values = self
+            .map
+            .get(&(loss as u32), 0)
+            .context("reading the loss counters")?;
+        Ok(values.iter().sum())
     }
 
     /// The counters now.
     pub fn read(&self) -> Result<Losses> {
         let mut losses = Losses::default();
         for loss in Loss::ALL {
-            let values = self
-                .0
-                .get(&(*loss as u32), 0)
-                .context("reading the loss counters")?;
-            losses.add(loss.name(), values.iter().sum());
+            let known = match loss {
+                Loss::UmountEntryMissing => self.under_way,
+                _ => 0,
+            };
+            losses.add(loss.name(), self.count(*loss)? - known);
         }
         Ok(losses)
     }

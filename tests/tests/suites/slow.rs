@@ -4,7 +4,9 @@ use std::{
     fs,
     path::Path,
     process::{Command, ExitCode, Stdio},
-    slice, thread,
+    slice,
+    sync::{PoisonError, RwLock},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -57,6 +59,9 @@ fn slow_umount(target: &SlowDisk, flags: UnmountFlags) -> Result<Duration> {
     Ok(took)
 }
 
+/// Held for writing while an umount hangs: an ebusy that starts meanwhile has not seen its entry, and counts it as lost.
+static HANGING: RwLock<()> = RwLock::new(());
+
 /// `ebusy watch` or `record`, with what it writes.
 struct Watch {
     running: Running,
@@ -75,8 +80,12 @@ impl Watch {
             command.arg("--capture").arg(directory.path().join("capture"));
             command.arg("-o").arg(directory.path().join("text"));
         }
-        let running = Running::start(&mut command)?;
-        running.wait_for("watching")?;
+        let running = {
+            let _none_hangs = HANGING.read().unwrap_or_else(PoisonError::into_inner);
+            let running = Running::start(&mut command)?;
+            running.wait_for("watching")?;
+            running
+        };
         harness::settle()?;
         Ok(Self {
             running,
@@ -232,6 +241,7 @@ fn lookup_that_fails() -> Result<Verdict> {
     let watch = Watch::start("watch", scratch.directory(), &[])?;
     let tracepoint = watch.running.log().contains("; tier tracepoint");
     let path = scratch.join("nowhere");
+    let hangs = HANGING.write().unwrap_or_else(PoisonError::into_inner);
     let mut umount = Command::new(program("umounter")?)
         .arg(&path)
         .args(["1", "0"])
@@ -249,6 +259,7 @@ fn lookup_that_fails() -> Result<Verdict> {
     };
     umount.kill()?;
     umount.wait()?;
+    drop(hangs);
     let took = began.elapsed();
     told?;
     if !tracepoint {

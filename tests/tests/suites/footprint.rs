@@ -336,7 +336,7 @@ fn to_its_end(verb: &str, runs: fn(&Stage) -> Result<Vec<Run>>) -> Result<Verdic
             running.pid(),
             &stage.scratches,
             &holdings,
-            &["demo-scene", "demo-holder", "demo-bystander"],
+            &["demo-scene", "demo-holder", "demo-bystander", "demo-umount"],
         );
         Ok::<_, anyhow::Error>((running, observer))
     };

@@ -16,10 +16,14 @@ impl Session {
         let namespace = by.mount_namespace.unwrap_or(0);
         // A new namespace has no container yet: its root file system comes later.
         let container = if operation == Way::SETNS {
-            if self.view.namespace(namespace).is_none() && Instant::now() >= self.view_next {
+            let known = owner(&self.view, self.identities.containers(), namespace);
+            // It may have been seen when it was new, before it had its own root: no hook tells of that.
+            if known.is_none() && Instant::now() >= self.view_next {
                 self.refresh_view();
+                owner(&self.view, self.identities.containers(), namespace)
+            } else {
+                known
             }
-            owner(&self.view, self.identities.containers(), namespace)
         } else {
             None
         };

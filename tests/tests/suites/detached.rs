@@ -23,7 +23,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("detached_in_nobodys_use", in_nobodys_use),
     ];
     // Each keeps to a mount of its own, and waits most of the time.
-    harness::main_with(tests, 5)
+    harness::main_side_by_side(tests, 5)
 }
 
 fn watch(scratch: &Scratch) -> Result<Watch> {

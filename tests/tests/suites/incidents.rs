@@ -44,7 +44,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("nothing_refused", nothing_refused),
     ];
     // Each keeps to a mount of its own, and waits most of the time.
-    harness::main_with(tests, 4)
+    harness::main_side_by_side(tests, 4)
 }
 
 fn fifty_attempts() -> Result<Verdict> {

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 fn threads() -> usize {
     match std::env::var("EBUSY_PROBE").as_deref() {
         Ok("fentry") => 6,
-        Ok("kprobe") => 2,
+        Ok("kprobe") => 1,
         _ => 3,
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("gone_with_its_mount_point", gone_with_its_mount_point),
     ];
     // Each keeps to a mount of its own, and waits most of the time.
-    harness::main_with(tests, 4)
+    harness::main_side_by_side(tests, 4)
 }
 
 fn detached() -> Result<Verdict> {

@@ -54,7 +54,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("umount_by_a_slave", umount_by_a_slave),
     ]);
     // Each keeps to a mount of its own, and waits most of the time.
-    harness::main_with(tests, 4)
+    harness::main_side_by_side(tests, 4)
 }
 
 /// One attempt is refused because of what is expected; `who` agrees; it succeeds after the release.

@@ -36,7 +36,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("slow_none_is_told", none_is_told),
     ];
     // Each keeps to a mount of its own, and waits most of the time.
-    harness::main_with(tests, 4)
+    harness::main_side_by_side(tests, 4)
 }
 
 /// How long a page takes: a few are written at the umount.

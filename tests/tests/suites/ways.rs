@@ -55,7 +55,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("other_errors", other_errors),
     ]);
     // Each keeps to a mount of its own, and waits most of the time.
-    harness::main_with(tests, 4)
+    harness::main_side_by_side(tests, 4)
 }
 
 /// Another process tries once, and stays until ebusy has looked.

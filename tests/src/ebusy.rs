@@ -345,7 +345,7 @@ impl Watch {
     }
 }
 
-/// Those of targets in a directory.
+/// Those of targets in a directory: the containers of the host are watched as well, and may have incidents of their own.
 #[must_use]
 pub fn below(directory: &Path, mut incidents: Vec<Incident>) -> Vec<Incident> {
     incidents.retain(|incident| Path::new(&incident.target.path).starts_with(directory));

@@ -33,7 +33,7 @@ static ALL: Mutex<Vec<Weak<Follower>>> = Mutex::new(Vec::new());
 /// References of the targets of open incidents, by the ids of the mounts.
 pub type Busy = BTreeMap<u32, u64>;
 
-/// `still busy: PATH (mount 123): 4 references`
+/// `still busy: PATH (mount 123): 4 references`, or `1 reference`
 fn busy(line: &str) -> Option<(u32, u64)> {
     let (_, rest) = line.strip_prefix(BUSY)?.rsplit_once(" (mount ")?;
     let (id, rest) = rest.split_once("): ")?;
@@ -215,6 +215,10 @@ mod tests {
     fn reads_what_is_busy() {
         let line = "still busy: /run/a (mount 1): b (mount 12): 4 references\n";
         assert_eq!(busy(line), Some((12, 4)));
+        assert_eq!(
+            busy("still busy: /run/a (mount 12): 1 reference\n"),
+            Some((12, 1))
+        );
         assert_eq!(busy("still busy: /run/a"), None);
         assert_eq!(busy("now: 3 umounts"), None);
     }

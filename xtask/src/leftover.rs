@@ -18,7 +18,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-use crate::{say, workspace::Workspace};
+use crate::{say, vm, workspace::Workspace};
 
 /// How long the processes of a test may take to follow it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -78,10 +78,15 @@ impl Scene {
         }
         for (device, file) in loops_below(Path::new("/sys/block"), &self.folder) {
             let result = Command::new("losetup").arg("--detach").arg(&device).status();
+            let problem = match result {
+                Ok(status) if status.success() => None,
+                Ok(status) => Some(format!("losetup --detach: {status}")),
+                Err(err) => Some(format!("starting losetup: {err}")),
+            };
             told(
                 "loop device",
                 &format!("{} of {}", device.display(), file.display()),
-                result.err(),
+                problem,
             );
         }
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -91,16 +96,11 @@ impl Scene {
         }
     }
 
-    /// Ends the play: the folder goes, and the images of machines that an interrupt ended.
+    /// Ends the play: the folder goes, and the images and half-written states of machines that an interrupt ended.
     pub(crate) fn remove(&self) {
         self.clear();
         let _ = fs::remove_dir(&self.folder);
-        let own = format!("-{}.cpio", process::id());
-        for entry in fs::read_dir(&self.machines).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().ends_with(&own) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
+        vm::remove_temporary(&self.machines, |owner| owner == process::id());
     }
 
     fn end_processes(&self) {

@@ -24,6 +24,9 @@ const LONG: Duration = Duration::from_mins(40);
 struct Phase {
     name: String,
     seconds: f64,
+    /// Beside another one: no part of the sum.
+    #[serde(default)]
+    beside: bool,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -74,12 +77,24 @@ impl Phases {
 
     /// So much more of this phase.
     pub(crate) fn add(&mut self, name: &str, time: Duration) {
+        self.more(name, time, false);
+    }
+
+    /// What went on beside these phases.
+    pub(crate) fn add_beside(&mut self, other: &[(String, Duration)]) {
+        for (name, time) in other {
+            self.more(name, *time, true);
+        }
+    }
+
+    fn more(&mut self, name: &str, time: Duration, beside: bool) {
         let seconds = time.as_secs_f64();
         match self.record.phases.iter_mut().find(|phase| phase.name == name) {
             Some(phase) => phase.seconds += seconds,
             None => self.record.phases.push(Phase {
                 name: name.to_owned(),
                 seconds,
+                beside,
             }),
         }
     }
@@ -121,13 +136,14 @@ fn now() -> u64 {
 }
 
 fn table(record: &Record, whole: Duration) -> String {
-    let known: f64 = record.phases.iter().map(|phase| phase.seconds).sum();
+    let in_turn = record.phases.iter().filter(|phase| !phase.beside);
+    let known: f64 = in_turn.map(|phase| phase.seconds).sum();
     let other = (whole.as_secs_f64() - known).max(0.0);
     let rows = record
         .phases
         .iter()
-        .map(|phase| (phase.name.as_str(), phase.seconds))
-        .chain([("other", other), ("in all", known + other)]);
+        .map(|phase| (phase.name.as_str(), phase.seconds, phase.beside))
+        .chain([("other", other, false), ("in all", known + other, false)]);
     let width = record
         .phases
         .iter()
@@ -135,9 +151,15 @@ fn table(record: &Record, whole: Duration) -> String {
         .max()
         .map_or(6, |width| width.max(6));
     let mut text = String::new();
-    for (name, seconds) in rows {
+    for (name, seconds, beside) in rows {
         let seconds = seconds.round() as u64;
-        let _ = writeln!(text, "{name:<width$}  {:>3}:{:02}", seconds / 60, seconds % 60);
+        let note = if beside { "  (beside the machines)" } else { "" };
+        let _ = writeln!(
+            text,
+            "{name:<width$}  {:>3}:{:02}{note}",
+            seconds / 60,
+            seconds % 60
+        );
     }
     if whole > LONG {
         let line = format!(
@@ -159,6 +181,7 @@ mod tests {
         let phase = |name: &str, seconds| Phase {
             name: name.to_owned(),
             seconds,
+            beside: false,
         };
         Record {
             since: 0,
@@ -172,6 +195,22 @@ mod tests {
             table(&record(), Duration::from_secs(100)),
             "lint: clippy    1:15\nhost: kinds     0:05\nother           0:20\nin all          1:40\n"
         );
+    }
+
+    #[test]
+    fn what_went_on_beside_is_no_part_of_the_sum() {
+        let mut phases = Phases {
+            path: PathBuf::new(),
+            record: record(),
+            is_part: false,
+        };
+        phases.add_beside(&[("host: ways".to_owned(), Duration::from_mins(1))]);
+        let text = table(&phases.record, Duration::from_secs(100));
+        assert!(
+            text.contains("host: ways      1:00  (beside the machines)\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("in all          1:40\n"), "{text}");
     }
 
     #[test]

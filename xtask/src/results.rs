@@ -88,6 +88,14 @@ pub(crate) struct Results {
 }
 
 impl Results {
+    /// One test.
+    pub(crate) fn of(test: Test) -> Self {
+        Self {
+            tests: vec![test],
+            ..Self::default()
+        }
+    }
+
     /// Adds another sum.
     pub(crate) fn add(&mut self, other: Self) {
         self.tests.extend(other.tests);

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -86,14 +87,12 @@ impl TestArgs {
     }
 }
 
-/// What a run of tests needs and comes to.
+/// What a run of tests needs.
 struct Runner<'a> {
     workspace: &'a Workspace,
     args: &'a TestArgs,
     built: &'a Built,
     scene: Scene,
-    results: Results,
-    phases: Phases,
 }
 
 /// Runs everything; the status is 1 if something failed.
@@ -118,102 +117,128 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
     let clean = scene.clone();
     interrupt::watch(move || clean.remove())?;
 
-    let mut runner = Runner {
+    let runner = Runner {
         workspace,
         args,
         built: &built,
         scene,
-        results: Results::default(),
-        phases,
     };
-    if args.kernel.is_empty() {
-        if !args.table && args.suite(&built).is_none() {
-            runner.units()?;
-        }
-        runner.host()?;
-    } else {
+    let mut results = Results::default();
+    let on_host = args.kernel.is_empty();
+    if !on_host {
         say("unit tests and the tests on this host are left out (--kernel)");
+    } else if !args.table && args.suite(&built).is_none() {
+        results.add(phases.time("unit", || runner.units())?);
     }
+    let kernels: Vec<&str> = match args.kernel.as_slice() {
+        _ if args.quick => Vec::new(),
+        [] => KERNELS.to_vec(),
+        named => named.iter().map(String::as_str).collect(),
+    };
     if args.quick {
         say("the tests under other kernels are left out (--quick)");
-    } else if args.kernel.is_empty() {
-        runner.machines(&KERNELS)?;
+    }
+    // The tests on this host wait most of the time, and machines are emulated: beside each other they take less. What a
+    // thread starts ends with it, so that machines stay with this one.
+    let mut times = Vec::new();
+    let (host, machines) = thread::scope(|scope| {
+        let host = on_host.then(|| scope.spawn(|| runner.host(&mut times)));
+        let machines = runner.machines(&kernels, &mut phases);
+        (host.map(thread::ScopedJoinHandle::join), machines)
+    });
+    if let Some(host) = host {
+        let host = host.map_err(|_| anyhow::anyhow!("the tests on this host panicked"))?;
+        results.add(host?);
+    }
+    results.add(machines?);
+    if kernels.is_empty() {
+        for (name, time) in &times {
+            phases.add(name, *time);
+        }
     } else {
-        let kernels: Vec<&str> = args.kernel.iter().map(String::as_str).collect();
-        runner.machines(&kernels)?;
+        phases.add_beside(&times);
     }
     runner.scene.remove();
     interrupt::hold();
-    runner.finish()
+    finish(workspace, args, &built, &results, &phases)
 }
 
 impl Runner<'_> {
-    fn units(&mut self) -> Result<()> {
+    fn units(&self) -> Result<Results> {
         say("unit tests");
-        let filter = self.args.filter.as_deref();
+        let mut results = Results::default();
         for unit in &self.built.units {
-            let results = self.phases.time("unit", || unit.run(filter))?;
-            self.results.add(results);
+            results.add(unit.run(self.args.filter.as_deref())?);
         }
-        Ok(())
+        Ok(results)
     }
 
-    /// The tests on real mounts of this host.
-    fn host(&mut self) -> Result<()> {
-        let built = self.built;
+    /// The tests on real mounts of this host, and how long each suite took.
+    fn host(&self, times: &mut Vec<(String, Duration)>) -> Result<Results> {
+        let mut results = Results::default();
+        let suites = &self.built.suites;
         if !rustix::process::geteuid().is_root() {
             let reason = "needs root: type `sudo -E env PATH=$PATH cargo xtask test`";
-            let skipped = built
-                .suites
+            let skipped = suites
                 .iter()
                 .map(|suite| Test::skipped(format!("host: {}", suite.name), reason));
-            self.results.tests.extend(skipped);
-            return Ok(());
+            results.tests.extend(skipped);
+            return Ok(results);
         }
-        let path = self.phases.time("set-up", || {
-            tools::search_path(self.workspace, built.full).unwrap_or_else(|err| {
-                // The tests that need a tool say so by themselves.
-                say(&format!("some tools for the tests are missing: {err:#}"));
-                env::var_os("PATH").unwrap_or_default()
-            })
+        let path = tools::search_path(self.workspace, self.built.full).unwrap_or_else(|err| {
+            // The tests that need a tool say so by themselves.
+            say(&format!("some tools for the tests are missing: {err:#}"));
+            env::var_os("PATH").unwrap_or_default()
         });
-        let scene = &self.scene;
-        let (workspace, which) = (self.workspace, self.args.which(self.built));
-        for suite in built
-            .suites
+        let which = self.args.which(self.built);
+        for suite in suites
             .iter()
-            .filter(|suite| self.args.wants(built, &suite.name))
+            .filter(|suite| self.args.wants(self.built, &suite.name))
         {
             let name = format!("host: {}", suite.name);
             say(&format!("{} on this host", suite.name));
-            let results = self.phases.time(&name, || {
-                flaky::run(&name, which, |which| {
-                    on_host(workspace, built, scene, suite, &name, which, &path)
-                })
-            })?;
-            self.results.add(results);
+            let start = Instant::now();
+            results.add(flaky::run(&name, which, |which| {
+                self.on_host(suite, &name, which, &path)
+            })?);
+            times.push((name, start.elapsed()));
         }
-        Ok(())
+        Ok(results)
     }
 
-    fn machines(&mut self, kernels: &[&str]) -> Result<()> {
-        let lab = match self.phases.time("set-up", || Lab::open(self.workspace)) {
+    /// Runs a suite on this host, shows its output as it comes, and reads it.
+    fn on_host(&self, suite: &Suite, name: &str, which: Which<'_>, path: &OsString) -> Result<Outcome> {
+        let mut command = self.built.on_host(&self.workspace.root, suite, which);
+        command.env("PATH", path);
+        self.scene.mark(&mut command);
+        let mut reader = Reader::new(name);
+        let end = follow(command, HOST_LIMIT, &mut |line| show(&mut reader, "", line))?;
+        self.scene.clear();
+        Ok(reader.finish(end, Instant::now()))
+    }
+
+    fn machines(&self, kernels: &[&str], phases: &mut Phases) -> Result<Results> {
+        let mut results = Results::default();
+        if kernels.is_empty() {
+            return Ok(results);
+        }
+        let lab = match phases.time("set-up", || Lab::open(self.workspace)) {
             Ok(lab) => lab,
             Err(err) => {
                 let reason = on_one_line(&err);
                 let skipped = kernels
                     .iter()
                     .map(|kernel| Test::skipped(format!("kernel {kernel}"), reason.as_str()));
-                self.results.tests.extend(skipped);
-                return Ok(());
+                results.tests.extend(skipped);
+                return Ok(results);
             }
         };
         for name in kernels {
-            let kernel = match self.phases.time("set-up", || lab.kernel(name, false)) {
+            let kernel = match phases.time("set-up", || lab.kernel(name, false)) {
                 Ok(kernel) => kernel,
                 Err(err) => {
                     let skipped = Test::skipped(format!("kernel {name}"), on_one_line(&err));
-                    self.results.tests.push(skipped);
+                    results.tests.push(skipped);
                     continue;
                 }
             };
@@ -222,22 +247,30 @@ impl Runner<'_> {
                 if self.args.wants(self.built, plan.test)
                     && (self.args.tier.is_empty() || self.args.tier.iter().any(|tier| tier == plan.tier))
                 {
-                    self.plan(&lab, &kernel, name, plan)?;
+                    results.add(self.plan(&lab, &kernel, name, plan, phases)?);
                 }
             }
         }
         say(&format!("{} boots of machines", lab.boots()));
-        Ok(())
+        Ok(results)
     }
 
     /// One suite under one kernel.
-    fn plan(&mut self, lab: &Lab, kernel: &vm::Kernel, name: &str, plan: &Plan) -> Result<()> {
+    fn plan(
+        &self,
+        lab: &Lab,
+        kernel: &vm::Kernel,
+        name: &str,
+        plan: &Plan,
+        phases: &mut Phases,
+    ) -> Result<Results> {
         let place = format!("{name} {}", plan.tier);
         let full = format!("{place}: {}", plan.test);
         let Some(suite) = self.built.suite(plan.test) else {
-            let failed = Test::failed(full, format!("there is no suite {}", plan.test));
-            self.results.tests.push(failed);
-            return Ok(());
+            return Ok(Results::of(Test::failed(
+                full,
+                format!("there is no suite {}", plan.test),
+            )));
         };
         say(&format!(
             "{} under the kernel {name} at the tier {}",
@@ -258,58 +291,63 @@ impl Runner<'_> {
             };
             in_machine(lab, kernel, &job, &full, &mut boots)
         })?;
-        self.phases.add(&place, start.elapsed().saturating_sub(boots));
-        self.phases.add(&format!("{name} boots"), boots);
-        self.results.add(results);
-        Ok(())
-    }
-
-    /// Writes and prints what came of it; the sum is the last line.
-    fn finish(self) -> Result<u8> {
-        let results = &self.results;
-        if let Some(text) = table::render(results, &host_column(self.built)) {
-            println!("\n{text}");
-            if self.args.makes_the_table() {
-                let path = self.workspace.root.join(table::PATH);
-                fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-                say(&format!("the table is in {}", table::PATH));
-            }
-        }
-        let folder = self.workspace.target.join("ci");
-        junit::write(results, &folder.join("junit.xml"))?;
-        flaky::keep(results, &folder.join("flaky"))?;
-        self.phases.save()?;
-
-        println!();
-        for test in &results.tests {
-            let name = test.full_name();
-            match &test.end {
-                End::Passed => {}
-                End::Skipped(why) => println!("skipped  {name}: {why}"),
-                End::Flaky(why) => println!("flaky    {name}: passed once more, failed at first: {why}"),
-                End::Failed(why) => println!("FAILED   {name}: {why}"),
-            }
-        }
-        println!("\nslowest tests:");
-        for test in results.slowest(10) {
-            println!("{:>7.1} s  {}", test.time.as_secs_f64(), test.full_name());
-        }
-        println!("\nwhere the time went:\n{}", self.phases.table());
-        let flaky = results.flaky();
-        if flaky > flaky::BUDGET {
-            println!(
-                "{flaky} tests are flaky, and a run may have {}: it has failed",
-                flaky::BUDGET
-            );
-        }
-        println!("{}", results.summary());
-        Ok(u8::from(results.have_failed()))
+        phases.add(&place, start.elapsed().saturating_sub(boots));
+        phases.add(&format!("{name} boots"), boots);
+        Ok(results)
     }
 }
 
-fn show(reader: &mut Reader, line: &str) {
+/// Writes and prints what came of it; the sum is the last line.
+fn finish(
+    workspace: &Workspace,
+    args: &TestArgs,
+    built: &Built,
+    results: &Results,
+    phases: &Phases,
+) -> Result<u8> {
+    if let Some(text) = table::render(results, &host_column(built)) {
+        println!("\n{text}");
+        if args.makes_the_table() {
+            let path = workspace.root.join(table::PATH);
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            say(&format!("the table is in {}", table::PATH));
+        }
+    }
+    let folder = workspace.target.join("ci");
+    junit::write(results, &folder.join("junit.xml"))?;
+    flaky::keep(results, &folder.join("flaky"))?;
+    phases.save()?;
+
+    println!();
+    for test in &results.tests {
+        let name = test.full_name();
+        match &test.end {
+            End::Passed => {}
+            End::Skipped(why) => println!("skipped  {name}: {why}"),
+            End::Flaky(why) => println!("flaky    {name}: passed once more, failed at first: {why}"),
+            End::Failed(why) => println!("FAILED   {name}: {why}"),
+        }
+    }
+    println!("\nslowest tests:");
+    for test in results.slowest(10) {
+        println!("{:>7.1} s  {}", test.time.as_secs_f64(), test.full_name());
+    }
+    println!("\nwhere the time went:\n{}", phases.table());
+    let flaky = results.flaky();
+    if flaky > flaky::BUDGET {
+        println!(
+            "{flaky} tests are flaky, and a run may have {}: it has failed",
+            flaky::BUDGET
+        );
+    }
+    println!("{}", results.summary());
+    Ok(u8::from(results.have_failed()))
+}
+
+/// Where it is of is said before a line that may stand among those of another place.
+fn show(reader: &mut Reader, place: &str, line: &str) {
     if let Some(shown) = reader.line(line, Instant::now()) {
-        println!("{shown}");
+        println!("{place}{shown}");
     }
 }
 
@@ -328,13 +366,9 @@ fn in_machine(
     interrupt::hold();
     let mut reader = Reader::new(suite);
     let start = Instant::now();
-    // The harness speaks as soon as it has been started.
-    let mut booted = None;
-    let run = lab.run(kernel, job, &mut |line| {
-        booted.get_or_insert_with(|| start.elapsed());
-        show(&mut reader, line);
-    })?;
-    *boots += booted.unwrap_or_default();
+    let place = format!("{suite}: ");
+    let run = lab.run(kernel, job, &mut |line| show(&mut reader, &place, line))?;
+    *boots += run.began.map_or_else(|| start.elapsed(), |began| began - start);
     vm::report(&run);
     if let Some(release) = &run.release {
         say(&format!("that was {release}"));
@@ -361,23 +395,4 @@ fn host_column(built: &Built) -> String {
     format!("{} {}", version.join("."), doctor.unwrap_or_default())
         .trim()
         .to_owned()
-}
-
-/// Runs a suite on this host, shows its output as it comes, and reads it.
-fn on_host(
-    workspace: &Workspace,
-    built: &Built,
-    scene: &Scene,
-    suite: &Suite,
-    name: &str,
-    which: Which<'_>,
-    path: &OsString,
-) -> Result<Outcome> {
-    let mut command = built.on_host(&workspace.root, suite, which);
-    command.env("PATH", path);
-    scene.mark(&mut command);
-    let mut reader = Reader::new(name);
-    let end = follow(command, HOST_LIMIT, &mut |line| show(&mut reader, line))?;
-    scene.clear();
-    Ok(reader.finish(end, Instant::now()))
 }

@@ -89,11 +89,6 @@ impl Workspace {
         Ok(messages.filter_map(|message| artifact(&message)).collect())
     }
 
-    /// One static program, of the release or the development profile.
-    pub(crate) fn static_program(&self, package: &str, name: &str, release: bool) -> Result<PathBuf> {
-        self.program(package, name, if release { "release" } else { "dev" })
-    }
-
     /// One program: builds it if it is not fresh.
     pub(crate) fn program(&self, package: &str, name: &str, profile: &str) -> Result<PathBuf> {
         let mut command = self.cargo("build");

@@ -1,10 +1,10 @@
 //! Mounts that an umount with `MNT_DETACH` took away are followed to their last reference.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{fs, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
-    ebusy::Watch,
+    ebusy::{Watch, below},
     harness::{self, Verdict},
     holder::{Holding, PATIENCE},
     namespace::Namespace,
@@ -56,14 +56,9 @@ fn detach(scratch: &Scratch) -> Result<()> {
     Ok(())
 }
 
-/// The containers of the host are watched as well, and may have incidents of their own.
-fn retain_own(scratch: &Scratch, incidents: &mut Vec<Incident>) {
-    incidents.retain(|incident| Path::new(&incident.target.path).starts_with(scratch.directory()));
-}
-
 /// The only incident, which is of a mount that was detached by this process.
-fn only(scratch: &Scratch, (mut incidents, log): (Vec<Incident>, String), outcome: &str) -> Result<Incident> {
-    retain_own(scratch, &mut incidents);
+fn only(scratch: &Scratch, (incidents, log): (Vec<Incident>, String), outcome: &str) -> Result<Incident> {
+    let incidents = below(scratch.directory(), incidents);
     ensure!(incidents.len() == 1, "{incidents:#?}");
     let incident = incidents.into_iter().next().context("an incident")?;
     ensure!(
@@ -83,8 +78,7 @@ fn only(scratch: &Scratch, (mut incidents, log): (Vec<Incident>, String), outcom
 /// The incidents, once one of this scratch is over.
 fn ended(watch: Watch, scratch: &Scratch) -> Result<(Vec<Incident>, String)> {
     pause::until(PATIENCE, || {
-        let mut incidents = watch.incidents()?;
-        retain_own(scratch, &mut incidents);
+        let incidents = below(scratch.directory(), watch.incidents()?);
         Ok((!incidents.is_empty()).then_some(()))
     })
     .with_context(|| format!("nothing was released\n{}", watch.log()))?;
@@ -221,8 +215,8 @@ fn in_nobodys_use() -> Result<Verdict> {
         unmount(scratch.path(), UnmountFlags::DETACH)?;
     }
     told()?;
-    let (mut incidents, log) = watch.finish()?;
-    retain_own(&scratch, &mut incidents);
+    let (incidents, log) = watch.finish()?;
+    let incidents = below(scratch.directory(), incidents);
     ensure!(incidents.is_empty(), "{incidents:#?}");
     ensure!(log.contains(" detached"), "{log}");
     Ok(Verdict::Passed)

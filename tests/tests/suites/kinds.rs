@@ -264,7 +264,6 @@ fn nothing_else() -> Result<()> {
         return Ok(());
     };
     let (incidents, log) = shared.watch.finish()?;
-    // Containers of others on this host have theirs.
     let incidents = below(shared.parent.path(), incidents);
     // What it said of each catching up is of no use here.
     let said = || {

@@ -248,7 +248,6 @@ fn nothing_else() -> Result<()> {
         return Ok(());
     };
     let (incidents, _) = shared.watch.finish()?;
-    // Containers of others on this host have theirs.
     let incidents = below(shared.parent.path(), incidents);
     let paths: Vec<_> = incidents.iter().map(|incident| &incident.target.path).collect();
     ensure!(

@@ -43,10 +43,15 @@ impl Status {
         self.asked = false;
         for busy in session.still_busy() {
             eprintln!(
-                "still busy: {} (mount {}): {} references",
+                "still busy: {} (mount {}): {} {}",
                 escape(busy.path.as_bytes()),
                 busy.mount_id,
-                busy.references
+                busy.references,
+                if busy.references == 1 {
+                    "reference"
+                } else {
+                    "references"
+                }
             );
         }
         eprintln!("{}", summary(session, "now"));

@@ -29,8 +29,8 @@ const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Run {
     /// The verdict.
     pub(crate) outcome: Outcome,
-    /// Whether the program had been started.
-    pub(crate) began: bool,
+    /// When the program was started, if it was.
+    pub(crate) began: Option<Instant>,
     /// The kernel's release, if the machine became ready.
     pub(crate) release: Option<String>,
     /// The end of the console.
@@ -50,6 +50,7 @@ pub(super) struct Instance {
     monitor: Option<UnixStream>,
     lines: Receiver<Line>,
     watch: Watch,
+    began: Option<Instant>,
     show_console: bool,
 }
 
@@ -94,6 +95,7 @@ impl Instance {
             monitor: Some(prepared.monitor),
             lines,
             watch: Watch::default(),
+            began: None,
             show_console,
         };
         read_lines(instance.results.try_clone()?, Line::Result, sender.clone());
@@ -128,9 +130,10 @@ impl Instance {
         let text = job.render().map_err(anyhow::Error::msg)?;
         let sent = self.results.write_all(text.as_bytes());
         let ended = match sent {
-            Ok(()) => self
-                .follow(RESTORE_LIMIT, Watch::began, show)
-                .or_else(|| self.follow(limit, Watch::is_over, show)),
+            Ok(()) => self.follow(RESTORE_LIMIT, Watch::began, show).or_else(|| {
+                self.began = Some(Instant::now());
+                self.follow(limit, Watch::is_over, show)
+            }),
             Err(error) => Some(Outcome::Failed(format!("the job could not be sent: {error}"))),
         };
         let outcome = self.watch.outcome().or(ended);
@@ -148,7 +151,7 @@ impl Instance {
         });
         Run {
             outcome,
-            began: self.watch.began(),
+            began: self.began,
             release: self.watch.release().map(str::to_owned),
             console: self.watch.console_tail().map(str::to_owned).collect(),
         }

@@ -75,6 +75,8 @@ pub(crate) struct Lab {
     init: PathBuf,
     emulator: Emulator,
     boots: Cell<usize>,
+    /// Tried, and not possible here.
+    cannot_save: Cell<bool>,
 }
 
 /// What to run in a machine.
@@ -115,13 +117,17 @@ impl Lab {
         let emulator = Emulator::find(workspace)?;
         let cache = workspace.target.join("vm");
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-        remove_stale(&cache);
-        let init = workspace.static_program("xtask", "vm-init", false)?;
+        // Of those who were killed, and could not.
+        remove_temporary(&cache, |owner| {
+            !Path::new("/proc").join(owner.to_string()).exists()
+        });
+        let init = workspace.program("xtask", "vm-init", "dev")?;
         Ok(Self {
             cache,
             init,
             emulator,
             boots: Cell::new(0),
+            cannot_save: Cell::new(false),
         })
     }
 
@@ -132,11 +138,26 @@ impl Lab {
 
     /// Runs the job in a machine of its own, and hands each line of its output to `show`.
     pub(crate) fn run(&self, kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Result<Run> {
-        let accelerator = qemu::choose(&self.cache, || {
-            let argv = ["/bin/busybox", "true"].map(str::to_owned).to_vec();
+        let accelerator = self.accelerator(kernel)?;
+        let (machine, _initrd, root) = self.machine(kernel, job, "run")?;
+        if job.saved && !self.cannot_save.get() {
+            let saved = Saved::of(&self.cache, kernel.name(), &machine, accelerator, &root);
+            if let Some(run) = self.run_saved(&machine, accelerator, &saved, job, show)? {
+                return Ok(run);
+            }
+        }
+        match self.boot(&machine, accelerator, job.console)? {
+            Ok((instance, _)) => instance.run(&job.config(), job.timeout, show),
+            Err(run) => Ok(run),
+        }
+    }
+
+    /// What executes machines here.
+    fn accelerator(&self, kernel: &Kernel) -> Result<Accelerator> {
+        qemu::choose(&self.cache, || {
             let probe = Job {
-                argv,
-                timeout: Duration::from_secs(10),
+                argv: ["/bin/busybox", "true"].map(str::to_owned).to_vec(),
+                timeout: KVM_LIMIT,
                 ..Job::default()
             };
             let (machine, _initrd, _) = self.machine(kernel, &probe, "probe")?;
@@ -145,91 +166,61 @@ impl Lab {
                 Ok(_) => instance.run(&probe.config(), probe.timeout, &mut |_| ())?.outcome,
                 Err(outcome) => outcome,
             })
-        })?;
-        let (machine, _initrd, root) = self.machine(kernel, job, "run")?;
-        if !job.saved {
-            return match self.booted(&machine, accelerator, job.console)? {
-                Ok(instance) => instance.run(&job.config(), job.timeout, show),
-                Err(run) => Ok(run),
-            };
-        }
-        let name = [
-            kernel.name(),
-            &job.append.replace(|letter: char| !letter.is_alphanumeric(), "-"),
-        ]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join("-");
-        let saved = Saved::of(&self.cache, &name, &machine, accelerator, &root);
-        if saved.get().is_none()
-            && let Some(run) = self.save(&machine, accelerator, &saved, job)?
-        {
-            return Ok(run);
-        }
-        if let Some((state, release)) = saved.get() {
-            let restored = Instance::restore(&machine, accelerator, (state, &release), job.console);
-            let run = restored.and_then(|instance| instance.run(&job.config(), job.timeout, show));
-            match run {
-                Ok(run) if run.began => return Ok(run),
-                Ok(run) => say(&format!(
-                    "the saved machine did not go on ({}); booting",
-                    run.outcome
-                )),
-                Err(error) => say(&format!("the saved machine did not go on ({error:#}); booting")),
-            }
-            saved.forget();
-        }
-        match self.booted(&machine, accelerator, job.console)? {
-            Ok(instance) => instance.run(&job.config(), job.timeout, show),
-            Err(run) => Ok(run),
-        }
+        })
     }
 
-    /// Boots a machine and saves it when it is ready. One that does not become so has run; one that cannot be saved is
-    /// booted for each job.
-    fn save(
+    /// Runs the job in a machine that goes on from its saved state, which is made if there is none. `None` where it has to
+    /// be booted for the job: said, with the reason.
+    fn run_saved(
         &self,
         machine: &Machine,
         accelerator: Accelerator,
         saved: &Saved,
         job: &Job,
+        show: &mut dyn FnMut(&str),
     ) -> Result<Option<Run>> {
-        let mut instance = match self.booted(machine, accelerator, job.console)? {
-            Ok(instance) => instance,
-            Err(run) => return Ok(Some(run)),
-        };
-        let release = match instance.ready(accelerator.boot_limit()) {
-            Ok(release) => release,
-            Err(outcome) => return Ok(Some(instance.verdict(Some(outcome)))),
-        };
-        let file = saved.begin();
-        let result = instance
-            .save(&file)
-            .and_then(|()| saved.keep(&file, &release).context("keeping it"));
-        if let Err(error) = result {
-            say(&format!(
-                "the machine cannot be saved in {}, and is booted for each job: {error:#}",
-                self.cache.display()
-            ));
-            let _ = fs::remove_file(&file);
+        if saved.get().is_none() {
+            let (instance, release) = match self.boot(machine, accelerator, job.console)? {
+                Ok(ready) => ready,
+                Err(run) => return Ok(Some(run)),
+            };
+            if let Err(error) = saved.write(instance, &release) {
+                say(&format!(
+                    "no machine can be saved in {}, each job boots one: {error:#}",
+                    self.cache.display()
+                ));
+                self.cannot_save.set(true);
+                return Ok(None);
+            }
         }
+        let Some((state, release)) = saved.get() else {
+            return Ok(None);
+        };
+        let run = Instance::restore(machine, accelerator, (state, &release), job.console)
+            .and_then(|instance| instance.run(&job.config(), job.timeout, show));
+        let why = match run {
+            Ok(run) if run.began.is_some() => return Ok(Some(run)),
+            Ok(run) => run.outcome.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        say(&format!("the saved machine did not go on ({why}); booting"));
+        saved.forget();
         Ok(None)
     }
 
-    /// A machine that waits for a job, at the second try if the kernel gave up or hung before (an emulated boot does so
-    /// about once in fifty).
-    fn booted(
+    /// A machine that waits for a job and the kernel's release, at the second try if the kernel gave up or hung before (an
+    /// emulated boot does so about once in fifty); or how it ended.
+    fn boot(
         &self,
         machine: &Machine,
         accelerator: Accelerator,
         console: bool,
-    ) -> Result<Result<Instance, Run>> {
+    ) -> Result<Result<(Instance, String), Run>> {
         for last in [false, true] {
             self.boots.set(self.boots.get() + 1);
             let mut instance = Instance::boot(machine, accelerator, console)?;
             match instance.ready(accelerator.boot_limit()) {
-                Ok(_) => return Ok(Ok(instance)),
+                Ok(release) => return Ok(Ok((instance, release))),
                 Err(outcome @ (Outcome::Panicked(_) | Outcome::TimedOut(_))) if !last => {
                     say(&format!(
                         "the machine did not become ready ({outcome}); booting once more"
@@ -274,15 +265,14 @@ impl Lab {
     }
 }
 
-/// Archives and states of runs whose process was killed, and could not remove them.
-fn remove_stale(cache: &Path) {
+/// Removes archives and half-written states of runs: `NAME-PID.cpio`, `NAME.state-PID`, by the process that wrote them.
+pub(crate) fn remove_temporary(cache: &Path, is_over: impl Fn(u32) -> bool) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
-        let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_suffix(".cpio").unwrap_or(&name).rsplit_once('-');
-        let owner = owner.filter(|(_, pid)| pid.parse::<u32>().is_ok());
-        if owner.is_some_and(|(_, pid)| !Path::new("/proc").join(pid).exists()) {
-            let _ = fs::remove_file(path);
+        let owner = owner.and_then(|(_, pid)| pid.parse().ok());
+        if owner.is_some_and(&is_over) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }
@@ -315,7 +305,7 @@ pub(crate) fn report(run: &Run) {
     for line in &run.console {
         eprintln!("  {line}");
     }
-    let when = if run.began {
+    let when = if run.began.is_some() {
         ""
     } else {
         " before the program was started"
@@ -372,4 +362,30 @@ fn in_opt(path: &Path) -> Result<String> {
         "/opt/bin/{}",
         name.with_context(|| format!("{} has no usable name", path.display()))?
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::remove_temporary;
+
+    #[test]
+    fn only_what_an_ended_process_left_is_removed() {
+        let cache = tempfile::tempdir().unwrap();
+        let names = [
+            "run-12.cpio",
+            "run-13.cpio",
+            "6.1.state-12",
+            "6.1.state",
+            "6.1.state-of",
+            "6.1-lockdown.state",
+        ];
+        for name in names {
+            fs::write(cache.path().join(name), "").unwrap();
+        }
+        remove_temporary(cache.path(), |owner| owner == 12);
+        let left = names.map(|name| cache.path().join(name).exists());
+        assert_eq!(left, [false, true, false, true, true, true]);
+    }
 }

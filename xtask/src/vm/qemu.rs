@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    process::{Signal, set_parent_process_death_signal},
+    process::{Signal, nice, set_parent_process_death_signal},
 };
 
 use super::{emulator::Emulator, outcome::Outcome};
@@ -24,6 +24,9 @@ const BOOT_LIMIT: Duration = Duration::from_mins(3);
 
 /// The same where the processor runs the machine: 1 s.
 pub(super) const KVM_LIMIT: Duration = Duration::from_secs(10);
+
+/// How much the tests on this host go before a machine.
+const NICE: i32 = 5;
 
 /// What executes the machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -128,6 +131,8 @@ impl Machine {
             command.pre_exec(move || {
                 // Whatever ends this program, no machine is left behind.
                 set_parent_process_death_signal(Some(Signal::KILL))?;
+                // What runs on this host beside it is quick, and waits for the clock of this host.
+                nice(NICE)?;
                 for fd in &raw {
                     // SAFETY: the descriptors are open until the process has been started.
                     fcntl_setfd(BorrowedFd::borrow_raw(*fd), FdFlags::empty())?;

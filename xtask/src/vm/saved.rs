@@ -7,7 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::qemu::{Accelerator, Machine};
+use anyhow::{Context as _, Result};
+
+use super::{
+    instance::Instance,
+    qemu::{Accelerator, Machine},
+};
 
 /// Changes when what is saved changes.
 const FORMAT: &str = "1";
@@ -21,10 +26,10 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// Of a machine with this root. One of another emulator, kernel or root is not this one.
+    /// Of a machine of this kernel with this root. One of another emulator, kernel or root is not this one.
     pub(super) fn of(
         cache: &Path,
-        name: &str,
+        kernel: &str,
         machine: &Machine,
         accelerator: Accelerator,
         root: &[u8],
@@ -44,6 +49,11 @@ impl Saved {
             machine.append,
             hasher.finish()
         );
+        let mut name = kernel.to_owned();
+        for word in machine.append.split_whitespace() {
+            name.push('-');
+            name.push_str(&word.replace(|letter: char| !letter.is_alphanumeric(), "-"));
+        }
         Self {
             state: cache.join(format!("{name}.state")),
             stamp: cache.join(format!("{name}.state-of")),
@@ -58,16 +68,21 @@ impl Saved {
         (key == self.key && self.state.is_file()).then(|| (self.state.as_path(), release.to_owned()))
     }
 
-    /// Where a new state is written to.
-    pub(super) fn begin(&self) -> PathBuf {
+    /// Writes the state of a machine that is ready, which ends it.
+    pub(super) fn write(&self, instance: Instance, release: &str) -> Result<()> {
         self.forget();
-        self.state.with_extension(format!("state-{}", std::process::id()))
+        let file = self.state.with_extension(format!("state-{}", std::process::id()));
+        let result = instance.save(&file).and_then(|()| self.keep(&file, release));
+        if result.is_err() {
+            let _ = fs::remove_file(&file);
+        }
+        result
     }
 
-    /// Keeps what was written there.
-    pub(super) fn keep(&self, written: &Path, release: &str) -> std::io::Result<()> {
-        fs::rename(written, &self.state)?;
-        fs::write(&self.stamp, format!("{}\n{release}", self.key))
+    fn keep(&self, written: &Path, release: &str) -> Result<()> {
+        fs::rename(written, &self.state)
+            .and_then(|()| fs::write(&self.stamp, format!("{}\n{release}", self.key)))
+            .with_context(|| format!("keeping {}", self.state.display()))
     }
 
     /// It is not to be used again.
@@ -94,7 +109,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let machine = saved(cache.path(), "one");
         assert!(machine.get().is_none());
-        let written = machine.begin();
+        let written = cache.path().join("6.1.state-1");
         fs::write(&written, "state").unwrap();
         machine.keep(&written, "6.1.0-1").unwrap();
         assert_eq!(machine.get().unwrap().1, "6.1.0-1");

@@ -196,6 +196,11 @@ impl Reader {
             Ok(()) => Some("ended before its tests".to_owned()),
         };
         let broke = why.map(|why| {
+            // What a program says last is most often why it ends.
+            let why = match self.output.iter().rfind(|line| !line.trim().is_empty()) {
+                Some(last) => format!("{why}: {last}"),
+                None => why,
+            };
             let output = self.output.iter().cloned().collect::<Vec<_>>().join("\n");
             if let Some((name, since)) = self.running.take() {
                 self.ended(name.clone(), End::Failed(why.clone()), now - since);
@@ -283,9 +288,12 @@ measured: fd::tmpfs: fuser -m: found
         let (outcome, _) = read(&text, Err("signal: 11".to_owned()));
         assert_eq!(
             outcome.broke,
-            Some(("signal: 11, in fd".to_owned(), "half".to_owned()))
+            Some(("signal: 11: half, in fd".to_owned(), "half".to_owned()))
         );
-        assert_eq!(outcome.results.tests[0].end, End::Failed("signal: 11".to_owned()));
+        assert_eq!(
+            outcome.results.tests[0].end,
+            End::Failed("signal: 11: half".to_owned())
+        );
         assert!(
             read("cannot start", Err("exit status: 1".to_owned()))
                 .0

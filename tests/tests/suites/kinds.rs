@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, PoisonError, RwLock},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ebusy_tests::{
     ebusy::{Watch, below, who},
     expect::{Expectation, Expected},
@@ -113,6 +113,7 @@ pub(crate) fn main() -> ExitCode {
     match nothing_else() {
         Ok(()) => status,
         Err(error) => {
+            // The reason comes last: it is what is shown of the output of a run that broke down.
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
@@ -125,8 +126,10 @@ struct Shared {
     parent: TempDir,
     /// Incidents that there are to be.
     incidents: usize,
-    /// The most that it had lost when it told one of them: little.
+    /// The most that it had lost when it told one of them.
     lost_events: u64,
+    /// Incidents that may lack a history, since something was lost while their test ran: few.
+    excused: usize,
 }
 
 /// Held for writing by a test that runs alone.
@@ -144,6 +147,7 @@ fn shared<T>(run: impl FnOnce(&mut Shared) -> Result<T>) -> Result<T> {
             parent,
             incidents: 0,
             lost_events: 0,
+            excused: 0,
         });
     }
     run(guard.as_mut().context("it has just been started")?)
@@ -172,6 +176,7 @@ fn told(expectation: &Expectation<'_>, lost_before: u64) -> Result<()> {
             ..expectation.clone()
         };
         if incident.lost_events > lost_before {
+            shared.excused += 1;
             for holder in &mut expectation.holders {
                 holder.history = false;
             }
@@ -265,20 +270,18 @@ fn nothing_else() -> Result<()> {
     };
     let (incidents, log) = shared.watch.finish()?;
     let incidents = below(shared.parent.path(), incidents);
-    // What it said of each catching up is of no use here.
-    let said = || {
-        log.lines()
-            .filter(|line| !line.starts_with("now: ") && !line.starts_with("still busy: "))
-    };
-    let log = || said().collect::<Vec<_>>().join("\n");
     let paths: Vec<_> = incidents.iter().map(|incident| &incident.target.path).collect();
-    ensure!(
-        incidents.len() == shared.incidents,
-        "{} expected: {paths:#?}\n{}",
-        shared.incidents,
-        log()
-    );
-    let lost = shared.lost_events;
-    ensure!(lost <= shared.incidents as u64 / 4, "{lost} lost\n{}", log());
-    Ok(())
+    let (told, expected, excused) = (incidents.len(), shared.incidents, shared.excused);
+    if told == expected && excused <= expected / 4 {
+        return Ok(());
+    }
+    // What it said of each catching up is of no use here.
+    for line in log
+        .lines()
+        .filter(|line| !line.starts_with("now: ") && !line.starts_with("still busy: "))
+    {
+        eprintln!("{line}");
+    }
+    eprintln!("told: {paths:#?}");
+    bail!("{told} incidents, {expected} expected; something was lost in {excused} of their tests")
 }

@@ -4,16 +4,17 @@ use std::{io, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::watch::summary;
+use super::watch::{TICK, summary};
 use crate::{live::Session, render::escape};
 
-/// Between two looks whether there is nothing left to look at.
+/// Before the first look whether there is nothing left to look at; what takes longer is not worth more than usual.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Whoever asks by a signal.
 pub(super) struct Status {
     signal: Signal,
     asked: bool,
+    pause: Duration,
 }
 
 impl Status {
@@ -22,16 +23,19 @@ impl Status {
         Ok(Self {
             signal: signal(SignalKind::user_defined1())?,
             asked: false,
+            pause: PAUSE,
         })
     }
 
     /// Returns when the session is to let time pass for the sake of an answer.
     pub(super) async fn due(&mut self) {
         if self.asked {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(TICK);
         } else {
             self.signal.recv().await;
             self.asked = true;
+            self.pause = PAUSE;
         }
     }
 

@@ -92,6 +92,8 @@ layout! {
     mnt_ns_inum: 4 required ["mnt_namespace.ns.inum"];
     /// Its root mount.
     mnt_ns_root: 8 required ["mnt_namespace.root"];
+    /// The user namespace whose superuser may mount in it.
+    mnt_ns_user: 8 optional ["mnt_namespace.user_ns"];
     /// What an inode of nsfs leads to.
     mnt_ns_common: 0 optional ["mnt_namespace.ns"];
     /// The same in a network namespace.

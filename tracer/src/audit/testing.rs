@@ -30,6 +30,7 @@ pub(super) fn mount(address: u64) -> Mount {
 /// A mount at a path.
 pub(super) fn at(path: &str, mount: Mount) -> Mounted {
     Mounted {
+        by_root: true,
         mount,
         path: path.as_bytes().to_vec(),
     }

@@ -52,6 +52,11 @@ impl ProcMounts {
         self.lines.iter().rev().find(|line| line.path == path)
     }
 
+    /// All mountpoints.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.iter().map(|line| line.path.as_slice())
+    }
+
     /// The mounts of containers, with these.
     pub fn of_containers<'m>(
         &'m self,

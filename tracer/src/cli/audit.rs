@@ -36,6 +36,7 @@ impl Audit {
                     "tier proc, {why}: only the mounts of the host's own namespace are seen, and nothing of who uses them"
                 );
                 let mounts = ProcMounts::read(own_namespace())?;
+                containers.learn_all(mounts.paths());
                 mounts.audit(&containers, &patterns, BootClock::sample().now())
             }
         };

@@ -77,7 +77,7 @@ impl Who {
             host: &host,
             reader: &reader,
         };
-        look.learn();
+        look.containers.learn_all(look.view.paths_of(self::own_namespace()));
         let mut status = exit::OK;
         let targets = match &question {
             Question::Path(path) => look.everywhere(path, own_namespace),
@@ -162,6 +162,7 @@ fn by_proc(
 ) -> Result<u8> {
     let containers = Arc::new(Containers::new("/proc", "/"));
     let clock = BootClock::sample();
+    containers.learn_all(mounts.iter().flat_map(ProcMounts::paths));
     let processes = ProcessReader::new(clock, Arc::clone(&containers), common.cmdline);
     let of_containers = || {
         mounts.iter().flat_map(|mounts| {
@@ -247,18 +248,6 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Every mount of a runtime tells where that keeps its files, by which other containers are known.
-    fn learn(&self) {
-        let mut seen = HashSet::new();
-        let new = self
-            .view
-            .all()
-            .filter(|(_, mounted)| seen.insert(mounted.mount.superblock));
-        for (_, mounted) in new {
-            let _ = self.containers.container_of_mount_path(&mounted.path);
-        }
-    }
-
     fn describe(&self, namespace: &NamespaceMounts, mounted: &Mounted) -> (Mount, Target) {
         let kernel = self.host.kernel(self.reader);
         (
@@ -352,7 +341,6 @@ impl Look<'_> {
             ),
             Lookup::Nothing => Vec::new(),
         };
-        // A runtime with a state directory of its own is known by its mounts only.
         let wanted = |container: &Container| {
             goes_by(container, name) || pods.iter().any(|pod| pod.container.id == container.id)
         };
@@ -363,7 +351,7 @@ impl Look<'_> {
             if copies.contains(&mounted.mount.address) {
                 continue;
             }
-            let container = self.containers.container_of_mount_path(&mounted.path);
+            let container = mounted.container(&self.containers);
             if container.is_some_and(|container| !container.id.is_empty() && wanted(&container)) {
                 copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).0);
                 found.push(self.describe(namespace, mounted));
@@ -425,7 +413,9 @@ fn since(question: &Question, target: &Target, containers: &Containers) -> Optio
         .container
         .as_ref()
         .is_some_and(|container| !alive.contains_key(&container.id));
-    let mut since = ended.then(|| by_runtime_state(target.path.as_bytes())).flatten();
+    let mut since = ended
+        .then(|| by_runtime_state(containers, target.path.as_bytes()))
+        .flatten();
     if let Question::Log(asked) = question {
         for time in asked.iter().filter_map(|asked| asked.since(target)) {
             let source = SinceSource::Log;

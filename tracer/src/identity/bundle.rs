@@ -18,6 +18,8 @@ pub(super) struct Details {
     pub(super) pod_uid: Option<String>,
     /// Root file system, as the configuration has it: may be relative to the bundle.
     pub(super) root: Option<String>,
+    /// Its cgroup, as the runtime was told (`linux.cgroupsPath`).
+    pub(super) cgroups_path: Option<String>,
     /// Last component of the path that keeps its network namespace.
     pub(super) network_namespace: Option<String>,
     /// It is the pod's own container, which runs nothing but keeps its namespaces.
@@ -103,12 +105,14 @@ pub(super) fn details(spec: &Spec, namespace: Option<&str>, id: &str) -> Details
         host_pid: host_pid(spec),
         host_paths,
         host_mounts,
+        unproven: false,
     };
     let network = spec.linux.as_ref().and_then(|linux| linux.namespace("network"));
     let mut found = Details {
         container,
         pod_uid: first(&["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"]),
         root: note("io.kubernetes.cri-o.MountPoint").or_else(|| spec.root.clone()),
+        cgroups_path: spec.linux.as_ref().and_then(|linux| linux.cgroups_path.clone()),
         network_namespace: network
             .and_then(|(_, path)| path.as_deref()?.rsplit_once("netns/"))
             .map(|(_, name)| name.to_owned()),
@@ -242,6 +246,7 @@ mod tests {
                     destination: Some("/host".into()),
                     propagation: Some("slave".into()),
                 }],
+                unproven: false,
             }
         );
         assert_eq!(

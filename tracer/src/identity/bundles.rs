@@ -1,8 +1,11 @@
-//! Finding and reading the files in which runtimes describe their containers.
+//! Reading the files in which runtimes describe their containers.
+//!
+//! Whoever reads a file is for that time a reference to the mount that it is on, and an umount in that moment fails. So
+//! what runtimes say is read when ebusy starts and when a container appears, never because of an umount: see
+//! [`super::Containers`].
 
 use std::{
     collections::HashSet,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -11,43 +14,45 @@ use super::{
     bundle::{Details, details},
     cache::Bounded,
     cgroup::{is_containerd_name, is_full_id},
-    complete::complete_from_storage,
-    files::{Stamp, below, is_local, is_plain, names, read_config, read_proc, stamp},
-    mount_path::is_task_directory,
+    complete::{complete_from_docker, complete_from_storage},
+    files::Stamp,
+    known::{Entry, Known},
+    mount_path::{MountOwner, is_task_directory},
     places::{Keeper, Places},
     spec,
     storage::{StorageEntry, storage_list},
+    trusted::Folder,
     watch::WatchPatterns,
 };
 use crate::model::Container;
 
-const MAX_CACHED: usize = 4096;
-/// A node has some hundred containers; a search ends there.
-const MAX_FOUND: usize = 4096;
+/// Directories that are tried at a start; a host has a few.
+const TRIED_MAX: usize = 64;
 
-/// A container and the directory of its configuration.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) details: Arc<Details>,
-    pub(super) bundle: PathBuf,
-}
+/// Lists of containers/storage that are remembered: it has two in each directory.
+const LISTS_MAX: usize = 16;
+
+/// Below a directory of containers/storage.
+const LISTS: [&str; 2] = [
+    "overlay-containers/containers.json",
+    "overlay-containers/volatile-containers.json",
+];
+
+/// Below Docker's data directory: a directory for each container, with the id of its layer in a file.
+const DOCKER_LAYERS: &str = "image/overlay2/layerdb/mounts";
+
+/// Lists, each as it was when its file had that stamp.
+type Lists = Bounded<PathBuf, (Stamp, Arc<Vec<StorageEntry>>)>;
 
 /// Reads bundles, and remembers what it read.
 #[derive(Debug)]
 pub(super) struct Bundles {
-    pub(super) host: PathBuf,
+    host: PathBuf,
     /// Nothing may be opened on or below these mounts.
     watched: WatchPatterns,
-    memory: Mutex<Memory>,
-}
-
-#[derive(Debug)]
-struct Memory {
-    places_of: Places,
-    refused: HashSet<PathBuf>,
-    bundles: Bounded<PathBuf, (Stamp, Arc<Details>)>,
-    places: Bounded<String, PathBuf>,
-    lists: Bounded<PathBuf, (Stamp, Arc<Vec<StorageEntry>>)>,
+    places: Mutex<Places>,
+    known: Mutex<Known>,
+    lists: Mutex<Lists>,
 }
 
 impl Bundles {
@@ -55,190 +60,233 @@ impl Bundles {
         Self {
             host,
             watched: WatchPatterns::default(),
-            memory: Mutex::new(Memory {
-                places_of: Places::default(),
-                refused: HashSet::new(),
-                bundles: Bounded::new(MAX_CACHED),
-                places: Bounded::new(MAX_CACHED),
-                lists: Bounded::new(16),
-            }),
+            places: Mutex::default(),
+            known: Mutex::default(),
+            lists: Mutex::new(Bounded::new(LISTS_MAX)),
         }
     }
 
-    /// A panic elsewhere leaves nothing half-written here.
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Grows with every directory that is learnt.
-    pub(super) fn places_known(&self) -> usize {
-        self.memory().places_of.len()
-    }
-
-    /// Trusts a state directory of containerd that its user named.
-    pub(super) fn add_state_dir(&self, directory: PathBuf) {
-        self.learn(Keeper::Containerd, directory);
-    }
-
-    /// Others of the same runtime are found there from now on.
-    pub(super) fn learn(&self, keeper: Keeper, directory: PathBuf) {
-        self.memory().places_of.learn(keeper, directory);
+    /// What was read so far.
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        locked(&self.known)
     }
 
     pub(super) fn places(&self, keeper: Keeper) -> Vec<PathBuf> {
-        self.memory().places_of.of(keeper)
+        locked(&self.places).of(keeper)
     }
 
-    /// Whether a directory may be looked into: it is a known one, or looking does no harm.
-    fn is_open(&self, keeper: Keeper, directory: &Path) -> bool {
-        let known = self.memory().places_of.has(keeper, directory);
-        known || self.is_safe(directory)
+    pub(super) fn folder(&self, directory: &Path) -> Option<Folder> {
+        Folder::open(&self.host, directory, &self.watched)
     }
 
-    /// The configuration beside a mount, wherever that is: the directory is somebody's word, so it is only looked
-    /// into where that can neither hang nor take a reference on a container's mount.
-    pub(super) fn beside_mount(&self, directory: &Path, namespace: Option<&str>, id: &str) -> Option<Entry> {
-        let state = namespace
-            .and_then(|_| directory.ancestors().nth(3))
-            .map(Path::to_path_buf);
-        let known = match &state {
-            Some(state) => self.memory().places_of.has(Keeper::Containerd, state),
-            None => self.memory().places_of.covers(Keeper::Storage, directory),
-        };
-        if !known && !self.is_safe(directory) {
-            return None;
-        }
-        let entry = self.read(directory, namespace, id)?;
-        if let Some(state) = state {
-            self.add_state_dir(state);
-        }
-        Some(entry)
+    /// Opens a directory that was learnt from a mount; others of the same runtime are looked for there from now on.
+    fn learn_place(&self, keeper: Keeper, directory: &Path) -> Option<Folder> {
+        let folder = self.folder(directory)?;
+        locked(&self.places).learn(keeper, directory.to_path_buf());
+        Some(folder)
     }
 
-    pub(super) fn is_safe(&self, directory: &Path) -> bool {
-        if self.memory().refused.contains(directory) {
-            return false;
-        }
-        let mountinfo = || read_proc_whole("/proc/self/mountinfo");
-        let safe = is_plain(directory)
-            && !self.watched.covers(directory.as_os_str().as_bytes())
-            && is_local(&below(&self.host, directory), &mountinfo());
-        if !safe {
-            let refused = &mut self.memory().refused;
-            if refused.len() >= MAX_CACHED {
-                refused.clear();
+    /// Learns where the runtimes keep their state whose mounts these are.
+    pub(super) fn learn_places_of(&self, owners: impl Iterator<Item = MountOwner>) {
+        let mut tried = HashSet::new();
+        for (keeper, directory) in owners.filter_map(|owner| place_of(&owner)) {
+            if tried.len() == TRIED_MAX {
+                break;
             }
-            refused.insert(directory.to_path_buf());
+            if tried.insert(directory.clone()) {
+                self.learn_place(keeper, &directory);
+            }
         }
-        safe
     }
 
-    /// Reads `config.json` in a bundle; what was read before if it is gone meanwhile.
-    fn read(&self, directory: &Path, namespace: Option<&str>, id: &str) -> Option<Entry> {
-        let entry = |details| {
-            Some(Entry {
-                details,
-                bundle: directory.to_path_buf(),
-            })
+    /// Reads what is said of the container that a mount was made for.
+    pub(super) fn learn(&self, owner: &MountOwner) {
+        match owner {
+            MountOwner::Task {
+                namespace,
+                id,
+                bundle,
+            } => {
+                let folder = state_of(bundle).and_then(|state| {
+                    let folder = self.learn_place(Keeper::Containerd, state)?;
+                    Some((folder, state))
+                });
+                if !folder.is_some_and(|(folder, state)| self.read(&folder, state, bundle, Some(namespace), id)) {
+                    self.read_task(id, namespace);
+                }
+            }
+            MountOwner::Sandbox { id, .. } => self.read_task(id, "k8s.io"),
+            MountOwner::Storage { id, userdata } => {
+                let Some(root) = state_of(userdata) else { return };
+                if let Some(folder) = self.learn_place(Keeper::Storage, root) {
+                    self.read(&folder, root, userdata, None, id);
+                }
+            }
+            MountOwner::StorageLayer { root, layer } => {
+                self.learn_place(Keeper::Storage, root);
+                // Containers that are not to outlive a reboot are listed below /run.
+                for root in self.places(Keeper::Storage) {
+                    self.read_storage(&root, |entry| entry.layer.as_deref() == Some(layer));
+                }
+            }
+            MountOwner::Docker { id, root } => {
+                self.read_task(id, "moby");
+                if let Some(folder) = self.learn_place(Keeper::Docker, root) {
+                    self.read_docker(&folder, root, id);
+                }
+            }
+            MountOwner::DockerLayer { root, layer } => {
+                let Some(folder) = self.learn_place(Keeper::Docker, root) else {
+                    return;
+                };
+                self.read_docker_layers(&folder);
+                let id = self.known().of_layer(layer).map(str::to_owned);
+                if let Some(id) = id {
+                    self.read_task(&id, "moby");
+                    self.read_docker(&folder, root, &id);
+                }
+            }
+            MountOwner::Pod { .. } | MountOwner::NetworkNamespace { .. } => {}
+        }
+    }
+
+    /// Reads what is said of all containers in the directories that are known.
+    pub(super) fn learn_all(&self) {
+        for state in self.places(Keeper::Containerd) {
+            let Some(folder) = self.folder(&state) else { continue };
+            for tasks in task_directories(&folder) {
+                for namespace in folder.names(&tasks) {
+                    let directory = tasks.join(&namespace);
+                    for id in folder.names(&directory) {
+                        let bundle = state.join(&directory).join(&id);
+                        self.read(&folder, &state, &bundle, Some(&namespace), &id);
+                    }
+                }
+            }
+        }
+        for root in self.places(Keeper::Storage) {
+            let Some(folder) = self.folder(&root) else { continue };
+            for id in folder.names(Path::new("overlay-containers")) {
+                if is_full_id(&id) {
+                    self.read(&folder, &root, &storage_bundle(&root, &id), None, &id);
+                }
+            }
+            self.read_storage(&root, |_| true);
+        }
+        for root in self.places(Keeper::Docker) {
+            let Some(folder) = self.folder(&root) else { continue };
+            self.read_docker_layers(&folder);
+            for id in folder.names(Path::new("containers")) {
+                if is_full_id(&id) {
+                    self.read_docker(&folder, &root, &id);
+                }
+            }
+        }
+    }
+
+    /// Reads `config.json` in a bundle below a directory that is open; whether there is one.
+    fn read(&self, folder: &Folder, base: &Path, bundle: &Path, namespace: Option<&str>, id: &str) -> bool {
+        let Ok(below) = bundle.strip_prefix(base) else {
+            return false;
         };
-        let path = below(&self.host, directory).join("config.json");
-        let cached = self.memory().bundles.get(directory).cloned();
-        match (stamp(&path), cached) {
-            (None, Some((_, details))) => return entry(details),
-            (None, None) => return None,
-            (Some(now), Some((then, details))) if now == then => return entry(details),
-            _ => {}
+        let path = below.join("config.json");
+        let Some(stat) = folder.stat(&path) else {
+            return false;
+        };
+        if self.known().read_before(bundle, Stamp::from(&stat)) {
+            return true;
         }
-        let (stamp, json) = read_config(&path)?;
-        let mut found = details(&spec::parse(&json)?, namespace, id);
-        self.complete(&mut found, directory);
-        let found = Arc::new(found);
-        self.memory()
-            .bundles
-            .insert(directory.to_path_buf(), (stamp, Arc::clone(&found)));
-        entry(found)
+        let Some((stamp, json)) = folder.read(&path) else {
+            return false;
+        };
+        let Some(spec) = spec::parse(&json) else {
+            return false;
+        };
+        let mut found = details(&spec, namespace, id);
+        self.complete(&mut found, folder, base, below);
+        self.insert(Some(stamp), found, bundle.to_path_buf());
+        true
     }
 
-    /// The lists of one containers/storage directory.
-    pub(super) fn storage_entries(&self, root: &Path) -> Vec<StorageEntry> {
-        let lists = ["containers.json", "volatile-containers.json"];
-        let paths = lists
-            .iter()
-            .map(|list| root.join("overlay-containers").join(list));
-        paths
-            .filter_map(|path| self.storage_list(&path))
-            .flat_map(|list| list.as_ref().clone())
-            .collect()
+    fn insert(&self, stamp: Option<Stamp>, details: Details, bundle: PathBuf) {
+        let details = Arc::new(details);
+        self.known().insert(stamp, Entry { details, bundle });
     }
 
-    fn storage_list(&self, path: &Path) -> Option<Arc<Vec<StorageEntry>>> {
-        let file = below(&self.host, path);
-        let now = stamp(&file)?;
-        if let Some((then, list)) = self.memory().lists.get(path)
+    /// A task of containerd, in any of its state directories.
+    fn read_task(&self, id: &str, namespace: &str) {
+        if !is_containerd_name(id) {
+            return;
+        }
+        for state in self.places(Keeper::Containerd) {
+            let Some(folder) = self.folder(&state) else { continue };
+            for tasks in task_directories(&folder) {
+                let bundle = state.join(tasks).join(namespace).join(id);
+                if self.read(&folder, &state, &bundle, Some(namespace), id) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Those containers in the lists of containers/storage that are wanted, with their bundles if they have some.
+    fn read_storage(&self, root: &Path, is_wanted: impl Fn(&StorageEntry) -> bool) {
+        let Some(folder) = self.folder(root) else { return };
+        for listed in self.storage_entries(&folder, root) {
+            if let Some(layer) = &listed.layer {
+                self.known().insert_layer(layer.clone(), listed.id.clone());
+            }
+            if !is_wanted(&listed) || !is_full_id(&listed.id) {
+                continue;
+            }
+            let bundles = self.places(Keeper::Storage);
+            let read = bundles.iter().any(|place| {
+                let bundle = storage_bundle(place, &listed.id);
+                let other = self.folder(place);
+                other.is_some_and(|other| self.read(&other, place, &bundle, None, &listed.id))
+            });
+            if !read {
+                let runtime = if listed.pod.is_some() { "cri-o" } else { "podman" };
+                let mut container = Container {
+                    runtime: Some(runtime.to_owned()),
+                    id: listed.id.clone(),
+                    ..Container::default()
+                };
+                complete_from_storage(&mut container, &listed);
+                let details = Details {
+                    container,
+                    ..Details::default()
+                };
+                self.insert(None, details, storage_bundle(root, &listed.id));
+            }
+        }
+    }
+
+    /// The lists of one directory of containers/storage.
+    pub(super) fn storage_entries(&self, folder: &Folder, root: &Path) -> Vec<StorageEntry> {
+        let lists = LISTS.iter().filter_map(|list| self.storage_list(folder, root, list));
+        lists.flat_map(|list| list.as_ref().clone()).collect()
+    }
+
+    fn storage_list(&self, folder: &Folder, root: &Path, list: &str) -> Option<Arc<Vec<StorageEntry>>> {
+        let now = Stamp::from(&folder.stat(Path::new(list))?);
+        let path = root.join(list);
+        if let Some((then, list)) = locked(&self.lists).get(&path)
             && *then == now
         {
             return Some(Arc::clone(list));
         }
-        let (stamp, json) = read_config(&file)?;
+        let (stamp, json) = folder.read(Path::new(list))?;
         let list = Arc::new(storage_list(&json));
-        self.memory()
-            .lists
-            .insert(path.to_path_buf(), (stamp, Arc::clone(&list)));
+        locked(&self.lists).insert(path, (stamp, Arc::clone(&list)));
         Some(list)
     }
 
-    /// The container of an id, in containerd's namespace if that is known.
-    pub(super) fn find(&self, id: &str, namespace: Option<&str>) -> Option<Entry> {
-        let key = format!("{}/{id}", namespace.unwrap_or_default());
-        let place = self.memory().places.get(&key).cloned();
-        let entry = place.and_then(|bundle| {
-            let namespace = if bundle.ends_with("userdata") {
-                None
-            } else {
-                file_name(bundle.parent()?)
-            };
-            self.read(&bundle, namespace.as_deref(), id)
-        });
-        if entry.is_some() {
-            return entry;
+    /// A container by Docker's own files: one that does not run has no bundle.
+    fn read_docker(&self, folder: &Folder, root: &Path, id: &str) {
+        if self.known().find(id, None).is_some() {
+            return;
         }
-        let entry = self.find_task(id, namespace).or_else(|| {
-            let elsewhere = namespace.is_none() && is_full_id(id);
-            elsewhere.then(|| self.find_in_storage(id).or_else(|| self.find_in_docker(id)))?
-        })?;
-        self.memory().places.insert(key, entry.bundle.clone());
-        Some(entry)
-    }
-
-    fn find_task(&self, id: &str, namespace: Option<&str>) -> Option<Entry> {
-        if !is_containerd_name(id) {
-            return None;
-        }
-        self.task_directories().iter().find_map(|tasks| {
-            let found = if namespace.is_none() {
-                names(&below(&self.host, tasks))
-            } else {
-                Vec::new()
-            };
-            let mut namespaces = namespace.into_iter().chain(found.iter().map(String::as_str));
-            namespaces.find_map(|namespace| self.read(&tasks.join(namespace).join(id), Some(namespace), id))
-        })
-    }
-
-    fn find_in_storage(&self, id: &str) -> Option<Entry> {
-        let roots = self.places(Keeper::Storage);
-        let mut bundles = roots.iter().map(|root| storage_bundle(root, id));
-        bundles.find_map(|bundle| self.read(&bundle, None, id))
-    }
-
-    /// A container of Docker that has no bundle, because it does not run.
-    fn find_in_docker(&self, id: &str) -> Option<Entry> {
-        let roots = self.places(Keeper::Docker);
-        roots.iter().find_map(|root| self.docker(root, id))
-    }
-
-    /// A container by Docker's own files.
-    pub(super) fn docker(&self, root: &Path, id: &str) -> Option<Entry> {
         let container = Container {
             runtime: Some("docker".to_owned()),
             id: id.to_owned(),
@@ -249,118 +297,58 @@ impl Bundles {
             container,
             ..Details::default()
         };
-        let found = self.is_open(Keeper::Docker, root) && self.complete_from_docker(&mut details, root);
-        found.then(|| Entry {
-            details: Arc::new(details),
-            bundle: root.join("containers").join(id),
-        })
+        if complete_from_docker(&mut details, folder) {
+            self.insert(None, details, root.join("containers").join(id));
+        }
     }
 
-    /// The container whose root file system is a layer of Docker.
-    pub(super) fn docker_layer(&self, root: &Path, layer: &str) -> Option<Entry> {
-        if !self.is_open(Keeper::Docker, root) {
-            return None;
+    /// Which container has which layer: that does not change, and is read once.
+    fn read_docker_layers(&self, folder: &Folder) {
+        let mounts = Path::new(DOCKER_LAYERS);
+        for id in folder.names(mounts) {
+            if !is_full_id(&id) || self.known().has_layer(&id) {
+                continue;
+            }
+            let file = mounts.join(&id).join("mount-id");
+            let layer = folder.read(&file).and_then(|(_, text)| String::from_utf8(text).ok());
+            if let Some(layer) = layer {
+                self.known().insert_layer(layer.trim().to_owned(), id);
+            }
         }
-        let mounts = root.join("image/overlay2/layerdb/mounts");
-        let ids = names(&below(&self.host, &mounts));
-        let id = ids.into_iter().filter(|id| is_full_id(id)).find(|id| {
-            let file = below(&self.host, &mounts).join(id).join("mount-id");
-            read_config(&file).is_some_and(|(_, text)| text.trim_ascii() == layer.as_bytes())
-        })?;
-        self.learn(Keeper::Docker, root.to_path_buf());
-        self.find(&id, None).or_else(|| self.docker(root, &id))
     }
+}
 
-    /// The container whose root file system is a layer of containers/storage.
-    pub(super) fn storage_layer(&self, root: &Path, layer: &str) -> Option<Container> {
-        if !self.is_open(Keeper::Storage, root) {
-            return None;
-        }
-        // Containers that are not to outlive a reboot are listed below /run.
-        let known = self.places(Keeper::Storage);
-        let mut roots = vec![root];
-        let others = known.iter().map(PathBuf::as_path).filter(|other| *other != root);
-        roots.extend(others.filter(|_| known.iter().any(|known| known == root)));
-        let entries = roots.into_iter().flat_map(|root| self.storage_entries(root));
-        let listed = entries
-            .into_iter()
-            .find(|entry| entry.layer.as_deref() == Some(layer))?;
-        self.learn(Keeper::Storage, root.to_path_buf());
-        if let Some(entry) = self.find(&listed.id, None) {
-            return Some(entry.details.container.clone());
-        }
-        let runtime = if listed.pod.is_some() { "cri-o" } else { "podman" };
-        let mut container = Container {
-            runtime: Some(runtime.to_owned()),
-            id: listed.id.clone(),
-            ..Container::default()
-        };
-        complete_from_storage(&mut container, &listed);
-        Some(container)
-    }
+/// A panic elsewhere leaves nothing half-written here.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// Every container that has a bundle, or that Docker has files of.
-    pub(super) fn all(&self) -> Vec<Entry> {
-        let mut found: Vec<Entry> = Vec::new();
-        let mut seen = HashSet::new();
-        let mut add = |entry: Option<Entry>| {
-            let Some(entry) = entry else { return };
-            let container = &entry.details.container;
-            if found.len() < MAX_FOUND && seen.insert((container.namespace.clone(), container.id.clone())) {
-                found.push(entry);
-            }
-        };
-        for tasks in self.task_directories() {
-            for namespace in names(&below(&self.host, &tasks)) {
-                let directory = tasks.join(&namespace);
-                for id in names(&below(&self.host, &directory)) {
-                    add(self.read(&directory.join(&id), Some(&namespace), &id));
-                }
-            }
-        }
-        for root in self.places(Keeper::Storage) {
-            let directory = root.join("overlay-containers");
-            for id in names(&below(&self.host, &directory))
-                .iter()
-                .filter(|id| is_full_id(id))
-            {
-                add(self.read(&storage_bundle(&root, id), None, id));
-            }
-        }
-        for root in self.places(Keeper::Docker) {
-            for id in names(&below(&self.host, &root.join("containers"))) {
-                add(is_full_id(&id).then(|| self.docker(&root, &id)).flatten());
-            }
-        }
-        found
-    }
+/// Where the runtime of a mount keeps its state.
+fn place_of(owner: &MountOwner) -> Option<(Keeper, PathBuf)> {
+    let (keeper, directory) = match owner {
+        MountOwner::Task { bundle, .. } => (Keeper::Containerd, state_of(bundle)?),
+        MountOwner::Sandbox { state, .. } => (Keeper::Containerd, state.as_path()),
+        MountOwner::Storage { userdata, .. } => (Keeper::Storage, state_of(userdata)?),
+        MountOwner::StorageLayer { root, .. } => (Keeper::Storage, root.as_path()),
+        MountOwner::Docker { root, .. } | MountOwner::DockerLayer { root, .. } => (Keeper::Docker, root.as_path()),
+        MountOwner::Pod { .. } | MountOwner::NetworkNamespace { .. } => return None,
+    };
+    Some((keeper, directory.to_path_buf()))
+}
 
-    fn task_directories(&self) -> Vec<PathBuf> {
-        let states = self.places(Keeper::Containerd);
-        let is_task =
-            |name: &String| is_task_directory(name.as_bytes()) || name == "io.containerd.runtime.v1.linux";
-        let inside = |state: PathBuf| {
-            let found = names(&below(&self.host, &state));
-            found
-                .into_iter()
-                .filter(is_task)
-                .map(move |name| state.join(name))
-        };
-        states.into_iter().flat_map(inside).collect()
-    }
+/// The directory in which a runtime has its bundles: three above `io.containerd.runtime.v2.task/<namespace>/<id>` and
+/// `overlay-containers/<id>/userdata`.
+fn state_of(bundle: &Path) -> Option<&Path> {
+    bundle.ancestors().nth(3)
+}
+
+/// Directories of bundles below a state directory of containerd.
+fn task_directories(state: &Folder) -> Vec<PathBuf> {
+    let is_task = |name: &String| is_task_directory(name.as_bytes()) || name == "io.containerd.runtime.v1.linux";
+    let names = state.names(Path::new("")).into_iter();
+    names.filter(is_task).map(PathBuf::from).collect()
 }
 
 fn storage_bundle(root: &Path, id: &str) -> PathBuf {
     root.join("overlay-containers").join(id).join("userdata")
-}
-
-fn file_name(path: &Path) -> Option<String> {
-    path.file_name()?.to_str().map(str::to_owned)
-}
-
-/// The mount table is longer than other files of /proc.
-fn read_proc_whole(path: &str) -> Vec<u8> {
-    std::fs::read(path)
-        .or_else(|_| read_proc(Path::new(path)))
-        .unwrap_or_default()
 }

@@ -1,8 +1,9 @@
 //! What the cgroup of a process says about its container: the text of /proc/PID/cgroup, v1, v2 and both at once.
 //!
-//! A cgroup path is a claim, not a proof. Where the name alone is unmistakable (64 hexadecimal digits in one of the
-//! runtimes' forms) it is taken as it is; where it is not (`/default/web` of a plain containerd), the claim holds only
-//! if the runtime has a bundle of that name.
+//! A cgroup path is a claim, not a proof: whoever has a cgroup of its own may make others below it, of any name. What a
+//! runtime was told to make is in its own record of the container, from the root of the tree on; a process in that cgroup
+//! is in that container. Where there is no record, an unmistakable name (64 hexadecimal digits in one of the runtimes'
+//! forms) is taken as a claim, any other (`/default/web` of a plain containerd) as none.
 
 /// A container that a cgroup path seems to belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +27,62 @@ pub struct Membership {
     pub pod_uid: Option<String>,
     /// The systemd unit of the host that the process runs in.
     pub unit: Option<String>,
+    /// The components of its path in each hierarchy.
+    paths: Vec<Vec<String>>,
 }
 
-/// More pairs than that are not tried: every one costs a look at the file system.
+impl Membership {
+    /// Whether it is in the cgroup that a runtime was told to make (`linux.cgroupsPath` of the OCI's runtime
+    /// specification): a path from the root, or `slice:prefix:name` where systemd makes it (runc,
+    /// `libcontainer/cgroups/systemd/common.go`). One that is relative to the runtime's own cgroup says too little.
+    pub(super) fn is_in(&self, cgroups_path: &str) -> bool {
+        place(cgroups_path).is_some_and(|place| self.starts_with(&place))
+    }
+
+    /// Whether it is in the cgroup in which that one is: a pod's.
+    pub(super) fn is_beside(&self, cgroups_path: &str) -> bool {
+        place(cgroups_path)
+            .and_then(|mut place| place.pop().map(|_| place))
+            .is_some_and(|pod| !pod.is_empty() && self.starts_with(&pod))
+    }
+
+    fn starts_with(&self, place: &[String]) -> bool {
+        self.paths.iter().any(|path| path.starts_with(place))
+    }
+}
+
+/// The components of what a runtime was told.
+fn place(cgroups_path: &str) -> Option<Vec<String>> {
+    let owned = |parts: Vec<&str>| parts.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    if cgroups_path.starts_with('/') {
+        let parts = owned(components(cgroups_path.as_bytes()).collect());
+        return (!parts.is_empty()).then_some(parts);
+    }
+    let mut fields = cgroups_path.split(':');
+    let (slice, prefix, name) = (fields.next()?, fields.next()?, fields.next()?);
+    let slice = if slice.is_empty() { "system.slice" } else { slice };
+    let mut parts = slices(slice)?;
+    parts.push(match prefix {
+        "" => format!("{name}.scope"),
+        prefix => format!("{prefix}-{name}.scope"),
+    });
+    Some(parts)
+}
+
+/// `a-b.slice` is in `a.slice`.
+fn slices(slice: &str) -> Option<Vec<String>> {
+    let stem = slice.strip_suffix(".slice")?;
+    if stem == "-" {
+        return Some(Vec::new());
+    }
+    let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
+    Some(ends.map(|end| format!("{}.slice", &stem[..end])).collect())
+}
+
+/// More pairs than that are not tried.
 const MAX_UNSURE: usize = 8;
+/// Containers in containers.
+const MAX_NESTED: usize = 8;
 
 /// Reads the text of /proc/PID/cgroup.
 #[must_use]
@@ -46,8 +99,12 @@ pub fn membership(text: &[u8]) -> Membership {
         }
         if found.claims.is_empty() {
             // Containers nest (a node in a container, pods in the node): the innermost is the one it runs in.
-            let last = (0..parts.len()).rev().find_map(|index| certain(&parts, index));
-            found.claims.extend(last);
+            let all = (0..parts.len()).rev().filter_map(|index| certain(&parts, index));
+            found.claims.extend(all.take(MAX_NESTED));
+        }
+        let owned: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+        if !found.paths.contains(&owned) {
+            found.paths.push(owned);
         }
         for pair in parts.windows(2).rev() {
             let claim = unsure_pair(pair);
@@ -209,12 +266,43 @@ mod tests {
         text.replace("OUTER", OUTER).replace("ID", ID)
     }
 
-    /// `(runtime, id)` of the only claim, which needs no bundle.
+    /// `(runtime, id)` of the most credible claim, which needs no bundle.
     fn sure(text: &str) -> (Option<&'static str>, String) {
         let found = membership(fill(text).as_bytes());
-        assert_eq!(found.claims.len(), 1, "{found:?}");
-        assert!(!found.claims[0].needs_bundle);
+        assert!(!found.claims[0].needs_bundle, "{found:?}");
         (found.claims[0].runtime, found.claims[0].id.clone())
+    }
+
+    #[test]
+    fn what_the_runtime_was_told_has_to_agree() {
+        let of = |path: &str| membership(format!("0::{path}\n").as_bytes());
+        let scope = "kubepods-besteffort-podaa.slice:cri-containerd:9c41";
+        let pod = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podaa.slice";
+        for (path, told, is_in, is_beside) in [
+            (format!("{pod}/cri-containerd-9c41.scope"), scope, true, true),
+            (format!("{pod}/cri-containerd-9c41.scope/init"), scope, true, true),
+            (format!("{pod}/cri-containerd-9c41.scope-x"), scope, false, true),
+            (format!("{pod}/crio-9c41.scope"), scope, false, true),
+            (format!("/x{pod}/cri-containerd-9c41.scope"), scope, false, false),
+            ("/system.slice/docker-9c.scope".to_owned(), ":docker:9c", true, true),
+            ("/a.slice/docker-9c.scope".to_owned(), "a.slice:docker:9c", true, true),
+            ("/docker-9c.scope".to_owned(), "-.slice:docker:9c", true, false),
+            ("/default/web".to_owned(), "/default/web", true, true),
+            ("/default/web2".to_owned(), "/default/web", false, true),
+            ("/user.slice/default/web".to_owned(), "/default/web", false, false),
+            ("/web".to_owned(), "/web", true, false),
+            // Relative to the runtime's own cgroup, and what is no place at all.
+            ("/default/web".to_owned(), "default/web", false, false),
+            ("/default/web".to_owned(), "/", false, false),
+            ("/default/web".to_owned(), "", false, false),
+            ("/a/b".to_owned(), "a:b", false, false),
+        ] {
+            let found = of(&path);
+            assert_eq!((found.is_in(told), found.is_beside(told)), (is_in, is_beside), "{path} {told}");
+        }
+        // One of the hierarchies is enough: whoever is in a runtime's own cgroup of any was put there.
+        let text = "12:pids:/default/web\n1:name=systemd:/system.slice/x.service\n";
+        assert!(membership(text.as_bytes()).is_in("/default/web"));
     }
 
     #[test]
@@ -375,6 +463,12 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _ = membership(&text);
+        }
+
+        #[test]
+        fn no_cgroups_path_makes_it_panic(path in ".{0,80}") {
+            let found = membership(b"0::/a.slice/b\n");
+            let _ = (found.is_in(&path), found.is_beside(&path));
         }
 
         #[test]

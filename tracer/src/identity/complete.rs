@@ -6,67 +6,68 @@ use super::{
     bundle::{Details, host_paths_and_mounts, notes_of},
     bundles::Bundles,
     cgroup::{is_containerd_name, is_full_id},
-    files::{below, read_config},
     metadata::{self, Metadata},
     owner::PodNotes,
     places::Keeper,
     spec,
     storage::{DockerEntry, StorageEntry, docker_config, docker_host},
+    trusted::Folder,
 };
 use crate::model::Container;
 
 impl Bundles {
-    /// Adds what the engine knows to what the bundle in this directory says.
-    pub(super) fn complete(&self, found: &mut Details, directory: &Path) {
+    /// Adds what the engine knows to what a bundle says, which lies in a directory that is open.
+    pub(super) fn complete(&self, found: &mut Details, folder: &Folder, base: &Path, bundle: &Path) {
         match found.container.runtime.as_deref() {
             Some("docker") => {
                 let root = found.root.as_deref().and_then(docker_root).map(PathBuf::from);
                 let roots = root.into_iter().chain(self.places(Keeper::Docker));
                 for root in roots {
-                    if self.complete_from_docker(found, &root) {
+                    let folder = self.folder(&root);
+                    if folder.is_some_and(|folder| complete_from_docker(found, &folder)) {
                         break;
                     }
                 }
             }
-            Some("cri-o" | "podman") => {
-                // <root>/overlay-containers/<id>/userdata
-                let own = directory.ancestors().nth(3).map(Path::to_path_buf);
-                let roots: Vec<PathBuf> = own.into_iter().chain(self.places(Keeper::Storage)).collect();
-                for root in &roots {
-                    let list = self.storage_entries(root);
-                    if let Some(listed) = list.iter().find(|entry| entry.id == found.container.id) {
-                        complete_from_storage(&mut found.container, listed);
-                        break;
-                    }
-                }
-                let sandbox = found.sandbox_id.as_deref().filter(|id| is_full_id(id));
-                let notes =
-                    sandbox.and_then(|id| roots.iter().find_map(|root| self.sandbox_in_storage(root, id)));
-                found.name_owner(notes.as_ref());
-            }
-            Some("containerd") => self.complete_from_containerd(found, directory),
+            Some("cri-o" | "podman") => self.complete_from_lists(found, folder, base),
+            Some("containerd") => self.complete_from_containerd(found, folder, base, bundle),
             _ => {}
         }
     }
 
-    /// What the configuration of a sandbox of CRI-O says of its pod.
-    fn sandbox_in_storage(&self, root: &Path, id: &str) -> Option<PodNotes> {
-        let bundle = root.join("overlay-containers").join(id).join("userdata");
-        let (_, json) = read_config(&below(&self.host, &bundle).join("config.json"))?;
-        Some(notes_of(&spec::parse(&json)?.annotations))
+    fn complete_from_lists(&self, found: &mut Details, folder: &Folder, base: &Path) {
+        let sandbox = found.sandbox_id.clone().filter(|id| is_full_id(id));
+        let (mut listed, mut notes) = (None, None);
+        let mut look = |folder: &Folder, root: &Path| {
+            if listed.is_none() {
+                let list = self.storage_entries(folder, root);
+                listed = list.into_iter().find(|entry| entry.id == found.container.id);
+            }
+            if let (None, Some(id)) = (&notes, &sandbox) {
+                notes = sandbox_in_storage(folder, id);
+            }
+        };
+        look(folder, base);
+        for root in self.places(Keeper::Storage).iter().filter(|root| *root != base) {
+            if let Some(folder) = self.folder(root) {
+                look(&folder, root);
+            }
+        }
+        if let Some(listed) = listed {
+            complete_from_storage(&mut found.container, &listed);
+        }
+        found.name_owner(notes.as_ref());
     }
 
-    fn complete_from_containerd(&self, found: &mut Details, bundle: &Path) {
+    fn complete_from_containerd(&self, found: &mut Details, state: &Folder, base: &Path, bundle: &Path) {
         let Some(namespace) = found.container.namespace.clone() else {
             return;
         };
-        let Some(root) = metadata::root_of(&self.host, bundle) else {
+        let root = metadata::root_of(state, base, bundle);
+        let Some(root) = root.and_then(|root| self.folder(&root)) else {
             return;
         };
-        if !(metadata::is_usual_root(&root) || self.is_safe(&root)) {
-            return;
-        }
-        let read = |id: &str| metadata::read(&below(&self.host, &root), &namespace, id);
+        let read = |id: &str| metadata::read(&root, &namespace, id);
         let Some(known) = read(&found.container.id) else {
             return;
         };
@@ -79,34 +80,38 @@ impl Bundles {
         };
         found.name_owner(sandbox.map(Metadata::into_notes).as_ref());
     }
+}
 
-    /// Whether Docker has files of the container below this data directory.
-    pub(super) fn complete_from_docker(&self, found: &mut Details, root: &Path) -> bool {
-        let directory = |id: &str| below(&self.host, root).join("containers").join(id);
-        let config = |id: &str| {
-            let (_, json) = read_config(&directory(id).join("config.v2.json"))?;
-            docker_config(&json)
-        };
-        let Some(entry) = config(&found.container.id) else {
-            return false;
-        };
-        let sandbox = entry
-            .sandbox_id
-            .as_deref()
-            .filter(|id| is_full_id(id))
-            .and_then(config);
-        let host = read_config(&directory(&found.container.id).join("hostconfig.json"));
-        let host = host.map(|(_, json)| docker_host(&json)).unwrap_or_default();
-        complete_from_entry(found, entry);
-        found.container.privileged = host.privileged.or(found.container.privileged);
-        found.container.host_pid = host.host_pid.or(found.container.host_pid);
-        let notes = sandbox.map(|sandbox| PodNotes {
-            labels: sandbox.labels,
-            ..PodNotes::default()
-        });
-        found.name_owner(notes.as_ref());
-        true
-    }
+/// Whether Docker has files of the container below its data directory.
+pub(super) fn complete_from_docker(found: &mut Details, root: &Folder) -> bool {
+    let read = |id: &str, name: &str| Some(root.read(&Path::new("containers").join(id).join(name))?.1);
+    let config = |id: &str| docker_config(&read(id, "config.v2.json")?);
+    let Some(entry) = config(&found.container.id) else {
+        return false;
+    };
+    let sandbox = entry
+        .sandbox_id
+        .as_deref()
+        .filter(|id| is_full_id(id))
+        .and_then(config);
+    let host = read(&found.container.id, "hostconfig.json");
+    let host = host.map(|json| docker_host(&json)).unwrap_or_default();
+    complete_from_entry(found, entry);
+    found.container.privileged = host.privileged.or(found.container.privileged);
+    found.container.host_pid = host.host_pid.or(found.container.host_pid);
+    let notes = sandbox.map(|sandbox| PodNotes {
+        labels: sandbox.labels,
+        ..PodNotes::default()
+    });
+    found.name_owner(notes.as_ref());
+    true
+}
+
+/// What the configuration of a sandbox of CRI-O says of its pod.
+fn sandbox_in_storage(root: &Folder, id: &str) -> Option<PodNotes> {
+    let bundle = Path::new("overlay-containers").join(id).join("userdata");
+    let (_, json) = root.read(&bundle.join("config.json"))?;
+    Some(notes_of(&spec::parse(&json)?.annotations))
 }
 
 fn complete_from_metadata(found: &mut Details, known: &Metadata) {

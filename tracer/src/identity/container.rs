@@ -1,33 +1,31 @@
 //! Containers, by process, by mount and by name.
+//!
+//! What runtimes say of them is read by [`Containers::learn_all`] and [`Containers::learn`] and by nothing else: whoever
+//! reads a file keeps its mount busy for that moment. All other questions are answered from what was read.
 
 use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use super::{
-    bundles::{Bundles, Entry},
-    cache::Bounded,
+    bundles::Bundles,
     cgroup::{CgroupClaim, Membership, membership},
     files::read_proc,
+    known::{Entry, Known},
     mount_path::{MountOwner, mount_claim},
     proc_text,
+    trusted::Folder,
 };
 use crate::model::Container;
-
-/// How long something that was not found is not looked for again.
-const MISS_LASTS: Duration = Duration::from_secs(5);
-const MAX_MISSES: usize = 4096;
 
 /// Finds out about containers. Cheap to share; all methods may be called from any thread.
 #[derive(Debug)]
 pub struct Containers {
     proc: PathBuf,
     bundles: Bundles,
-    misses: Mutex<Bounded<String, Instant>>,
 }
 
 /// A container and where its files are.
@@ -69,14 +67,28 @@ impl Containers {
         Self {
             proc: proc.into(),
             bundles: Bundles::new(host.into()),
-            misses: Mutex::new(Bounded::new(MAX_MISSES)),
         }
     }
 
-    /// Adds a state directory of containerd (`state = ` in its configuration) to the usual ones. Those that a
-    /// container's mount was seen in are added by themselves.
-    pub fn add_state_dir(&self, directory: impl Into<PathBuf>) {
-        self.bundles.add_state_dir(directory.into());
+    /// Reads what all runtimes say of all their containers, in the usual places and in those that mounts of ebusy's own
+    /// namespace lead to. Only for a start: it takes a moment, in which it keeps the mounts busy on which that is.
+    pub fn learn_all<'p>(&self, mounts: impl Iterator<Item = &'p [u8]>) {
+        let owners = mounts.filter_map(|path| mount_claim(path)?.owner);
+        self.bundles.learn_places_of(owners);
+        self.bundles.learn_all();
+    }
+
+    /// Opens a directory in which a runtime keeps its state.
+    pub(crate) fn folder(&self, directory: &Path) -> Option<Folder> {
+        self.bundles.folder(directory)
+    }
+
+    /// Reads what is said of the container that a mount was made for, and learns where its runtime keeps that. The path
+    /// must be that of a mount in ebusy's own namespace which nobody is about to unmount.
+    pub fn learn(&self, path: &[u8]) {
+        if let Some(owner) = mount_claim(path).and_then(|claim| claim.owner) {
+            self.bundles.learn(&owner);
+        }
     }
 
     /// The container that a process runs in, by the text of its /proc/PID/cgroup.
@@ -85,22 +97,32 @@ impl Containers {
         self.of_membership(&membership(text))
     }
 
+    /// Whoever may make cgroups may give them any name: what a runtime recorded has to agree. Without a record, all that
+    /// is left is what the name claims.
     pub(super) fn of_membership(&self, member: &Membership) -> Option<Container> {
-        for claim in &member.claims {
-            if let Some(entry) = self.find(claim) {
-                return Some(entry.details.container.clone());
-            }
+        let known = self.bundles.known();
+        let proven = member.claims.iter().find_map(|claim| recorded(&known, member, claim));
+        if let Some(entry) = proven {
+            return Some(entry.details.container.clone());
         }
-        let claim = member.claims.iter().find(|claim| !claim.needs_bundle)?;
-        // No bundle, but the id is certain; the pod may still be known by its other containers.
-        let pod = member.pod_uid.as_deref().and_then(|uid| self.pod(uid));
-        let pod = pod.map(|found| found.container).unwrap_or_default();
+        let unknown = |claim: &&CgroupClaim| known.find(&claim.id, claim.namespace.as_deref()).is_none();
+        let claim = member.claims.iter().find(|claim| !claim.needs_bundle).filter(unknown)?;
+        // The pod's own cgroup may still be known by the pod's other containers.
+        let pod = member.pod_uid.as_deref().and_then(|uid| {
+            let agrees = |entry: &&Entry| {
+                let path = entry.details.cgroups_path.as_deref();
+                path.is_some_and(|path| member.is_beside(path))
+            };
+            pod(&known, uid).filter(agrees)
+        });
+        let pod = pod.map(|entry| entry.details.container.clone()).unwrap_or_default();
         Some(Container {
             runtime: claim.runtime.map(str::to_owned),
             id: claim.id.clone(),
             pod: pod.pod,
             pod_namespace: pod.pod_namespace,
             owner: pod.owner,
+            unproven: true,
             ..Container::default()
         })
     }
@@ -108,48 +130,41 @@ impl Containers {
     /// The container or pod that a mount was made for, by the path of its mountpoint.
     #[must_use]
     pub fn container_of_mount_path(&self, path: &[u8]) -> Option<Container> {
+        let known = self.bundles.known();
+        let of = |entry: Option<&Entry>| entry.map(|entry| entry.details.container.clone());
         match mount_claim(path)?.owner? {
             MountOwner::Task {
                 namespace,
                 id,
                 bundle,
             } => {
-                let entry = self.bundles.beside_mount(&bundle, Some(&namespace), &id);
-                let entry = entry.or_else(|| self.bundles.find(&id, Some(&namespace)));
+                let entry = known.at(&bundle).or_else(|| known.find(&id, Some(&namespace)));
                 let runtime = if namespace == "moby" {
                     "docker"
                 } else {
                     "containerd"
                 };
-                Some(container(entry).unwrap_or_else(|| bare(Some(runtime), &id, Some(&namespace))))
+                Some(of(entry).unwrap_or_else(|| bare(Some(runtime), &id, Some(&namespace))))
             }
             MountOwner::Sandbox { id, .. } => {
-                let entry = self.bundles.find(&id, Some("k8s.io"));
-                Some(container(entry).unwrap_or_else(|| bare(Some("containerd"), &id, Some("k8s.io"))))
+                let entry = known.find(&id, Some("k8s.io"));
+                Some(of(entry).unwrap_or_else(|| bare(Some("containerd"), &id, Some("k8s.io"))))
             }
             MountOwner::Storage { id, userdata } => {
-                let entry = self.bundles.beside_mount(&userdata, None, &id);
-                let entry = entry.or_else(|| self.bundles.find(&id, None));
-                Some(container(entry).unwrap_or_else(|| bare(None, &id, None)))
+                let entry = known.at(&userdata).or_else(|| known.find(&id, None));
+                Some(of(entry).unwrap_or_else(|| bare(None, &id, None)))
             }
-            MountOwner::StorageLayer { root, layer } => self
-                .bundles
-                .storage_layer(&root, &layer)
-                .or_else(|| self.by_root(&format!("/overlay/{layer}/merged"))),
-            MountOwner::Docker { id, root } => {
-                let entry = self
-                    .bundles
-                    .find(&id, None)
-                    .or_else(|| self.bundles.docker(&root, &id));
-                Some(container(entry).unwrap_or_else(|| bare(Some("docker"), &id, None)))
+            MountOwner::StorageLayer { layer, .. } => of(of_layer(&known, &layer)
+                .or_else(|| of_root(&known, &format!("/overlay/{layer}/merged")))),
+            MountOwner::Docker { id, .. } => {
+                Some(of(known.find(&id, None)).unwrap_or_else(|| bare(Some("docker"), &id, None)))
             }
-            MountOwner::DockerLayer { root, layer } => self
-                .by_root(&format!("/overlay2/{layer}/merged"))
-                .or_else(|| container(self.bundles.docker_layer(&root, &layer))),
-            MountOwner::Pod { uid } => self.pod(&uid).map(|found| found.container),
+            MountOwner::DockerLayer { layer, .. } => of(of_root(&known, &format!("/overlay2/{layer}/merged"))
+                .or_else(|| of_layer(&known, &layer))),
+            MountOwner::Pod { uid } => of_pod(&known, &uid),
             MountOwner::NetworkNamespace { name } => {
-                let same = |found: &Entry| found.details.network_namespace.as_deref() == Some(&*name);
-                self.search(&format!("netns {name}"), same)
+                let same = |entry: &&Entry| entry.details.network_namespace.as_deref() == Some(&*name);
+                of(known.iter().find(same))
             }
         }
     }
@@ -170,27 +185,25 @@ impl Containers {
             let Ok(cgroup) = read_proc(&directory.join("cgroup")) else {
                 continue;
             };
-            let member = membership(&cgroup);
-            let sure = member
-                .claims
-                .iter()
-                .find(|claim| !claim.needs_bundle || self.find(claim).is_some());
-            let Some(claim) = sure else { continue };
+            let Some(container) = self.of_cgroup(&cgroup) else {
+                continue;
+            };
             // A zombie keeps its cgroup, but nothing else.
             let stat = read_proc(&directory.join("stat"))
                 .ok()
                 .and_then(|text| proc_text::stat(&text));
             if stat.is_some_and(|stat| !stat.is_dead()) {
-                *alive.entry(claim.id.clone()).or_insert(0) += 1;
+                *alive.entry(container.id).or_insert(0) += 1;
             }
         }
         alive
     }
 
-    /// All containers that have a bundle.
+    /// All containers that were read of.
     #[must_use]
     pub fn all(&self) -> Vec<Found> {
-        self.bundles.all().into_iter().map(found).collect()
+        let all = self.bundles.known().all();
+        all.into_iter().map(found).collect()
     }
 
     /// What a user means by a container id or the unique beginning of one, by NAMESPACE/POD, by containerd's
@@ -231,65 +244,43 @@ impl Containers {
             |found: &&Found| found.container.pod.is_none() && found.container.name.as_deref() == Some(what);
         one(all.iter().filter(named).collect())
     }
-
-    fn find(&self, claim: &CgroupClaim) -> Option<Entry> {
-        let namespace = claim.namespace.as_deref();
-        let key = format!("{} {}", namespace.unwrap_or_default(), claim.id);
-        self.unless_missed(&key, || self.bundles.find(&claim.id, namespace))
-    }
-
-    /// The pod's sandbox if there is one, else something that has the pod's names and nothing of one container.
-    fn pod(&self, uid: &str) -> Option<Found> {
-        self.unless_missed(&format!("pod {uid}"), || {
-            let of_pod = |entry: &Entry| entry.details.pod_uid.as_deref() == Some(uid);
-            let entries: Vec<Entry> = self.bundles.all().into_iter().filter(of_pod).collect();
-            let sandbox = entries.iter().find(|entry| entry.details.sandbox);
-            let mut pod = sandbox.or(entries.first()).cloned().map(found)?;
-            if !pod.sandbox {
-                pod.container.name = None;
-                pod.container.image = None;
-            }
-            Some(pod)
-        })
-    }
-
-    fn by_root(&self, end: &str) -> Option<Container> {
-        let same = |entry: &Entry| {
-            entry
-                .details
-                .root
-                .as_deref()
-                .is_some_and(|root| root.ends_with(end))
-        };
-        self.search(end, same)
-    }
-
-    fn search(&self, key: &str, same: impl Fn(&Entry) -> bool) -> Option<Container> {
-        self.unless_missed(key, || container(self.bundles.all().into_iter().find(same)))
-    }
-
-    /// Does not search again for what was not found a moment ago: hundreds of processes may be of one unknown
-    /// container.
-    fn unless_missed<T>(&self, key: &str, search: impl FnOnce() -> Option<T>) -> Option<T> {
-        // What was not found in the places known then may be in one that was learnt since.
-        let key = format!("{} {key}", self.bundles.places_known());
-        let misses = || self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        if misses()
-            .get(&key)
-            .is_some_and(|since| since.elapsed() < MISS_LASTS)
-        {
-            return None;
-        }
-        let result = search();
-        if result.is_none() {
-            misses().insert(key, Instant::now());
-        }
-        result
-    }
 }
 
-fn container(entry: Option<Entry>) -> Option<Container> {
-    entry.map(|entry| entry.details.container.clone())
+/// The container that a cgroup claims to be of, if its runtime has it in that cgroup.
+fn recorded<'k>(known: &'k Known, member: &Membership, claim: &CgroupClaim) -> Option<&'k Entry> {
+    let entry = known.find(&claim.id, claim.namespace.as_deref())?;
+    let path = entry.details.cgroups_path.as_deref();
+    path.is_some_and(|path| member.is_in(path)).then_some(entry)
+}
+
+/// The pod's sandbox if there is one, else one of its containers.
+fn pod<'k>(known: &'k Known, uid: &str) -> Option<&'k Entry> {
+    let mut of_pod = known.iter().filter(|entry| entry.details.pod_uid.as_deref() == Some(uid));
+    let first = of_pod.next()?;
+    if first.details.sandbox {
+        return Some(first);
+    }
+    Some(of_pod.find(|entry| entry.details.sandbox).unwrap_or(first))
+}
+
+/// What is the pod's, and nothing of one container.
+fn of_pod(known: &Known, uid: &str) -> Option<Container> {
+    let entry = pod(known, uid)?;
+    let mut container = entry.details.container.clone();
+    if !entry.details.sandbox {
+        container.name = None;
+        container.image = None;
+    }
+    Some(container)
+}
+
+fn of_layer<'k>(known: &'k Known, layer: &str) -> Option<&'k Entry> {
+    known.find(known.of_layer(layer)?, None)
+}
+
+fn of_root<'k>(known: &'k Known, end: &str) -> Option<&'k Entry> {
+    let same = |entry: &&Entry| entry.details.root.as_deref().is_some_and(|root| root.ends_with(end));
+    known.iter().find(same)
 }
 
 /// What the path alone says.

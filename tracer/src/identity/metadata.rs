@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -11,8 +10,8 @@ use serde_json::Value;
 
 use super::{
     boltdb::{Entries, Source, bucket},
-    files::open_config,
     owner::PodNotes,
+    trusted::Folder,
 };
 
 /// Below containerd's root directory (`metadata.go` of its bolt plugin).
@@ -55,27 +54,20 @@ impl Metadata {
     }
 }
 
-/// The root directory of the containerd whose bundle that is. Every bundle has a link `work`, to
+/// The root directory of the containerd whose bundle that is, in a state directory. Every bundle has a link `work`, to
 /// `<root>/io.containerd.runtime.v2.task/<namespace>/<id>`.
-pub(super) fn root_of(host: &Path, bundle: &Path) -> Option<PathBuf> {
-    let work = std::fs::read_link(super::files::below(host, bundle).join("work")).ok();
+pub(super) fn root_of(folder: &Folder, state: &Path, bundle: &Path) -> Option<PathBuf> {
+    let work = folder.link(&bundle.join("work"));
     let by_link = work.and_then(|work| work.ancestors().nth(3).map(Path::to_path_buf));
     by_link.or_else(|| {
-        let state = bundle.ancestors().nth(3)?;
         let known = ROOTS.iter().find(|(known, _)| Path::new(known) == state)?;
         Some(PathBuf::from(known.1))
     })
 }
 
-/// Whether a root directory is one of the usual ones.
-pub(super) fn is_usual_root(root: &Path) -> bool {
-    ROOTS.iter().any(|(_, known)| Path::new(known) == root)
-}
-
 /// A container of the database below that root directory.
-pub(super) fn read(root: &Path, namespace: &str, id: &str) -> Option<Metadata> {
-    let file: File = open_config(&root.join(DATABASE))?;
-    find(&file, namespace, id)
+pub(super) fn read(root: &Folder, namespace: &str, id: &str) -> Option<Metadata> {
+    find(&root.file(Path::new(DATABASE))?, namespace, id)
 }
 
 /// What is read of a database with these bytes: for fuzzing.

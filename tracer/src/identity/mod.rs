@@ -3,7 +3,7 @@
 //! Nothing here may become a holder itself. Of a process, only `stat`, `status`, `comm`, `cgroup`, `cmdline` (when
 //! asked for) and the text of the `ns/` links are read; its `fd`, `cwd`, `root`, `exe`, `map_files`, `maps` and
 //! `mountinfo` take references on its mounts and stay closed. Of a container, only the files *beside* its root file
-//! system are read, never anything below it.
+//! system are read, never anything below it, and not while somebody may be unmounting what they are on.
 
 mod boltdb;
 mod bundle;
@@ -14,6 +14,7 @@ mod clock;
 mod complete;
 mod container;
 mod files;
+mod known;
 mod metadata;
 mod mount_path;
 mod owner;
@@ -23,9 +24,12 @@ mod process;
 mod requester;
 mod spec;
 mod storage;
+mod trusted;
 mod watch;
 
-pub(crate) use self::{cache::Bounded, files::unescape, metadata::of_bytes as metadata_of_bytes};
+pub(crate) use self::{
+    cache::Bounded, files::unescape, metadata::of_bytes as metadata_of_bytes, trusted::Folder,
+};
 pub use self::{
     cgroup::{CgroupClaim, Membership, membership, systemd_unit},
     clock::BootClock,

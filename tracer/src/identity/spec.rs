@@ -37,6 +37,7 @@ pub(super) struct Linux {
     /// Type and path.
     pub(super) namespaces: Vec<(String, Option<String>)>,
     pub(super) masks_paths: bool,
+    pub(super) cgroups_path: Option<String>,
 }
 
 impl Linux {
@@ -163,6 +164,7 @@ fn linux(value: &Value) -> Linux {
             .filter_map(|namespace| Some((text(namespace.get("type"))?, text(namespace.get("path")))))
             .collect(),
         masks_paths: masked.is_some_and(|paths| !paths.is_empty()),
+        cgroups_path: text(value.get("cgroupsPath")),
     }
 }
 

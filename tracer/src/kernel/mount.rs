@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tracer_common::ABSENT;
+
 use super::{
     context::Kernel,
     memory::{is_kernel_address, u32_at, u64_at},
@@ -87,7 +89,7 @@ impl Kernel<'_> {
             t.mount_master,
             t.mount_flags,
         ];
-        let unique_end = if t.mount_id_unique == tracer_common::ABSENT {
+        let unique_end = if t.mount_id_unique == ABSENT {
             0
         } else {
             t.mount_id_unique
@@ -173,7 +175,7 @@ impl Kernel<'_> {
     #[must_use]
     pub fn mounts_of_superblock(&self, superblock: u64) -> (Vec<u64>, bool) {
         let t = &self.layout.table;
-        if t.mount_next_for_sb != tracer_common::ABSENT {
+        if t.mount_next_for_sb != ABSENT {
             let first = self.memory.word(superblock, t.sb_mounts).unwrap_or(0);
             let chain = self.memory.chase(first, t.mount_next_for_sb, 0, MOUNTS_MAX);
             return (chain.nodes, chain.complete);
@@ -215,6 +217,15 @@ impl Kernel<'_> {
             device,
             fs_type: String::from_utf8_lossy(&name).into_owned(),
         })
+    }
+
+    /// The user namespaces to which mount namespaces belong, in order: whoever is root there may mount in them.
+    #[must_use]
+    pub fn namespace_owners(&self, namespaces: &[u64]) -> Vec<Option<u64>> {
+        match self.layout.table.mnt_ns_user {
+            ABSENT => vec![None; namespaces.len()],
+            offset => self.memory.words(namespaces, offset),
+        }
     }
 
     /// Numbers of mount namespaces, by address.

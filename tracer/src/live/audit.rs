@@ -9,7 +9,7 @@ use std::{
 use tracer_common::ABSENT;
 
 use super::{
-    host::Host,
+    host::{Host, own_namespace},
     identities::Identities,
     mounts::{Hidden, Mounted, MountsView},
 };
@@ -34,6 +34,7 @@ pub fn audit(host: &Host, reader: &Reader, identities: &Identities, patterns: &W
         ..Audit::of(host.clock.now())
     };
     let mut mounts = MountsView::read(kernel, host.task());
+    identities.containers().learn_all(mounts.paths_of(own_namespace()));
     let hidden = mounts.add_hidden(kernel);
     if hidden.is_none() {
         audit.blind.extend(["detached", "namespaces"].map(str::to_owned));
@@ -144,10 +145,7 @@ impl<'a> Look<'a> {
             device: superblock.map(|superblock| superblock.device),
             mount_namespace: Some(space.number),
             propagation: plan.propagation(mount.address).map(str::to_owned),
-            container: self
-                .identities
-                .containers()
-                .container_of_mount_path(&mounted.path),
+            container: mounted.container(self.identities.containers()),
         }
     }
 
@@ -400,7 +398,7 @@ impl<'a> Owners<'a> {
 
     fn of(&self, mounted: &Mounted) -> Owner {
         let claim = mount_claim(&mounted.path);
-        let container = self.containers.container_of_mount_path(&mounted.path);
+        let container = mounted.container(self.containers);
         let of = claim.as_ref().and_then(|claim| claim.owner.clone());
         let pod_uid = match &of {
             Some(MountOwner::Pod { uid }) => Some(uid.clone()),
@@ -429,7 +427,6 @@ impl<'a> Owners<'a> {
         if alive {
             return State::Alive;
         }
-        // After the containers of all mounts so far: they tell where runtimes keep their files.
         let mut known = self.known.borrow_mut();
         let known = known.get_or_insert_with(|| self.read_known());
         if is_known(known) {

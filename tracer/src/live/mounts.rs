@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::kernel::{Kernel, Mount, Paths, Place};
+use crate::{
+    identity::Containers,
+    kernel::{Kernel, Mount, Paths, Place},
+    model::Container,
+};
 
 /// A mount with its place.
 #[derive(Debug, Clone)]
@@ -11,6 +15,17 @@ pub struct Mounted {
     pub mount: Mount,
     /// Its mountpoint, from the top of its namespace.
     pub path: Vec<u8>,
+    /// Only the host's superuser can have mounted it there: in a user namespace of their own anybody may mount anything
+    /// at the path of somebody's container.
+    pub by_root: bool,
+}
+
+impl Mounted {
+    /// The container or pod that it was made for, by its path.
+    #[must_use]
+    pub fn container(&self, containers: &Containers) -> Option<Container> {
+        self.by_root.then(|| containers.container_of_mount_path(&self.path))?
+    }
 }
 
 /// The mounts of one namespace.
@@ -73,6 +88,7 @@ impl MountsView {
         addresses.retain(|address| numbers.contains_key(address));
         addresses.sort_by_key(|address| (Some(*address) != first, numbers[address]));
         let roots = kernel.memory.words(&addresses, kernel.layout.table.mnt_ns_root);
+        let owners = Owners::new(kernel, first);
         let mut view = Self {
             namespaces: Vec::with_capacity(addresses.len()),
             complete: tasks.complete,
@@ -80,20 +96,20 @@ impl MountsView {
         let mut paths = Paths::new(kernel);
         for (address, root) in addresses.into_iter().zip(roots) {
             match root {
-                Some(root) => view.add(&mut paths, kernel, (address, numbers[&address]), root),
+                Some(root) => view.add(&mut paths, &owners, (address, numbers[&address]), root),
                 None => view.complete = false,
             }
         }
         view
     }
 
-    fn add(&mut self, paths: &mut Paths<'_>, kernel: Kernel<'_>, (address, number): (u64, u32), root: u64) {
-        let (mounts, whole) = kernel.mount_tree(root);
+    fn add(&mut self, paths: &mut Paths<'_>, owners: &Owners<'_>, (address, number): (u64, u32), root: u64) {
+        let (mounts, whole) = owners.kernel.mount_tree(root);
         self.complete &= whole;
         self.namespaces.push(NamespaceMounts {
             address,
             number,
-            mounts: place(paths, mounts),
+            mounts: place(paths, mounts, owners.is_hosts(address)),
         });
     }
 
@@ -121,6 +137,7 @@ impl MountsView {
         }
         let addresses: Vec<u64> = elsewhere.keys().copied().collect();
         let roots = kernel.namespace_roots(&addresses);
+        let owners = Owners::new(kernel, self.namespaces.first().map(|first| first.address));
         let mut paths = Paths::new(kernel);
         for ((address, mounts), root) in elsewhere.into_iter().zip(roots) {
             match root {
@@ -128,7 +145,7 @@ impl MountsView {
                 Some((Some(number), root))
                     if kernel.mount(root).is_some_and(|root| root.namespace == address) =>
                 {
-                    self.add(&mut paths, kernel, (address, number), root);
+                    self.add(&mut paths, &owners, (address, number), root);
                 }
                 Some((None, _)) => hidden.anonymous.extend(mounts),
                 _ => {}
@@ -143,6 +160,15 @@ impl MountsView {
         self.namespaces
             .iter()
             .find(|namespace| namespace.number == number)
+    }
+
+    /// Mountpoints in a namespace, as far as only the host's superuser mounts there.
+    pub fn paths_of(&self, number: Option<u32>) -> impl Iterator<Item = &[u8]> {
+        let namespace = number.and_then(|number| self.namespace(number));
+        let mounts = namespace.into_iter().flat_map(|namespace| &namespace.mounts);
+        mounts
+            .filter(|mounted| mounted.by_root)
+            .map(|mounted| mounted.path.as_slice())
     }
 
     /// A mount by its address.
@@ -178,8 +204,28 @@ impl MountsView {
     }
 }
 
+/// Whose mount namespaces are.
+struct Owners<'k> {
+    kernel: Kernel<'k>,
+    /// The user namespace of the host's own.
+    host: Option<u64>,
+}
+
+impl<'k> Owners<'k> {
+    fn new(kernel: Kernel<'k>, host: Option<u64>) -> Self {
+        let host = host.and_then(|host| kernel.namespace_owners(&[host]).pop().flatten());
+        Self { kernel, host }
+    }
+
+    /// Whether only the host's superuser mounts in a namespace. Where that is not to be known, all are taken for such.
+    fn is_hosts(&self, namespace: u64) -> bool {
+        let owner = self.kernel.namespace_owners(&[namespace]).pop().flatten();
+        self.host.is_none() || owner == self.host
+    }
+}
+
 /// Mountpoints of a tree, parents before children: each is that of its parent and the way from there.
-fn place(paths: &mut Paths<'_>, mounts: Vec<Mount>) -> Vec<Mounted> {
+fn place(paths: &mut Paths<'_>, mounts: Vec<Mount>, by_root: bool) -> Vec<Mounted> {
     paths.load(&mounts.iter().map(|mount| mount.mountpoint).collect::<Vec<_>>());
     let mut known: HashMap<u64, (u64, Vec<u8>)> = HashMap::new();
     let mut placed = Vec::with_capacity(mounts.len());
@@ -194,7 +240,7 @@ fn place(paths: &mut Paths<'_>, mounts: Vec<Mount>) -> Vec<Mounted> {
             }
         };
         known.insert(mount.address, (mount.root, path.clone()));
-        placed.push(Mounted { mount, path });
+        placed.push(Mounted { mount, path, by_root });
     }
     placed
 }
@@ -225,6 +271,7 @@ mod tests {
                         ..Mount::default()
                     },
                     path: b"/run/rootfs".to_vec(),
+                    by_root: true,
                 })
                 .collect(),
         };

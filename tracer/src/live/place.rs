@@ -153,6 +153,7 @@ mod tests {
                 mountpoint_object: 0,
             },
             path: path.into(),
+            by_root: true,
         }
     }
 

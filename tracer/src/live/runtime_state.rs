@@ -7,69 +7,68 @@
 //! every message.
 
 use std::{
-    fs,
-    io::Read as _,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use crate::model::{Since, SinceSource, Timestamp};
+use rustix::fs::Stat;
+
+use crate::{
+    identity::{Containers, Folder, MountOwner, mount_claim},
+    model::{Since, SinceSource, Timestamp},
+};
 
 /// Where the shim tells runc to keep its state (`runc.RuncRoot`).
 const ROOT: &str = "/run/containerd/runc";
-/// The options of a shim are a few hundred bytes.
-const OPTIONS_CAP: u64 = 64 * 1024;
+/// More paths than that in the options of a shim are not tried.
+const ROOTS_MAX: usize = 8;
 
-/// Since when the root file system at that path is stuck, by runc's state; `None` where that is there, or elsewhere.
+/// Since when the root file system at that path is stuck, by runc's state; `None` where that is there, or elsewhere. Reads
+/// files: only for a start.
 #[must_use]
-pub(crate) fn by_runtime_state(path: &[u8]) -> Option<Since> {
-    in_root(Path::new("/"), path)
-}
-
-fn in_root(root: &Path, path: &[u8]) -> Option<Since> {
-    let path = Path::new(std::ffi::OsStr::from_bytes(path));
-    if path.file_name()? != "rootfs" {
+pub(crate) fn by_runtime_state(containers: &Containers, path: &[u8]) -> Option<Since> {
+    let Some(MountOwner::Task {
+        namespace,
+        id,
+        bundle,
+    }) = mount_claim(path)?.owner
+    else {
+        return None;
+    };
+    if bundle.join("rootfs").as_os_str().as_bytes() != path {
         return None;
     }
-    let bundle = path.parent()?;
-    let id = bundle.file_name()?;
-    let namespace = bundle.parent()?;
-    let tasks = namespace.parent()?.file_name()?;
-    let namespace = namespace.file_name()?;
-    if tasks != "io.containerd.runtime.v2.task" {
-        return None;
-    }
-    let within = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
-    let mut options = Vec::new();
-    let file = fs::File::open(within(&bundle.join("options.json"))).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    file.take(OPTIONS_CAP).read_to_end(&mut options).ok()?;
+    // <state>/io.containerd.runtime.v2.task/<namespace>/<id>
+    let state = bundle.ancestors().nth(3)?;
+    let folder = containers.folder(state)?;
+    let below = bundle.strip_prefix(state).ok()?;
     // Its format changed with the versions of containerd; a root that was chosen is in it as text.
+    let (_, options) = folder.read(&below.join("options.json"))?;
     let mut roots: Vec<PathBuf> = paths(&options);
     if roots.is_empty() {
         roots.push(ROOT.into());
     }
-    roots.retain(|root| within(&root.join(namespace)).is_dir());
-    let [state] = roots.as_slice() else {
-        return None;
-    };
-    let state = within(&state.join(namespace));
-    if state.join(id).symlink_metadata().is_ok() {
+    roots.truncate(ROOTS_MAX);
+    let mut states: Vec<Folder> = roots.iter().filter_map(|root| containers.folder(&root.join(&namespace))).collect();
+    let state = states.pop().filter(|_| states.is_empty())?;
+    if state.stat(Path::new(&id)).is_some() {
         return None;
     }
-    let since = fs::symlink_metadata(&state).ok()?.modified().ok()?;
+    let since = modified(&state.stat(Path::new(""))?)?;
     // It was there when the container was started: the directory changed after that.
-    let started = fs::symlink_metadata(within(&bundle.join("init.pid"))).ok()?;
-    if since < started.modified().ok()? {
+    if since < modified(&folder.stat(&below.join("init.pid"))?)? {
         return None;
     }
-    let nanos = since.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos();
     Some(Since {
-        time: Timestamp::from_nanos(i64::try_from(nanos).ok()?),
+        time: Timestamp::from_nanos(since),
         source: SinceSource::RuntimeState,
     })
+}
+
+/// In nanoseconds of the wall clock.
+fn modified(stat: &Stat) -> Option<i64> {
+    let nanos = i64::try_from(stat.st_mtime_nsec).ok()?;
+    stat.st_mtime.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// The absolute paths in text or in Protocol Buffers: `types.containerd.io/...` is none.
@@ -100,8 +99,8 @@ mod tests {
 
     use proptest::prelude::any;
 
-    use super::{in_root, paths};
-    use crate::model::SinceSource;
+    use super::{by_runtime_state, paths};
+    use crate::{identity::Containers, model::{Since, SinceSource}};
 
     const BUNDLE: &str = "run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41";
     const PATH: &[u8] = b"/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41/rootfs";
@@ -125,8 +124,12 @@ mod tests {
         root
     }
 
+    fn of(root: &tempfile::TempDir, path: &[u8]) -> Option<Since> {
+        by_runtime_state(&Containers::new("/proc", root.path()), path)
+    }
+
     fn since(root: &tempfile::TempDir) -> Option<i64> {
-        let since = in_root(root.path(), PATH)?;
+        let since = of(root, PATH)?;
         assert_eq!(since.source, SinceSource::RuntimeState);
         Some(since.time.as_nanos() / 1_000_000_000)
     }
@@ -144,8 +147,8 @@ mod tests {
         touch(&state, 99);
         assert_eq!(since(&root), None);
         // What is no root file system of a task.
-        assert_eq!(in_root(root.path(), b"/run/containerd"), None);
-        assert_eq!(in_root(root.path(), b"/a/b/c/rootfs"), None);
+        assert_eq!(of(&root, b"/run/containerd"), None);
+        assert_eq!(of(&root, b"/a/b/c/rootfs"), None);
     }
 
     #[test]

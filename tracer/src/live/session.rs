@@ -1,5 +1,6 @@
 //! One run of ebusy: takes what the probes send, looks where it has to, and feeds the analysis.
 
+mod appeared;
 mod caught_up;
 mod clearing;
 mod detached;
@@ -19,7 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    host::{Host, boot_nanos},
+    host::{Host, boot_nanos, own_namespace},
     identities::Identities,
     ledger::Ledger,
     mounts::MountsView,
@@ -89,6 +90,7 @@ pub struct Session {
     view_next: Instant,
     view_read: Instant,
     table: WatchTable,
+    appeared: appeared::Appeared,
     ledger: Ledger,
     pending: HashMap<MountKey, Pending>,
     /// Targets that were found gone without an umount that did it.
@@ -128,8 +130,10 @@ impl Session {
         };
         let capture = options.capture.take();
         let view = MountsView::read(host.kernel(&probes.reader), host.task());
+        containers.learn_all(view.paths_of(own_namespace()));
         let now = Instant::now();
         let mut session = Self {
+            appeared: appeared::Appeared::at_start(&view),
             identities: Identities::new(host.clock, containers, options.cmdline),
             analyzer: Analyzer::new(start.clone()),
             host,
@@ -305,6 +309,7 @@ impl Session {
         self.view_stale |= self.view_read.elapsed() > VIEW_AGE;
         let mut output = self.drain()?;
         self.check_gone();
+        self.learn_containers();
         self.follow_operations(false);
         self.follow_loops();
         self.follow_detached(false);
@@ -441,6 +446,7 @@ impl Session {
         if self.view_before.as_ref().is_none_or(old) {
             self.view_before = Some((before, began));
         }
+        self.appeared.update(&self.view);
         self.view_stale = false;
         self.view_read = began;
         self.update_table();

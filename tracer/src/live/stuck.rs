@@ -21,14 +21,13 @@ pub struct Stuck {
 /// Finds them among the mounts of the host's namespace and of those that hold a runtime's own mounts.
 #[must_use]
 pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> Vec<Stuck> {
-    // First all mounts: they tell where runtimes keep their state, by which containers of processes are known.
     let mounts: Vec<_> = view
         .originals_first()
         .filter_map(|(namespace, mounted)| {
             Some((
                 namespace,
                 mounted,
-                containers.container_of_mount_path(&mounted.path)?,
+                mounted.container(containers)?,
             ))
         })
         .collect();
@@ -48,7 +47,7 @@ pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> 
         let target = describe(kernel, containers, view, namespace, mounted);
         found.push(Stuck {
             mount: mounted.mount.clone(),
-            since: by_runtime_state(target.path.as_bytes()),
+            since: by_runtime_state(containers, target.path.as_bytes()),
             target,
         });
     }

@@ -131,7 +131,7 @@ pub fn describe(
         device: superblock.map(|superblock| superblock.device),
         mount_namespace: Some(namespace.number),
         propagation: parent.map(|parent| parent.propagation().to_owned()),
-        container: containers.container_of_mount_path(&mounted.path),
+        container: mounted.container(containers),
     }
 }
 

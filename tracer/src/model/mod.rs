@@ -521,6 +521,9 @@ pub struct Container {
     /// The same with the places where they are mounted.
     #[serde(default)]
     pub host_mounts: Vec<HostMount>,
+    /// Only the name of a cgroup says so, which whoever has a cgroup may choose: no record of the runtime agrees.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
 }
 
 /// A bind mount from the host into a container.

@@ -126,6 +126,7 @@ impl Redactor {
             host_pid: _,
             host_paths,
             host_mounts,
+            unproven: _,
         } = container;
         *id = self.name(id);
         for name in [name, pod, pod_namespace, image] {

@@ -12,6 +12,14 @@ const CRIO: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0
 const PODMAN: &str = "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0";
 const UID: &str = "0f3c5b1e-7f55-4d0f-9f0a-3c1f5a2b4d6e";
 const TASKS: &str = "run/containerd/io.containerd.runtime.v2.task";
+/// Where systemd has the cgroup of that pod.
+const POD: &str = "0::/kubepods.slice/kubepods-besteffort.slice/\
+    kubepods-besteffort-pod0f3c5b1e_7f55_4d0f_9f0a_3c1f5a2b4d6e.slice";
+
+/// The text of `/proc/PID/cgroup` in the container of that pod.
+fn agent_cgroup() -> String {
+    format!("{POD}/cri-containerd-{AGENT}.scope\n")
+}
 
 fn plant(host: &Path, path: &str, text: &str) {
     let path = host.join(path);
@@ -19,12 +27,21 @@ fn plant(host: &Path, path: &str, text: &str) {
     fs::write(path, text).unwrap();
 }
 
+/// A configuration, with the cgroup that the runtime is told to make.
+fn with_cgroup(config: &str, path: &str) -> String {
+    let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
+    value["linux"]["cgroupsPath"] = path.into();
+    value.to_string()
+}
+
 /// A host with one container of every runtime.
 fn host() -> (tempfile::TempDir, Containers) {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path().join("root");
-    plant(&at, &format!("{TASKS}/k8s.io/{AGENT}/config.json"), samples::CRI);
+    let agent = samples::CRI.replace(":9c41\"", &format!(":{AGENT}\""));
+    plant(&at, &format!("{TASKS}/k8s.io/{AGENT}/config.json"), &agent);
     let sandbox = samples::CRI
+        .replace(":9c41\"", &format!(":{SANDBOX}\""))
         .replace("\"container-type\": \"container\"", "")
         .replace(
             "cri.container-type\": \"container\"",
@@ -38,10 +55,13 @@ fn host() -> (tempfile::TempDir, Containers) {
     plant(
         &at,
         &format!("{TASKS}/default/web/config.json"),
-        r#"{"root": {"path": "rootfs"}}"#,
+        r#"{"root": {"path": "rootfs"}, "linux": {"cgroupsPath": "/default/web"}}"#,
     );
-    let docker = r#"{"root": {"path": "/data/docker/overlay2/abcd/merged"}}"#;
-    plant(&at, &format!("{TASKS}/moby/{DOCKER}/config.json"), docker);
+    let docker = format!(
+        r#"{{"root": {{"path": "/data/docker/overlay2/abcd/merged"}},
+            "linux": {{"cgroupsPath": "system.slice:docker:{DOCKER}"}}}}"#
+    );
+    plant(&at, &format!("{TASKS}/moby/{DOCKER}/config.json"), &docker);
     let config = r#"{"Name": "/shop", "Config": {"Image": "shop:1"}}"#;
     plant(
         &at,
@@ -62,19 +82,24 @@ fn host() -> (tempfile::TempDir, Containers) {
     plant(
         &at,
         &format!("run/{storage}/{CRIO}/userdata/config.json"),
-        samples::CRIO,
+        &with_cgroup(samples::CRIO, &format!("kubepods.slice:crio:{CRIO}")),
     );
     plant(
         &at,
         &format!("var/lib/{storage}/{PODMAN}/userdata/config.json"),
-        samples::PODMAN,
+        &with_cgroup(samples::PODMAN, &format!("machine.slice:libpod:{PODMAN}")),
     );
     let list = format!(
         r#"[{{"id": "{PODMAN}", "names": ["db"], "layer": "bbbb", "metadata": "{{\"image-name\":\"db:1\"}}"}}]"#
     );
     plant(&at, &format!("var/lib/{storage}/containers.json"), &list);
     let containers = Containers::new(directory.path().join("proc"), &at);
+    learn(&containers);
     (directory, containers)
+}
+
+fn learn(containers: &Containers) {
+    containers.learn_all(std::iter::empty());
 }
 
 /// `(runtime, id, name, pod)` of a mount's container.
@@ -99,7 +124,8 @@ fn names(runtime: &str, id: &str, name: Option<&str>, pod: Option<&str>) -> Name
 fn by_cgroup() {
     let (_directory, containers) = host();
     let of = |text: &str| containers.of_cgroup(text.as_bytes());
-    let agent = of(&format!("0::/kubepods/besteffort/pod{UID}/{AGENT}\n")).unwrap();
+    let agent = of(&agent_cgroup()).unwrap();
+    assert!(!agent.unproven);
     assert_eq!(
         (agent.name.as_deref(), agent.namespace.as_deref()),
         (Some("agent"), Some("k8s.io"))
@@ -138,16 +164,41 @@ fn by_cgroup() {
 fn a_container_without_a_bundle_still_has_its_id_and_pod() {
     let (_directory, containers) = host();
     let unknown = "e".repeat(64);
-    let text = format!("0::/kubepods/besteffort/pod{UID}/{unknown}\n");
+    let text = format!("{POD}/cri-containerd-{unknown}.scope\n");
     let container = containers.of_cgroup(text.as_bytes()).unwrap();
+    assert!(container.unproven);
     assert_eq!(
         (container.id, container.pod.as_deref()),
         (unknown, Some("node-agent-x7k2p"))
     );
     assert_eq!(
         (container.name, container.image, container.runtime),
-        (None, None, None)
+        (None, None, Some("containerd".to_owned()))
     );
+}
+
+#[test]
+fn a_cgroup_that_only_has_the_name_of_a_container_is_not_its() {
+    let (_directory, containers) = host();
+    let pod = POD.strip_prefix("0::/").unwrap();
+    for text in [
+        // A user's own slice, with the same name and with the same path in it; another slice of systemd; another pod.
+        format!("0::/user-1000.slice/cri-containerd-{AGENT}.scope\n"),
+        format!("0::/user-1000.slice/{pod}/cri-containerd-{AGENT}.scope\n"),
+        format!("0::/system.slice/cri-containerd-{AGENT}.scope\n"),
+        format!("0::/user.slice/docker-{DOCKER}.scope\n"),
+        "0::/user-1000.slice/default/web\n".to_owned(),
+    ] {
+        assert_eq!(containers.of_cgroup(text.as_bytes()), None, "{text}");
+    }
+    // The pod of an unknown container is that in whose cgroup it is, not whose name it took.
+    let unknown = "e".repeat(64);
+    let text = format!("0::/user-1000.slice/pod{UID}/{unknown}\n");
+    let claimed = containers.of_cgroup(text.as_bytes()).unwrap();
+    assert_eq!((claimed.unproven, claimed.pod), (true, None));
+    // A container in a container is not known here: it is in the one that is.
+    let inner = format!("{POD}/cri-containerd-{AGENT}.scope/docker-{DOCKER}.scope\n");
+    assert_eq!(containers.of_cgroup(inner.as_bytes()).unwrap().id, AGENT);
 }
 
 #[test]
@@ -176,7 +227,9 @@ fn by_mount() {
         of("/data/docker/overlay2/abcd/merged"),
         names("docker", DOCKER, Some("shop"), None)
     );
-    // Its container is gone, but Docker's own list of layers has it.
+    // Its container is gone, but Docker's own list of layers has it. No usual place leads there.
+    assert_eq!(of("/data/docker/overlay2/gone-layer/merged"), None);
+    containers.learn(b"/data/docker/overlay2/gone-layer/merged");
     assert_eq!(
         of("/data/docker/overlay2/gone-layer/merged"),
         names("containerd", AGENT, Some("agent"), pod)
@@ -208,12 +261,17 @@ fn a_state_directory_is_learnt_from_a_mount() {
     plant(
         &root,
         &format!("{bundle}/config.json"),
-        r#"{"annotations": {"nerdctl/name": "nightly"}}"#,
+        r#"{"annotations": {"nerdctl/name": "nightly"}, "linux": {"cgroupsPath": "/default/job"}}"#,
     );
     assert_eq!(containers.of_cgroup(b"0::/default/job\n"), None);
+    let path = format!("/{bundle}/rootfs");
+    assert_eq!(
+        of_mount(&containers, &path),
+        names("containerd", "job", None, None)
+    );
+    containers.learn(path.as_bytes());
     let found = of_mount(&containers, &format!("/{bundle}/rootfs"));
     assert_eq!(found, names("containerd", "job", Some("nightly"), None));
-    // Not having found it before does not stand in the way.
     let of_process = containers.of_cgroup(b"0::/default/job\n").unwrap();
     assert_eq!(of_process.name.as_deref(), Some("nightly"));
     assert!(matches!(containers.lookup("default/job"), Lookup::Found(found) if found.len() == 1));
@@ -230,8 +288,10 @@ fn nothing_is_opened_below_a_containers_mount() {
         &format!("{inner}/config.json"),
         r#"{"annotations": {"nerdctl/name": "wrong"}}"#,
     );
+    containers.learn(format!("/{inner}/rootfs").as_bytes());
     assert_eq!(of_mount(&containers, &format!("/{inner}/rootfs")), None);
     let inner = format!("srv/netns/../{TASKS}/default/inner");
+    containers.learn(format!("/{inner}/rootfs").as_bytes());
     assert_eq!(
         of_mount(&containers, &format!("/{inner}/rootfs")),
         names("containerd", "inner", None, None)
@@ -241,7 +301,7 @@ fn nothing_is_opened_below_a_containers_mount() {
 #[test]
 fn what_was_read_once_outlives_its_bundle() {
     let (directory, containers) = host();
-    let cgroup = format!("0::/kubepods/pod{UID}/{AGENT}\n");
+    let cgroup = agent_cgroup();
     let before = containers.of_cgroup(cgroup.as_bytes()).unwrap();
     let bundle = directory
         .path()
@@ -253,9 +313,10 @@ fn what_was_read_once_outlives_its_bundle() {
     assert_eq!(containers.of_cgroup(cgroup.as_bytes()), Some(before));
     // An id that is used again is another container.
     let root = directory.path().join("root");
-    let _ = containers.of_cgroup(b"0::/default/web\n");
-    let json = r#"{"annotations": {"nerdctl/name": "second"}, "root": {"path": "rootfs"}}"#;
+    let json = r#"{"annotations": {"nerdctl/name": "second"}, "root": {"path": "rootfs"},
+        "linux": {"cgroupsPath": "/default/web"}}"#;
     plant(&root, &format!("{TASKS}/default/web/config.json"), json);
+    containers.learn(format!("/{TASKS}/default/web/rootfs").as_bytes());
     assert_eq!(
         containers
             .of_cgroup(b"0::/default/web\n")
@@ -294,6 +355,7 @@ fn an_ambiguous_beginning_is_no_answer() {
         &other,
         r#"{"root": {"path": "rootfs"}}"#,
     );
+    learn(&containers);
     assert!(matches!(containers.lookup("9c4"), Lookup::Ambiguous(found) if found.len() == 2));
 }
 
@@ -320,7 +382,7 @@ fn live_processes_are_counted_and_zombies_are_not() {
         let stat = format!("{pid} (x) {state} 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0\n");
         plant(&proc, &format!("{pid}/stat"), &stat);
     };
-    let agent = format!("0::/kubepods/pod{UID}/{AGENT}\n");
+    let agent = agent_cgroup();
     process(10, 'S', &agent);
     process(11, 'R', &agent);
     process(12, 'Z', &agent);
@@ -351,10 +413,13 @@ fn hostile_bundles() {
         ("3", "{\"linux\":".to_owned()),
     ] {
         plant(&root, &format!("{TASKS}/k8s.io/{}/config.json", id(digit)), &text);
-        let found = of_mount(&containers, &format!("/{TASKS}/k8s.io/{}/rootfs", id(digit)));
+        let path = format!("/{TASKS}/k8s.io/{}/rootfs", id(digit));
+        containers.learn(path.as_bytes());
+        let found = of_mount(&containers, &path);
         assert_eq!(found, names("containerd", &id(digit), None, None));
     }
     fs::create_dir_all(root.join(TASKS).join("k8s.io").join(id("4")).join("config.json")).unwrap();
+    learn(&containers);
     assert_eq!(containers.all().len(), 6);
 }
 
@@ -380,7 +445,8 @@ fn labels_are_in_containerds_database() {
     fs::write(&path, &file).unwrap();
     // It was read before the database was there.
     let containers = Containers::new(directory.path().join("proc"), &root);
-    let cgroup = format!("0::/kubepods/pod{UID}/{AGENT}\n");
+    learn(&containers);
+    let cgroup = agent_cgroup();
     let found = containers.of_cgroup(cgroup.as_bytes()).unwrap();
     let owner = found.owner.unwrap();
     assert_eq!(
@@ -399,7 +465,7 @@ fn labels_are_in_containerds_database() {
 
 #[test]
 fn a_plain_container_has_its_image_from_the_database_that_its_bundle_leads_to() {
-    let (directory, containers) = host();
+    let (directory, _) = host();
     let root = directory.path().join("root");
     let file = testing::of(
         "default",
@@ -415,7 +481,12 @@ fn a_plain_container_has_its_image_from_the_database_that_its_bundle_leads_to() 
     fs::write(&database, &file).unwrap();
     let link = "/srv/ctd/io.containerd.runtime.v2.task/default/web";
     std::os::unix::fs::symlink(link, root.join(TASKS).join("default/web/work")).unwrap();
-    // Where that is must be a local file system, by the mount table of this machine.
+    let containers = {
+        // It was read before the link was there.
+        let again = Containers::new(directory.path().join("proc"), &root);
+        learn(&again);
+        again
+    };
     let web = containers.of_cgroup(b"0::/default/web\n").unwrap();
     assert_eq!(
         (web.name.as_deref(), web.image.as_deref()),
@@ -431,11 +502,14 @@ fn a_hostile_database() {
         vec![0xff; 10_000],
         b"x".repeat(3 << 20),
     ] {
-        let (directory, containers) = host();
-        let path = directory.path().join("root/var/lib/containerd").join(DATABASE);
+        let (directory, _) = host();
+        let root = directory.path().join("root");
+        let path = root.join("var/lib/containerd").join(DATABASE);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
-        let found = containers.of_cgroup(format!("0::/{AGENT}\n").as_bytes()).unwrap();
+        let containers = Containers::new(directory.path().join("proc"), &root);
+        learn(&containers);
+        let found = containers.of_cgroup(agent_cgroup().as_bytes()).unwrap();
         assert_eq!(
             (found.pod.as_deref(), found.owner),
             (Some("node-agent-x7k2p"), None)
@@ -453,22 +527,25 @@ fn owners_of_crio_and_docker_are_in_their_sandboxes() {
     let notes = format!(
         r#""io.kubernetes.pod.name": "web-0", "io.kubernetes.pod.namespace": "shop", "io.kubernetes.cri-o.SandboxID": "{sandbox}""#
     );
-    let config =
-        |more: &str| format!(r#"{{"annotations": {{"io.container.manager": "cri-o", {notes}{more}}}}}"#);
+    let config = |id: &str, more: &str| {
+        let linux = format!(r#""linux": {{"cgroupsPath": "machine.slice:crio:{id}"}}"#);
+        format!(r#"{{"annotations": {{"io.container.manager": "cri-o", {notes}{more}}}, {linux}}}"#)
+    };
     let labels = r#", "io.kubernetes.cri-o.Labels": "{\"statefulset.kubernetes.io/pod-name\": \"web-0\"}""#;
     plant(
         &root,
         &format!("{storage}/{sandbox}/userdata/config.json"),
-        &config(labels),
+        &config(&sandbox, labels),
     );
     plant(
         &root,
         &format!("{storage}/{container}/userdata/config.json"),
-        &config(""),
+        &config(&container, ""),
     );
+    learn(&containers);
     let owner = |id: &str| {
         let found = containers
-            .of_cgroup(format!("0::/crio-{id}.scope\n").as_bytes())
+            .of_cgroup(format!("0::/machine.slice/crio-{id}.scope\n").as_bytes())
             .unwrap();
         found.owner.map(|owner| (owner.kind, owner.name))
     };
@@ -489,9 +566,9 @@ fn owners_of_crio_and_docker_are_in_their_sandboxes() {
         &format!("var/lib/docker/containers/{pod}/config.v2.json"),
         &docker(r#""job-name": "once""#),
     );
-    let found = containers
-        .of_cgroup(format!("0::/docker/{of}\n").as_bytes())
-        .unwrap();
+    learn(&containers);
+    let path = format!("/var/lib/docker/containers/{of}/mounts/shm");
+    let found = containers.container_of_mount_path(path.as_bytes()).unwrap();
     assert_eq!(
         found.owner.map(|owner| (owner.kind, owner.name)),
         Some(("Job".to_owned(), "once".to_owned()))

@@ -48,6 +48,7 @@ fn owner(view: &MountsView, containers: &Containers, number: u32) -> Option<Cont
     let root = &view.namespace(number)?.at(b"/")?.mount;
     let elsewhere = view.all().filter(|(namespace, mounted)| {
         namespace.number != number
+            && mounted.by_root
             && mounted.mount.superblock == root.superblock
             && mounted.mount.root == root.root
     });

@@ -181,6 +181,7 @@ impl Session {
             return device_target(path, *number, device, source);
         }
         let kernel = self.host.kernel(&self.probes.reader);
+        let containers = self.identities.containers();
         let mounted = self
             .view
             .namespace(*number)
@@ -190,10 +191,9 @@ impl Session {
         let path = text(path);
         Target {
             path_base64: path.base64_if_lossy(),
-            container: self
-                .identities
-                .containers()
-                .container_of_mount_path(path.as_bytes()),
+            container: mounted
+                .filter(|(mounted, _)| mounted.by_root)
+                .and_then(|_| containers.container_of_mount_path(path.as_bytes())),
             path,
             mount_id: remounted.map(|(mounted, _)| mounted.mount.id),
             fs_type: superblock.as_ref().map(|superblock| superblock.fs_type.clone()),

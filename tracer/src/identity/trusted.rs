@@ -1,0 +1,343 @@
+//! Opening the files in which runtimes keep what they know, and nothing else.
+//!
+//! A path that was learnt from a mount is anybody's word, and whoever may write on the way to a file may put there what
+//! hangs whoever opens it (a FIFO, a file system that does not answer) or what does something when it is opened (a
+//! device). So only the superuser's own directories are entered, only on local file systems; what lies in one is reached
+//! without links and without another mount, and only regular files are opened.
+//!
+//! To be in such a directory is a reference to its mount: a [`Folder`] is kept for as long as something is read in it, and
+//! is only opened where nobody unmounts that (see [`super::Containers::learn_all`] and [`super::Containers::learn`]).
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::Read as _,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2, readlinkat},
+    process::geteuid,
+};
+
+use super::{
+    files::{Stamp, below, unescape},
+    watch::WatchPatterns,
+};
+
+/// Longest file of a runtime: a real `config.json` has some 10 KiB.
+const FILE_CAP: u64 = 4 * 1024 * 1024;
+/// Directories with more entries are not searched further.
+const ENTRIES_MAX: usize = 8192;
+/// Links on the way to a directory of a runtime; `/var/lib/docker` may be one.
+const LINKS_MAX: usize = 8;
+/// Writable for the group or for others.
+const OTHERS_WRITE: u32 = 0o022;
+/// Others cannot rename or remove what is the superuser's.
+const STICKY: u32 = 0o1000;
+
+/// File systems that answer from this machine. On others a file may take for ever to open.
+const LOCAL: &[&str] = &[
+    "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "tmpfs",
+    "xfs", "zfs",
+];
+
+/// An opened directory of a runtime.
+#[derive(Debug)]
+pub(crate) struct Folder(OwnedFd);
+
+impl Folder {
+    /// Opens one. `None` where it is not there, or where not only the superuser decides what is.
+    pub(crate) fn open(host: &Path, path: &Path, watched: &WatchPatterns) -> Option<Self> {
+        let mounts = MountTable::read()?;
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let host_root = open(host, directory, Mode::empty()).ok()?;
+        let mut path = plain(path)?;
+        for _ in 0..=LINKS_MAX {
+            match walk(host, &host_root, &path, &mounts, watched)? {
+                Walked::Arrived(folder) => return Some(Self(folder)),
+                Walked::Link(instead) => path = plain(&instead)?,
+            }
+        }
+        None
+    }
+
+    /// Reads a file in it, at most the first part of a very long one.
+    pub(crate) fn read(&self, path: &Path) -> Option<(Stamp, Vec<u8>)> {
+        let file = self.file(path)?;
+        let stamp = Stamp::from(&fstat(&file).ok()?);
+        let mut bytes = Vec::new();
+        file.take(FILE_CAP).read_to_end(&mut bytes).ok()?;
+        Some((stamp, bytes))
+    }
+
+    /// Opens a regular file in it.
+    pub(crate) fn file(&self, path: &Path) -> Option<File> {
+        // Looked at first: opening what is no regular file can block, or do something.
+        let found = self.look(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let stat = fstat(&found).ok()?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_ours(&stat) {
+            return None;
+        }
+        let same = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Some(File::from(open(same, flags, Mode::empty()).ok()?))
+    }
+
+    /// What is known of something in it without opening that.
+    pub(crate) fn stat(&self, path: &Path) -> Option<Stat> {
+        fstat(self.look(path, OFlags::PATH | OFlags::NOFOLLOW)?).ok()
+    }
+
+    /// Where a link in it leads.
+    pub(crate) fn link(&self, path: &Path) -> Option<PathBuf> {
+        let link = self.look(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        if !is_ours(&fstat(&link).ok()?) {
+            return None;
+        }
+        let target = readlinkat(&link, "", Vec::new()).ok()?;
+        Some(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
+    }
+
+    /// Names in a directory below that are text, in order.
+    pub(crate) fn names(&self, path: &Path) -> Vec<String> {
+        let Some(directory) = self.look(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK) else {
+            return Vec::new();
+        };
+        let Ok(entries) = Dir::new(directory) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .take(ENTRIES_MAX)
+            .map_while(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+            .filter(|name| name != "." && name != "..")
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn look(&self, path: &Path, flags: OFlags) -> Option<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV;
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).ok()
+    }
+}
+
+enum Walked {
+    Arrived(OwnedFd),
+    Link(PathBuf),
+}
+
+/// Enters one component after the other, as far as each is the superuser's.
+fn walk(
+    host: &Path,
+    root: &OwnedFd,
+    path: &Path,
+    mounts: &MountTable,
+    watched: &WatchPatterns,
+) -> Option<Walked> {
+    let mut here = root.try_clone().ok()?;
+    let mut passed = PathBuf::from("/");
+    let mut last = fstat(&here).ok()?;
+    for name in path.components().skip(1) {
+        passed.push(name);
+        // Told from the mount table alone: to ask the file system itself could hang.
+        if !mounts.is_local(&below(host, &passed)) || watched.covers(passed.as_os_str().as_bytes()) {
+            return None;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let next = openat2(&here, name.as_os_str(), flags, Mode::empty(), ResolveFlags::empty()).ok()?;
+        last = fstat(&next).ok()?;
+        match FileType::from_raw_mode(last.st_mode) {
+            FileType::Directory if is_ours(&last) && !others_replace(&last) => here = next,
+            FileType::Symlink if is_ours(&last) => {
+                let target = readlinkat(&next, "", Vec::new()).ok()?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_path_buf();
+                let rest: PathBuf = path.components().skip(passed.components().count()).collect();
+                return Some(Walked::Link(passed.parent()?.join(target).join(rest)));
+            }
+            _ => return None,
+        }
+    }
+    // In the directory itself nobody else may put anything.
+    (last.st_mode & OTHERS_WRITE == 0).then_some(Walked::Arrived(here))
+}
+
+fn is_ours(stat: &Stat) -> bool {
+    stat.st_uid == 0 || stat.st_uid == geteuid().as_raw()
+}
+
+/// Whether others can put something in the place of what is in a directory.
+fn others_replace(stat: &Stat) -> bool {
+    stat.st_mode & OTHERS_WRITE != 0 && stat.st_mode & STICKY == 0
+}
+
+/// An absolute path in which every component is an ordinary name, or leads up within it.
+fn plain(path: &Path) -> Option<PathBuf> {
+    let mut found = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::Normal(_) => found.push(component),
+            Component::ParentDir => drop(found.pop()),
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    found.is_absolute().then_some(found)
+}
+
+/// Mountpoints of ebusy's own namespace, and whether a local file system is mounted there.
+struct MountTable(Vec<(PathBuf, bool)>);
+
+impl MountTable {
+    fn read() -> Option<Self> {
+        Some(Self::of(&std::fs::read("/proc/self/mountinfo").ok()?))
+    }
+
+    fn of(mountinfo: &[u8]) -> Self {
+        let line = |line: &[u8]| {
+            let mut fields = line.split(|byte| *byte == b' ');
+            let point = fields.by_ref().nth(4)?;
+            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+            let local = LOCAL.iter().any(|local| local.as_bytes() == kind);
+            Some((PathBuf::from(std::ffi::OsString::from_vec(unescape(point))), local))
+        };
+        Self(mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect())
+    }
+
+    /// Whether what is at a path is on a local file system.
+    fn is_local(&self, path: &Path) -> bool {
+        let mut best: Option<(usize, bool)> = None;
+        for (point, local) in &self.0 {
+            // Of mounts on one place, the last hides the others.
+            let depth = point.components().count();
+            if path.starts_with(point) && best.is_none_or(|(deepest, _)| depth >= deepest) {
+                best = Some((depth, *local));
+            }
+        }
+        best.is_some_and(|(_, local)| local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+        path::Path,
+    };
+
+    use super::{Folder, MountTable};
+    use crate::identity::WatchPatterns;
+
+    fn open(host: &Path, path: &str) -> Option<Folder> {
+        Folder::open(host, Path::new(path), &WatchPatterns::default())
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn local_is_told_from_the_mount_table() {
+        let mounts = MountTable::of(
+            b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+              30 22 0:26 / /run rw shared:2 - tmpfs tmpfs rw\n\
+              40 22 0:40 / /mnt/a\\040b rw - nfs4 server:/x rw\n\
+              41 30 0:41 / /run/f rw shared:5 master:1 - fuse.sshfs x rw\n\
+              42 22 0:42 / /over rw - nfs server:/y rw\n43 42 0:43 / /over rw - tmpfs t rw\n",
+        );
+        for (path, local) in [
+            ("/srv/x", true),
+            ("/run/containerd", true),
+            ("/run/f/state", false),
+            ("/run/fo/state", true),
+            ("/mnt/a b", false),
+            ("/mnt/a b/c", false),
+            ("/mnt/a", true),
+            ("/over/x", true),
+        ] {
+            assert_eq!(mounts.is_local(Path::new(path)), local, "{path}");
+        }
+        assert!(!MountTable::of(b"").is_local(Path::new("/")));
+    }
+
+    #[test]
+    fn links_of_the_superuser_lead_to_a_folder_and_none_lead_out_of_it() {
+        let host = tempfile::tempdir().unwrap();
+        let at = |path: &str| host.path().join(path);
+        fs::create_dir_all(at("data/docker/containers")).unwrap();
+        fs::create_dir_all(at("var/lib")).unwrap();
+        fs::write(at("data/docker/x"), "text").unwrap();
+        fs::write(at("data/secret"), "secret").unwrap();
+        symlink("/data/docker", at("var/lib/docker")).unwrap();
+        symlink("../data/docker", at("var/relative")).unwrap();
+        symlink("../secret", at("data/docker/out")).unwrap();
+        symlink("/var/loop", at("var/loop")).unwrap();
+        let folder = open(host.path(), "/var/lib/docker").unwrap();
+        assert_eq!(folder.read(Path::new("x")).unwrap().1, b"text");
+        assert_eq!(folder.names(Path::new("")), ["containers", "out", "x"]);
+        for path in ["out", "../secret", "/etc/passwd", "containers", "none"] {
+            assert!(folder.read(Path::new(path)).is_none(), "{path}");
+        }
+        assert_eq!(folder.link(Path::new("out")).unwrap(), Path::new("../secret"));
+        assert!(open(host.path(), "/var/relative").is_some());
+        assert!(open(host.path(), "/var/loop").is_none());
+        assert!(open(host.path(), "/var/lib/docker/x").is_none());
+        assert!(open(host.path(), "relative").is_none());
+    }
+
+    #[test]
+    fn where_others_may_write_nothing_is_opened() {
+        let host = tempfile::tempdir().unwrap();
+        let at = |path: &str| host.path().join(path);
+        fs::create_dir_all(at("tmp/state/tasks")).unwrap();
+        mode(&at("tmp"), 0o1777);
+        assert!(open(host.path(), "/tmp/state").is_some());
+        assert!(open(host.path(), "/tmp").is_none());
+        mode(&at("tmp"), 0o777);
+        assert!(open(host.path(), "/tmp/state").is_none());
+        mode(&at("tmp"), 0o755);
+        mode(&at("tmp/state"), 0o775);
+        assert!(open(host.path(), "/tmp/state").is_none());
+        mode(&at("tmp/state"), 0o1777);
+        assert!(open(host.path(), "/tmp/state").is_none());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        let host = tempfile::tempdir().unwrap();
+        let fifo = host.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        symlink("/dev/zero", host.path().join("device")).unwrap();
+        let folder = open(host.path(), "/").unwrap();
+        for name in ["fifo", "device"] {
+            assert!(folder.file(Path::new(name)).is_none(), "{name}");
+        }
+        fs::write(host.path().join("long"), vec![b' '; 5 << 20]).unwrap();
+        assert_eq!(folder.read(Path::new("long")).unwrap().1.len(), 4 << 20);
+    }
+
+    #[test]
+    fn nothing_below_a_watched_mount() {
+        let host = tempfile::tempdir().unwrap();
+        fs::create_dir_all(host.path().join("run/netns/x/y")).unwrap();
+        assert!(open(host.path(), "/run").is_some());
+        assert!(open(host.path(), "/run/netns/x/y").is_none());
+        assert!(open(host.path(), "/srv/../run/netns/x").is_none());
+    }
+}

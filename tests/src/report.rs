@@ -209,6 +209,8 @@ pub struct Container {
     pub host_pid: Option<bool>,
     pub host_paths: Vec<String>,
     pub host_mounts: Vec<HostMount>,
+    #[serde(default)]
+    pub unproven: bool,
 }
 
 /// What created a pod.

@@ -32,6 +32,7 @@ mod slots;
 mod slow;
 mod tiers;
 mod together;
+mod untrusted;
 mod verbs;
 mod ways;
 
@@ -72,6 +73,7 @@ const SUITES: &[Suite] = &[
     suite("slow", slow::main),
     suite("tiers", tiers::main),
     suite("together", together::main),
+    suite("untrusted", untrusted::main),
     suite("verbs", verbs::main),
     suite("ways", ways::main),
 ];

@@ -136,13 +136,12 @@ impl Bundles {
                 }
             }
             MountOwner::DockerLayer { root, layer } => {
-                let Some(folder) = self.learn_place(Keeper::Docker, root) else {
-                    return;
-                };
-                self.read_docker_layers(&folder);
+                // The bundle names the layer. To find that in Docker's own files takes one for each container: too long to
+                // be on their file system.
+                self.read_new_tasks("moby");
                 let id = self.known().of_layer(layer).map(str::to_owned);
-                if let Some(id) = id {
-                    self.read_task(&id, "moby");
+                let folder = self.learn_place(Keeper::Docker, root);
+                if let (Some(id), Some(folder)) = (id, folder) {
                     self.read_docker(&folder, root, &id);
                 }
             }
@@ -224,6 +223,22 @@ impl Bundles {
                 let bundle = state.join(tasks).join(namespace).join(id);
                 if self.read(&folder, &state, &bundle, Some(namespace), id) {
                     return;
+                }
+            }
+        }
+    }
+
+    /// The tasks in a namespace of containerd that nothing is known of.
+    fn read_new_tasks(&self, namespace: &str) {
+        for state in self.places(Keeper::Containerd) {
+            let Some(folder) = self.folder(&state) else { continue };
+            for tasks in task_directories(&folder) {
+                let directory = tasks.join(namespace);
+                for id in folder.names(&directory) {
+                    let bundle = state.join(&directory).join(&id);
+                    if self.known().at(&bundle).is_none() {
+                        self.read(&folder, &state, &bundle, Some(namespace), &id);
+                    }
                 }
             }
         }

@@ -227,9 +227,9 @@ fn by_mount() {
         of("/data/docker/overlay2/abcd/merged"),
         names("docker", DOCKER, Some("shop"), None)
     );
-    // Its container is gone, but Docker's own list of layers has it. No usual place leads there.
+    // Its container is gone, but Docker's own list of layers has it. No usual place leads there, but a mount.
     assert_eq!(of("/data/docker/overlay2/gone-layer/merged"), None);
-    containers.learn(b"/data/docker/overlay2/gone-layer/merged");
+    containers.learn_all(std::iter::once(b"/data/docker/overlay2/gone-layer/merged".as_slice()));
     assert_eq!(
         of("/data/docker/overlay2/gone-layer/merged"),
         names("containerd", AGENT, Some("agent"), pod)

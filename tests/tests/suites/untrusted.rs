@@ -34,11 +34,23 @@ const NOBODY: u32 = 65534;
 
 pub(crate) fn main() -> ExitCode {
     harness::main(vec![
-        harness::test("no_umount_fails_because_of_ebusy", no_umount_fails_because_of_ebusy),
-        harness::test("a_container_that_stays_is_read_about", a_container_that_stays_is_read_about),
+        harness::test(
+            "no_umount_fails_because_of_ebusy",
+            no_umount_fails_because_of_ebusy,
+        ),
+        harness::test(
+            "a_container_that_stays_is_read_about",
+            a_container_that_stays_is_read_about,
+        ),
         harness::test("files_that_make_wait", files_that_make_wait),
-        harness::test("a_mount_that_has_the_path_of_a_container", a_mount_that_has_the_path_of_a_container),
-        harness::test("a_cgroup_that_has_the_name_of_a_container", a_cgroup_that_has_the_name_of_a_container),
+        harness::test(
+            "a_mount_that_has_the_path_of_a_container",
+            a_mount_that_has_the_path_of_a_container,
+        ),
+        harness::test(
+            "a_cgroup_that_has_the_name_of_a_container",
+            a_cgroup_that_has_the_name_of_a_container,
+        ),
     ])
 }
 
@@ -74,13 +86,25 @@ impl DataRoot {
     /// As containerd has it, or Docker.
     fn mount(path: &Path, docker: bool) -> Result<Self> {
         fs::create_dir_all(path)?;
-        mount("ebusy-data", path, "tmpfs", MountFlags::empty(), Some(c"mode=755"))?;
+        mount(
+            "ebusy-data",
+            path,
+            "tmpfs",
+            MountFlags::empty(),
+            Some(c"mode=755"),
+        )?;
         let rootfs = if docker {
             plant(
                 &path.join("containers").join(ID).join("config.v2.json"),
                 r#"{"Name": "/web", "Config": {"Image": "nginx", "Labels": {}}}"#,
             )?;
-            plant(&path.join("image/overlay2/layerdb/mounts").join(ID).join("mount-id"), OTHER)?;
+            plant(
+                &path
+                    .join("image/overlay2/layerdb/mounts")
+                    .join(ID)
+                    .join("mount-id"),
+                OTHER,
+            )?;
             path.join("overlay2").join(OTHER).join("merged")
         } else {
             let bundle = path.join(TASKS).join("k8s.io").join(ID);
@@ -101,7 +125,10 @@ impl DataRoot {
         let first = try_umount(&self.rootfs)? && try_umount(&self.path)?;
         if !first {
             for path in [&self.rootfs, &self.path] {
-                pause::until(PATIENCE, || Ok(unmount(path, UnmountFlags::empty()).is_ok().then_some(()))).ok();
+                pause::until(PATIENCE, || {
+                    Ok(unmount(path, UnmountFlags::empty()).is_ok().then_some(()))
+                })
+                .ok();
             }
         }
         Ok(first)
@@ -123,7 +150,10 @@ fn no_umount_fails_because_of_ebusy() -> Result<Verdict> {
     let watch = Watch::start(&["--all".into()])?;
     let mut refused = Vec::new();
     for turn in 0..400_u32 {
-        let path = directory.path().join("lib").join(["docker", "state"][turn as usize % 2]);
+        let path = directory
+            .path()
+            .join("lib")
+            .join(["docker", "state"][turn as usize % 2]);
         let root = DataRoot::mount(&path, turn % 2 == 0)?;
         match turn % 8 {
             0 | 1 => {}
@@ -137,7 +167,11 @@ fn no_umount_fails_because_of_ebusy() -> Result<Verdict> {
             refused.push(turn);
         }
     }
-    ensure!(refused.is_empty(), "refused in the turns {refused:?}\n{}", watch.log());
+    ensure!(
+        refused.is_empty(),
+        "refused in the turns {refused:?}\n{}",
+        watch.log()
+    );
     let (incidents, _) = watch.finish()?;
     let ours = ebusy::below(directory.path(), incidents);
     ensure!(ours.is_empty(), "{ours:#?}");
@@ -150,10 +184,20 @@ fn a_container_that_stays_is_read_about() -> Result<Verdict> {
     let glob = directory.path().join("**");
     let watch = Watch::targets(&[&glob])?;
     let names = |docker: bool| -> Result<Option<String>> {
-        let path = directory.path().join("lib").join(if docker { "docker" } else { "state" });
+        let path = directory
+            .path()
+            .join("lib")
+            .join(if docker { "docker" } else { "state" });
         let root = DataRoot::mount(&path, docker)?;
-        let holding = Holding::start("hold-fd-directory", Namespace::Same, std::slice::from_ref(&root.rootfs))?;
-        pause::takes(Duration::from_millis(400), "how long a container lives until it is read about");
+        let holding = Holding::start(
+            "hold-fd-directory",
+            Namespace::Same,
+            std::slice::from_ref(&root.rootfs),
+        )?;
+        pause::takes(
+            Duration::from_millis(400),
+            "how long a container lives until it is read about",
+        );
         harness::settle()?;
         ensure!(!try_umount(&root.rootfs)?, "the umount was not refused");
         harness::settle()?;
@@ -213,19 +257,31 @@ fn files_that_make_wait() -> Result<Verdict> {
         }
     }
     let capture = directory.path().join("capture");
-    let path = directory.path().join("state-0").join(TASKS).join("default/x/rootfs");
+    let path = directory
+        .path()
+        .join("state-0")
+        .join(TASKS)
+        .join("default/x/rootfs");
     let path = path.to_str().context("a path of text")?;
     for arguments in [&["who"][..], &["who", path], &["who", "x"], &["audit"]] {
         let mut command = ebusy::command(arguments[0])?;
         let running = Running::start(command.args(&arguments[1..]))?;
         let status = running.wait().with_context(|| format!("{arguments:?}"))?;
         let finished = running.finished(status)?;
-        ensure!(status.code().is_some_and(|code| code <= 2), "{arguments:?}: {finished:?}");
+        ensure!(
+            status.code().is_some_and(|code| code <= 2),
+            "{arguments:?}: {finished:?}"
+        );
     }
-    for arguments in [vec!["watch", "--no-capture"], vec!["record", "-o", capture.to_str().context("text")?]] {
+    for arguments in [
+        vec!["watch", "--no-capture"],
+        vec!["record", "-o", capture.to_str().context("text")?],
+    ] {
         let mut command = ebusy::command(arguments[0])?;
         let running = Running::start(command.args(&arguments[1..]))?;
-        running.wait_for("watching").with_context(|| format!("{arguments:?}"))?;
+        running
+            .wait_for("watching")
+            .with_context(|| format!("{arguments:?}"))?;
         running.signal(rustix::process::Signal::TERM)?;
         running.wait().with_context(|| format!("{arguments:?}"))?;
     }
@@ -253,7 +309,9 @@ fn a_mount_that_has_the_path_of_a_container() -> Result<Verdict> {
         .args(["unshare", "-Urm", "sh", "-c", &script]);
     let mut user = Helper::from_command(&mut command)?;
     let Ok(said) = user.line() else {
-        return Ok(Verdict::Skipped("not everybody may make user namespaces".to_owned()));
+        return Ok(Verdict::Skipped(
+            "not everybody may make user namespaces".to_owned(),
+        ));
     };
     ensure!(said == "mounted", "{said}");
     harness::settle()?;
@@ -262,7 +320,11 @@ fn a_mount_that_has_the_path_of_a_container() -> Result<Verdict> {
     harness::settle()?;
     user.say("go")?;
     user.finish()?;
-    let holding = Holding::start("hold-fd-directory", Namespace::Same, std::slice::from_ref(&rootfs))?;
+    let holding = Holding::start(
+        "hold-fd-directory",
+        Namespace::Same,
+        std::slice::from_ref(&rootfs),
+    )?;
     ensure!(!try_umount(&rootfs)?, "the umount was not refused");
     harness::settle()?;
     holding.release()?;
@@ -270,7 +332,9 @@ fn a_mount_that_has_the_path_of_a_container() -> Result<Verdict> {
     let (incidents, log) = watch.finish()?;
     let ours = ebusy::below(directory.path(), incidents);
     let of = |source: &str| {
-        let found = ours.iter().find(|incident| incident.target.source.as_deref() == Some(source));
+        let found = ours
+            .iter()
+            .find(|incident| incident.target.source.as_deref() == Some(source));
         found.with_context(|| format!("no incident of {source}: {ours:#?}\n{log}"))
     };
     let known = of("ebusy-rootfs")?.target.container.as_ref();
@@ -290,7 +354,10 @@ fn a_cgroup_that_has_the_name_of_a_container() -> Result<Verdict> {
     }
     let root = format!("ebusy-test-{}", std::process::id());
     let bundle = directory.path().join("state").join(TASKS).join("k8s.io").join(ID);
-    plant(&bundle.join("config.json"), &config(&format!("/{root}/pod{POD}/{ID}")))?;
+    plant(
+        &bundle.join("config.json"),
+        &config(&format!("/{root}/pod{POD}/{ID}")),
+    )?;
     let rootfs = bundle.join("rootfs");
     fs::create_dir(&rootfs)?;
     mount("ebusy-rootfs", &rootfs, "tmpfs", MountFlags::empty(), None)?;
@@ -303,7 +370,11 @@ fn a_cgroup_that_has_the_name_of_a_container() -> Result<Verdict> {
     // In its own cgroup, in one of a user that has its name, and in one of an unknown container in the pod.
     let (own, false_one, unknown) = (
         made.hold(&scratch, &format!("pod{POD}/{ID}"), "file")?,
-        made.hold(&scratch, &format!("user-65534.slice/cri-containerd-{ID}.scope"), "second")?,
+        made.hold(
+            &scratch,
+            &format!("user-65534.slice/cri-containerd-{ID}.scope"),
+            "second",
+        )?,
         made.hold(&scratch, &format!("pod{POD}/{OTHER}"), "dir/file")?,
     );
     let (code, answers) = who(scratch.path())?;
@@ -359,7 +430,10 @@ impl Drop for Cgroups {
         let root = self.tree.join(&self.root);
         let below = |directory: &Path| -> Vec<PathBuf> {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-            entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir())
+                .collect()
         };
         for outer in below(&root) {
             for inner in below(&outer) {

@@ -77,7 +77,8 @@ impl Who {
             host: &host,
             reader: &reader,
         };
-        look.containers.learn_all(look.view.paths_of(self::own_namespace()));
+        look.containers
+            .learn_all(look.view.paths_of(self::own_namespace()));
         let mut status = exit::OK;
         let targets = match &question {
             Question::Path(path) => look.everywhere(path, own_namespace),

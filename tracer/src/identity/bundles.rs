@@ -111,7 +111,9 @@ impl Bundles {
                     let folder = self.learn_place(Keeper::Containerd, state)?;
                     Some((folder, state))
                 });
-                if !folder.is_some_and(|(folder, state)| self.read(&folder, state, bundle, Some(namespace), id)) {
+                if !folder
+                    .is_some_and(|(folder, state)| self.read(&folder, state, bundle, Some(namespace), id))
+                {
                     self.read_task(id, namespace);
                 }
             }
@@ -152,7 +154,9 @@ impl Bundles {
     /// Reads what is said of all containers in the directories that are known.
     pub(super) fn learn_all(&self) {
         for state in self.places(Keeper::Containerd) {
-            let Some(folder) = self.folder(&state) else { continue };
+            let Some(folder) = self.folder(&state) else {
+                continue;
+            };
             for tasks in task_directories(&folder) {
                 for namespace in folder.names(&tasks) {
                     let directory = tasks.join(&namespace);
@@ -164,7 +168,9 @@ impl Bundles {
             }
         }
         for root in self.places(Keeper::Storage) {
-            let Some(folder) = self.folder(&root) else { continue };
+            let Some(folder) = self.folder(&root) else {
+                continue;
+            };
             for id in folder.names(Path::new("overlay-containers")) {
                 if is_full_id(&id) {
                     self.read(&folder, &root, &storage_bundle(&root, &id), None, &id);
@@ -173,7 +179,9 @@ impl Bundles {
             self.read_storage(&root, |_| true);
         }
         for root in self.places(Keeper::Docker) {
-            let Some(folder) = self.folder(&root) else { continue };
+            let Some(folder) = self.folder(&root) else {
+                continue;
+            };
             self.read_docker_layers(&folder);
             for id in folder.names(Path::new("containers")) {
                 if is_full_id(&id) {
@@ -218,7 +226,9 @@ impl Bundles {
             return;
         }
         for state in self.places(Keeper::Containerd) {
-            let Some(folder) = self.folder(&state) else { continue };
+            let Some(folder) = self.folder(&state) else {
+                continue;
+            };
             for tasks in task_directories(&folder) {
                 let bundle = state.join(tasks).join(namespace).join(id);
                 if self.read(&folder, &state, &bundle, Some(namespace), id) {
@@ -231,7 +241,9 @@ impl Bundles {
     /// The tasks in a namespace of containerd that nothing is known of.
     fn read_new_tasks(&self, namespace: &str) {
         for state in self.places(Keeper::Containerd) {
-            let Some(folder) = self.folder(&state) else { continue };
+            let Some(folder) = self.folder(&state) else {
+                continue;
+            };
             for tasks in task_directories(&folder) {
                 let directory = tasks.join(namespace);
                 for id in folder.names(&directory) {
@@ -279,7 +291,9 @@ impl Bundles {
 
     /// The lists of one directory of containers/storage.
     pub(super) fn storage_entries(&self, folder: &Folder, root: &Path) -> Vec<StorageEntry> {
-        let lists = LISTS.iter().filter_map(|list| self.storage_list(folder, root, list));
+        let lists = LISTS
+            .iter()
+            .filter_map(|list| self.storage_list(folder, root, list));
         lists.flat_map(|list| list.as_ref().clone()).collect()
     }
 
@@ -325,7 +339,9 @@ impl Bundles {
                 continue;
             }
             let file = mounts.join(&id).join("mount-id");
-            let layer = folder.read(&file).and_then(|(_, text)| String::from_utf8(text).ok());
+            let layer = folder
+                .read(&file)
+                .and_then(|(_, text)| String::from_utf8(text).ok());
             if let Some(layer) = layer {
                 self.known().insert_layer(layer.trim().to_owned(), id);
             }
@@ -345,7 +361,9 @@ fn place_of(owner: &MountOwner) -> Option<(Keeper, PathBuf)> {
         MountOwner::Sandbox { state, .. } => (Keeper::Containerd, state.as_path()),
         MountOwner::Storage { userdata, .. } => (Keeper::Storage, state_of(userdata)?),
         MountOwner::StorageLayer { root, .. } => (Keeper::Storage, root.as_path()),
-        MountOwner::Docker { root, .. } | MountOwner::DockerLayer { root, .. } => (Keeper::Docker, root.as_path()),
+        MountOwner::Docker { root, .. } | MountOwner::DockerLayer { root, .. } => {
+            (Keeper::Docker, root.as_path())
+        }
         MountOwner::Pod { .. } | MountOwner::NetworkNamespace { .. } => return None,
     };
     Some((keeper, directory.to_path_buf()))
@@ -359,7 +377,8 @@ fn state_of(bundle: &Path) -> Option<&Path> {
 
 /// Directories of bundles below a state directory of containerd.
 fn task_directories(state: &Folder) -> Vec<PathBuf> {
-    let is_task = |name: &String| is_task_directory(name.as_bytes()) || name == "io.containerd.runtime.v1.linux";
+    let is_task =
+        |name: &String| is_task_directory(name.as_bytes()) || name == "io.containerd.runtime.v1.linux";
     let names = state.names(Path::new("")).into_iter();
     names.filter(is_task).map(PathBuf::from).collect()
 }

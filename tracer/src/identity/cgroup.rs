@@ -284,8 +284,18 @@ mod tests {
             (format!("{pod}/cri-containerd-9c41.scope-x"), scope, false, true),
             (format!("{pod}/crio-9c41.scope"), scope, false, true),
             (format!("/x{pod}/cri-containerd-9c41.scope"), scope, false, false),
-            ("/system.slice/docker-9c.scope".to_owned(), ":docker:9c", true, true),
-            ("/a.slice/docker-9c.scope".to_owned(), "a.slice:docker:9c", true, true),
+            (
+                "/system.slice/docker-9c.scope".to_owned(),
+                ":docker:9c",
+                true,
+                true,
+            ),
+            (
+                "/a.slice/docker-9c.scope".to_owned(),
+                "a.slice:docker:9c",
+                true,
+                true,
+            ),
             ("/docker-9c.scope".to_owned(), "-.slice:docker:9c", true, false),
             ("/default/web".to_owned(), "/default/web", true, true),
             ("/default/web2".to_owned(), "/default/web", false, true),
@@ -298,7 +308,11 @@ mod tests {
             ("/a/b".to_owned(), "a:b", false, false),
         ] {
             let found = of(&path);
-            assert_eq!((found.is_in(told), found.is_beside(told)), (is_in, is_beside), "{path} {told}");
+            assert_eq!(
+                (found.is_in(told), found.is_beside(told)),
+                (is_in, is_beside),
+                "{path} {told}"
+            );
         }
         // One of the hierarchies is enough: whoever is in a runtime's own cgroup of any was put there.
         let text = "12:pids:/default/web\n1:name=systemd:/system.slice/x.service\n";

@@ -101,12 +101,19 @@ impl Containers {
     /// is left is what the name claims.
     pub(super) fn of_membership(&self, member: &Membership) -> Option<Container> {
         let known = self.bundles.known();
-        let proven = member.claims.iter().find_map(|claim| recorded(&known, member, claim));
+        let proven = member
+            .claims
+            .iter()
+            .find_map(|claim| recorded(&known, member, claim));
         if let Some(entry) = proven {
             return Some(entry.details.container.clone());
         }
         let unknown = |claim: &&CgroupClaim| known.find(&claim.id, claim.namespace.as_deref()).is_none();
-        let claim = member.claims.iter().find(|claim| !claim.needs_bundle).filter(unknown)?;
+        let claim = member
+            .claims
+            .iter()
+            .find(|claim| !claim.needs_bundle)
+            .filter(unknown)?;
         // The pod's own cgroup may still be known by the pod's other containers.
         let pod = member.pod_uid.as_deref().and_then(|uid| {
             let agrees = |entry: &&Entry| {
@@ -115,7 +122,9 @@ impl Containers {
             };
             pod(&known, uid).filter(agrees)
         });
-        let pod = pod.map(|entry| entry.details.container.clone()).unwrap_or_default();
+        let pod = pod
+            .map(|entry| entry.details.container.clone())
+            .unwrap_or_default();
         Some(Container {
             runtime: claim.runtime.map(str::to_owned),
             id: claim.id.clone(),
@@ -154,13 +163,17 @@ impl Containers {
                 let entry = known.at(&userdata).or_else(|| known.find(&id, None));
                 Some(of(entry).unwrap_or_else(|| bare(None, &id, None)))
             }
-            MountOwner::StorageLayer { layer, .. } => of(of_layer(&known, &layer)
-                .or_else(|| of_root(&known, &format!("/overlay/{layer}/merged")))),
+            MountOwner::StorageLayer { layer, .. } => {
+                of(of_layer(&known, &layer).or_else(|| of_root(&known, &format!("/overlay/{layer}/merged"))))
+            }
             MountOwner::Docker { id, .. } => {
                 Some(of(known.find(&id, None)).unwrap_or_else(|| bare(Some("docker"), &id, None)))
             }
-            MountOwner::DockerLayer { layer, .. } => of(of_root(&known, &format!("/overlay2/{layer}/merged"))
-                .or_else(|| of_layer(&known, &layer))),
+            MountOwner::DockerLayer { layer, .. } => of(of_root(
+                &known,
+                &format!("/overlay2/{layer}/merged"),
+            )
+            .or_else(|| of_layer(&known, &layer))),
             MountOwner::Pod { uid } => of_pod(&known, &uid),
             MountOwner::NetworkNamespace { name } => {
                 let same = |entry: &&Entry| entry.details.network_namespace.as_deref() == Some(&*name);
@@ -255,7 +268,9 @@ fn recorded<'k>(known: &'k Known, member: &Membership, claim: &CgroupClaim) -> O
 
 /// The pod's sandbox if there is one, else one of its containers.
 fn pod<'k>(known: &'k Known, uid: &str) -> Option<&'k Entry> {
-    let mut of_pod = known.iter().filter(|entry| entry.details.pod_uid.as_deref() == Some(uid));
+    let mut of_pod = known
+        .iter()
+        .filter(|entry| entry.details.pod_uid.as_deref() == Some(uid));
     let first = of_pod.next()?;
     if first.details.sandbox {
         return Some(first);
@@ -279,7 +294,13 @@ fn of_layer<'k>(known: &'k Known, layer: &str) -> Option<&'k Entry> {
 }
 
 fn of_root<'k>(known: &'k Known, end: &str) -> Option<&'k Entry> {
-    let same = |entry: &&Entry| entry.details.root.as_deref().is_some_and(|root| root.ends_with(end));
+    let same = |entry: &&Entry| {
+        entry
+            .details
+            .root
+            .as_deref()
+            .is_some_and(|root| root.ends_with(end))
+    };
     known.iter().find(same)
 }
 

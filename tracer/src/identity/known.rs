@@ -48,7 +48,9 @@ impl Default for Known {
 impl Known {
     /// Whether the configuration was read when its file had this stamp.
     pub(super) fn read_before(&self, bundle: &Path, stamp: Stamp) -> bool {
-        self.entries.get(bundle).is_some_and(|(then, _)| *then == Some(stamp))
+        self.entries
+            .get(bundle)
+            .is_some_and(|(then, _)| *then == Some(stamp))
     }
 
     pub(super) fn insert(&mut self, stamp: Option<Stamp>, entry: Entry) {

@@ -126,7 +126,11 @@ impl Folder {
             | ResolveFlags::NO_SYMLINKS
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::NO_XDEV;
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).ok()
     }
 }
@@ -154,7 +158,14 @@ fn walk(
             return None;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let next = openat2(&here, name.as_os_str(), flags, Mode::empty(), ResolveFlags::empty()).ok()?;
+        let next = openat2(
+            &here,
+            name.as_os_str(),
+            flags,
+            Mode::empty(),
+            ResolveFlags::empty(),
+        )
+        .ok()?;
         last = fstat(&next).ok()?;
         match FileType::from_raw_mode(last.st_mode) {
             FileType::Directory if is_ours(&last) && !others_replace(&last) => here = next,
@@ -207,7 +218,10 @@ impl MountTable {
             let point = fields.by_ref().nth(4)?;
             let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
             let local = LOCAL.iter().any(|local| local.as_bytes() == kind);
-            Some((PathBuf::from(std::ffi::OsString::from_vec(unescape(point))), local))
+            Some((
+                PathBuf::from(std::ffi::OsString::from_vec(unescape(point))),
+                local,
+            ))
         };
         Self(mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect())
     }

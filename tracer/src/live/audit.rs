@@ -34,7 +34,9 @@ pub fn audit(host: &Host, reader: &Reader, identities: &Identities, patterns: &W
         ..Audit::of(host.clock.now())
     };
     let mut mounts = MountsView::read(kernel, host.task());
-    identities.containers().learn_all(mounts.paths_of(own_namespace()));
+    identities
+        .containers()
+        .learn_all(mounts.paths_of(own_namespace()));
     let hidden = mounts.add_hidden(kernel);
     if hidden.is_none() {
         audit.blind.extend(["detached", "namespaces"].map(str::to_owned));

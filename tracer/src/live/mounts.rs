@@ -24,7 +24,8 @@ impl Mounted {
     /// The container or pod that it was made for, by its path.
     #[must_use]
     pub fn container(&self, containers: &Containers) -> Option<Container> {
-        self.by_root.then(|| containers.container_of_mount_path(&self.path))?
+        self.by_root
+            .then(|| containers.container_of_mount_path(&self.path))?
     }
 }
 

@@ -49,7 +49,10 @@ pub(crate) fn by_runtime_state(containers: &Containers, path: &[u8]) -> Option<S
         roots.push(ROOT.into());
     }
     roots.truncate(ROOTS_MAX);
-    let mut states: Vec<Folder> = roots.iter().filter_map(|root| containers.folder(&root.join(&namespace))).collect();
+    let mut states: Vec<Folder> = roots
+        .iter()
+        .filter_map(|root| containers.folder(&root.join(&namespace)))
+        .collect();
     let state = states.pop().filter(|_| states.is_empty())?;
     if state.stat(Path::new(&id)).is_some() {
         return None;
@@ -100,7 +103,10 @@ mod tests {
     use proptest::prelude::any;
 
     use super::{by_runtime_state, paths};
-    use crate::{identity::Containers, model::{Since, SinceSource}};
+    use crate::{
+        identity::Containers,
+        model::{Since, SinceSource},
+    };
 
     const BUNDLE: &str = "run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41";
     const PATH: &[u8] = b"/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41/rootfs";

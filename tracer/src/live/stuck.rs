@@ -23,13 +23,7 @@ pub struct Stuck {
 pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> Vec<Stuck> {
     let mounts: Vec<_> = view
         .originals_first()
-        .filter_map(|(namespace, mounted)| {
-            Some((
-                namespace,
-                mounted,
-                mounted.container(containers)?,
-            ))
-        })
+        .filter_map(|(namespace, mounted)| Some((namespace, mounted, mounted.container(containers)?)))
         .collect();
     let alive = containers.containers_alive();
     let mut found: Vec<Stuck> = Vec::new();

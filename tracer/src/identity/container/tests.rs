@@ -229,7 +229,9 @@ fn by_mount() {
     );
     // Its container is gone, but Docker's own list of layers has it. No usual place leads there, but a mount.
     assert_eq!(of("/data/docker/overlay2/gone-layer/merged"), None);
-    containers.learn_all(std::iter::once(b"/data/docker/overlay2/gone-layer/merged".as_slice()));
+    containers.learn_all(std::iter::once(
+        b"/data/docker/overlay2/gone-layer/merged".as_slice(),
+    ));
     assert_eq!(
         of("/data/docker/overlay2/gone-layer/merged"),
         names("containerd", AGENT, Some("agent"), pod)

@@ -67,7 +67,10 @@ impl Appeared {
 
     /// Those that are old enough now, each at most twice.
     fn due(&mut self, now: Instant) -> Vec<(MountKey, Vec<u8>)> {
-        let is_due = |waiting: &Waiting| AGES.get(waiting.read).is_some_and(|age| now - waiting.since >= *age);
+        let is_due = |waiting: &Waiting| {
+            AGES.get(waiting.read)
+                .is_some_and(|age| now - waiting.since >= *age)
+        };
         let due = self.waiting.iter_mut().filter(|(_, waiting)| is_due(waiting));
         let due = due.take(AT_ONCE).map(|(key, waiting)| {
             waiting.read += 1;
@@ -123,7 +126,14 @@ mod tests {
         let mut appeared = Appeared::default();
         for id in 0..20 {
             let path = b"/run/x".to_vec();
-            appeared.waiting.insert(key(id), Waiting { path, since: start, read: 0 });
+            appeared.waiting.insert(
+                key(id),
+                Waiting {
+                    path,
+                    since: start,
+                    read: 0,
+                },
+            );
         }
         let mut due = |millis| appeared.due(start + Duration::from_millis(millis)).len();
         assert_eq!(due(0), 0);

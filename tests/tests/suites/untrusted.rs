@@ -98,13 +98,12 @@ impl DataRoot {
                 &path.join("containers").join(ID).join("config.v2.json"),
                 r#"{"Name": "/web", "Config": {"Image": "nginx", "Labels": {}}}"#,
             )?;
-            plant(
-                &path
-                    .join("image/overlay2/layerdb/mounts")
-                    .join(ID)
-                    .join("mount-id"),
-                OTHER,
-            )?;
+            // Others that have run there.
+            let layers = path.join("image/overlay2/layerdb/mounts");
+            plant(&layers.join(ID).join("mount-id"), OTHER)?;
+            for other in 0..50 {
+                plant(&layers.join(format!("{other:064x}/mount-id")), "gone")?;
+            }
             path.join("overlay2").join(OTHER).join("merged")
         } else {
             let bundle = path.join(TASKS).join("k8s.io").join(ID);
@@ -120,15 +119,15 @@ impl DataRoot {
         })
     }
 
-    /// Whether both could be unmounted at once.
-    fn umount(&self) -> Result<bool> {
-        let first = try_umount(&self.rootfs)? && try_umount(&self.path)?;
+    /// Whether both could be unmounted at once, with that time between the two.
+    fn umount(&self, between: Duration) -> Result<bool> {
+        let mut first = try_umount(&self.rootfs)?;
+        pause::takes(between, "what a runtime does between two umounts");
+        first &= try_umount(&self.path)?;
         if !first {
             for path in [&self.rootfs, &self.path] {
-                pause::until(PATIENCE, || {
-                    Ok(unmount(path, UnmountFlags::empty()).is_ok().then_some(()))
-                })
-                .ok();
+                let gone = || Ok(unmount(path, UnmountFlags::empty()).is_ok().then_some(()));
+                pause::until(PATIENCE, gone).ok();
             }
         }
         Ok(first)
@@ -150,20 +149,16 @@ fn no_umount_fails_because_of_ebusy() -> Result<Verdict> {
     let watch = Watch::start(&["--all".into()])?;
     let mut refused = Vec::new();
     for turn in 0..400_u32 {
+        let docker = turn % 2 == 0;
         let path = directory
             .path()
             .join("lib")
-            .join(["docker", "state"][turn as usize % 2]);
-        let root = DataRoot::mount(&path, turn % 2 == 0)?;
-        match turn % 8 {
-            0 | 1 => {}
-            2..=5 => harness::settle()?,
-            _ => pause::takes(
-                Duration::from_micros(u64::from(turn) * 37 % 15_000),
-                "how long a container lives",
-            ),
-        }
-        if !root.umount()? {
+            .join(if docker { "docker" } else { "state" });
+        let root = DataRoot::mount(&path, docker)?;
+        // As long as it took ebusy, when it still read of a container as soon as that was mounted.
+        let (life, most) = if docker { (15_000, 4_000) } else { (8_000, 1_500) };
+        pause::takes(Duration::from_micros(life), "how long a container lives");
+        if !root.umount(Duration::from_micros(u64::from(turn) * 379 % most))? {
             refused.push(turn);
         }
     }
@@ -202,7 +197,7 @@ fn a_container_that_stays_is_read_about() -> Result<Verdict> {
         ensure!(!try_umount(&root.rootfs)?, "the umount was not refused");
         harness::settle()?;
         holding.release()?;
-        ensure!(root.umount()?, "still busy after the release");
+        ensure!(root.umount(Duration::ZERO)?, "still busy after the release");
         let incident = watch.wait_for_incident(&root.rootfs, PATIENCE)?;
         Ok(incident.target.container.and_then(|container| container.name))
     };

@@ -6,7 +6,8 @@ use std::{cell::Cell, collections::BTreeSet, fs, path::PathBuf, time::Instant};
 use tracer::{
     btf::Btf,
     kernel::{
-        Batch, Chain, Kernel, KernelLayout, KernelMemory, Mount, PerCpu, RecordedMemory, Snapshot, Ways,
+        Batch, Budget, Kernel, KernelLayout, KernelMemory, Links, Mount, PerCpu, RecordedMemory, Snapshot,
+        Ways,
         recording::{self, Beginning},
         snapshot,
     },
@@ -91,15 +92,19 @@ impl<'m> Counted<'m> {
 }
 
 impl KernelMemory for Counted<'_> {
-    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+    fn read(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
         self.steps.set(self.steps.get() + addresses.len());
-        self.memory.read_batch(addresses, offset, len)
+        self.memory.read(addresses, offset, len)
     }
 
-    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
-        let chain = self.memory.chase(first, offset, stop, most.min(self.words));
-        self.steps.set(self.steps.get() + chain.nodes.len());
-        chain
+    fn links(&self, first: u64, offset: u32, stop: u64, most: usize) -> Links {
+        let links = self.memory.links(first, offset, stop, most.min(self.words));
+        self.steps.set(self.steps.get() + links.nodes.len());
+        links
+    }
+
+    fn budget(&self) -> &Budget {
+        self.memory.budget()
     }
 }
 

@@ -31,21 +31,15 @@ impl Walk<'_, '_> {
             let Some(own) = kernel.path_addresses(&[file], t.file_path).pop().flatten() else {
                 continue;
             };
-            for mount in &self.interest {
-                // Its own mount is the private clone.
-                if *mount == own.mount {
-                    continue;
-                }
-                let path = PathAddress {
-                    mount: *mount,
-                    dentry: own.dentry,
-                };
-                let backing = kernel.backing_files(file, path);
-                self.found.extend(backing.into_iter().map(|backing| Found {
-                    held_by: held_by.clone(),
-                    ..Found::new(Kind::Accounting, backing, path)
-                }));
-            }
+            // Its own mount is the private clone.
+            let on = |path: &PathAddress| {
+                path.dentry == own.dentry && path.mount != own.mount && self.interest.contains(&path.mount)
+            };
+            let backing = kernel.behind(file).into_iter().filter(|(_, path)| on(path));
+            self.found.extend(backing.map(|(backing, path)| Found {
+                held_by: held_by.clone(),
+                ..Found::new(Kind::Accounting, backing, path)
+            }));
         }
     }
 }

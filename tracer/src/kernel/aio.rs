@@ -4,7 +4,10 @@
 //!
 //! Not looked at: requests that a block device completes, which nothing leads to.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use tracer_common::ABSENT;
 
@@ -62,7 +65,7 @@ impl Walk<'_, '_> {
             self.carried.push(Carried {
                 kind: Kind::Kernel,
                 file: asked.file,
-                users: users.iter().map(|index| (*index, None)).collect(),
+                users: Rc::new(users.iter().map(|index| (*index, None)).collect()),
                 held_by: Some(Text::from(AIO_REQUEST.to_owned())),
                 asked: Some(asked),
             });

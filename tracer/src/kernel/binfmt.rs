@@ -4,6 +4,8 @@
 //! Each file of binfmt_misc has its entry as private data, in every kernel; from Linux 6.7 on there is a superblock for
 //! each user namespace. The entries go with their superblock.
 
+use std::rc::Rc;
+
 use tracer_common::ABSENT;
 
 use super::{
@@ -69,7 +71,7 @@ impl Walk<'_, '_> {
                     self.carried.push(Carried {
                         kind: Kind::BinfmtMisc,
                         file,
-                        users: Vec::new(),
+                        users: Rc::default(),
                         held_by: self.entry_name(inode, entry, fields).map(Text::from),
                         asked: None,
                     });

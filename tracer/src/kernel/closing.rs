@@ -4,6 +4,8 @@
 //! Not looked at: `delayed_fput_list`, where kernel threads leave theirs for a tick (it has no way but a symbol), and
 //! what a task drops already (that is on its stack alone).
 
+use std::rc::Rc;
+
 use tracer_common::ABSENT;
 
 use super::{
@@ -46,7 +48,7 @@ impl Walk<'_, '_> {
                     self.carried.push(Carried {
                         kind: Kind::Deferred,
                         file,
-                        users: vec![(index, None)],
+                        users: Rc::new(vec![(index, None)]),
                         held_by: Some(Text::from("a system call that is not done".to_owned())),
                         asked: None,
                     });

@@ -23,6 +23,7 @@ pub(super) struct Describe<'k, 'd> {
     mounts: HashMap<u64, Mount>,
     numbers: HashMap<u64, u32>,
     task_namespaces: HashMap<u64, u64>,
+    processes: HashMap<usize, Process>,
 }
 
 impl<'k, 'd> Describe<'k, 'd> {
@@ -83,6 +84,7 @@ impl<'k, 'd> Describe<'k, 'd> {
             mounts,
             numbers,
             task_namespaces,
+            processes: HashMap::new(),
         }
     }
 
@@ -94,29 +96,40 @@ impl<'k, 'd> Describe<'k, 'd> {
             .collect()
     }
 
-    fn process(&self, index: usize) -> Process {
+    fn process(&mut self, index: usize) -> Process {
+        if let Some(known) = self.processes.get(&index) {
+            return known.clone();
+        }
+        let process = self.new_process(index);
+        self.processes.insert(index, process.clone());
+        process
+    }
+
+    fn new_process(&mut self, index: usize) -> Process {
         let task = &self.tasks[index];
         let namespace = self
             .task_namespaces
             .get(&task.nsproxy)
-            .and_then(|address| self.numbers.get(address));
+            .and_then(|address| self.numbers.get(address))
+            .copied();
         Process {
             pid: task.tgid,
             tid: Some(task.tid),
             comm: self.comms.get(&index).cloned().unwrap_or_default(),
             exe: self.exe(task),
-            mount_namespace: namespace.copied(),
+            mount_namespace: namespace,
             ..Process::default()
         }
     }
 
-    fn exe(&self, task: &Task) -> Option<Text> {
+    fn exe(&mut self, task: &Task) -> Option<Text> {
         let t = &self.kernel.layout.table;
         let file = self.kernel.memory.word(task.mm, t.mm_exe_file)?;
         let path = self.kernel.path_addresses(&[file], t.file_path).pop().flatten()?;
         let root = self.root(task);
-        let path = Paths::new(self.kernel).seen_from(path.mount, path.dentry, root);
-        path.filter(|_| self.kernel.is_task(task)).map(Text::from)
+        let path = self.paths.seen_from(path.mount, path.dentry, root);
+        path.filter(|_| self.kernel.is_task(task))
+            .map(|path| Text::from(path.shown()))
     }
 
     fn root(&self, task: &Task) -> Option<(u64, u64)> {
@@ -135,12 +148,13 @@ impl<'k, 'd> Describe<'k, 'd> {
         let (path, deleted) = self
             .paths
             .in_mount(mount.root, found.path.dentry)
+            .map(|(path, deleted)| (path.shown(), deleted))
             .unwrap_or_default();
         let root = found.owner.and_then(|index| self.root(&self.tasks[index]));
         let seen_as = self
             .paths
             .seen_from(mount.address, found.path.dentry, root)
-            .map(Text::from);
+            .map(|path| Text::from(path.shown()));
         let flags = if found.kind == Kind::Fd {
             self.kernel.file_flags(found.object)
         } else {

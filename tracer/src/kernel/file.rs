@@ -177,6 +177,14 @@ impl Kernel<'_> {
     /// of the same mount. A file of another file system has none.
     #[must_use]
     pub fn backing_files(&self, file: u64, path: PathAddress) -> Vec<u64> {
+        let all = self.behind(file).into_iter();
+        all.filter(|(_, found)| *found == path)
+            .map(|(file, _)| file)
+            .collect()
+    }
+
+    /// What may be backing files of an open file, with the path that each leads to.
+    pub(super) fn behind(&self, file: u64) -> Vec<(u64, PathAddress)> {
         let t = &self.layout.table;
         let Some(private) = self
             .memory
@@ -201,8 +209,7 @@ impl Kernel<'_> {
         candidates
             .into_iter()
             .zip(paths)
-            .filter(|(_, found)| *found == Some(path))
-            .map(|(file, _)| file)
+            .filter_map(|(file, path)| Some((file, path?)))
             .collect()
     }
 

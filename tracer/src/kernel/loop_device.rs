@@ -1,6 +1,6 @@
 //! Loop devices: each keeps the file behind it open, with no process.
 
-use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path, rc::Rc};
 
 use tracer_common::ABSENT;
 
@@ -46,7 +46,7 @@ impl Walk<'_, '_> {
             self.carried.push(Carried {
                 kind: Kind::Loop,
                 file,
-                users: Vec::new(),
+                users: Rc::default(),
                 held_by: Some(Text::from(format!("/dev/loop{number}").into_bytes())),
                 asked: None,
             });

@@ -11,6 +11,8 @@ use super::{
 
 /// Mappings of one process at the most (`vm.max_map_count` can be raised to this).
 const MAPPINGS_MAX: usize = 1 << 20;
+/// Mappings of all processes at the most, and nodes of their trees.
+const ALL_MAPPINGS_MAX: usize = 1 << 22;
 /// A maple node, which is aligned to its size; the low bits of a pointer to one have its type.
 const NODE: usize = 256;
 const NODE_MASK: u64 = 255;
@@ -64,6 +66,9 @@ impl Kernel<'_> {
             let chain = self.memory.chase(first.unwrap_or(0), t.vma_next, 0, MAPPINGS_MAX);
             complete &= chain.complete;
             found.extend(chain.nodes.into_iter().map(|vma| (vma, *mm)));
+            if found.len() > ALL_MAPPINGS_MAX {
+                return (found, false);
+            }
         }
         (found, complete)
     }
@@ -86,7 +91,7 @@ impl Kernel<'_> {
         let mut seen = HashSet::new();
         // A tree of height 10 has more mappings than memory.
         for _ in 0..10 {
-            if level.is_empty() {
+            if level.is_empty() || level.len() + found.len() > ALL_MAPPINGS_MAX {
                 break;
             }
             let addresses: Vec<u64> = level.iter().map(|(node, ..)| node & !NODE_MASK).collect();

@@ -1,15 +1,74 @@
 //! Kernel memory as the walks see it: batches of reads, and chains of links. Everything read is hostile: an
 //! address may be stale, a list may have no end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-/// Kernel memory, live or recorded.
+use tracer_common::CHASE_MAX;
+
+use super::budget::Budget;
+
+/// Kernel memory, live or recorded. Walks do not call these, but what `dyn KernelMemory` makes of them: that is
+/// bounded, whatever is in memory.
 pub trait KernelMemory {
     /// Reads `len` bytes at each address plus `offset`.
-    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch;
+    fn read(&self, addresses: &[u64], offset: u32, len: usize) -> Batch;
 
-    /// Follows `next = *(node + offset)` from `first` until `stop` or null, `most` nodes at the most.
-    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain;
+    /// Follows `next = *(node + offset)` from `first` until `stop` or null, `most` nodes at the most, which is no more
+    /// than [`CHASE_MAX`].
+    fn links(&self, first: u64, offset: u32, stop: u64, most: usize) -> Links;
+
+    /// What may still be read.
+    fn budget(&self) -> &Budget;
+}
+
+/// A part of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Links {
+    /// The nodes, without the stop.
+    pub nodes: Vec<u64>,
+    /// Why there are no more.
+    pub end: End,
+}
+
+impl Links {
+    /// Follows links by what gives the next one, if it can be read.
+    pub(super) fn follow(first: u64, stop: u64, most: usize, next: impl Fn(u64) -> Option<u64>) -> Self {
+        let mut nodes = Vec::new();
+        let mut node = first;
+        while node != stop && node != 0 {
+            if nodes.len() >= most {
+                return Self {
+                    nodes,
+                    end: End::More,
+                };
+            }
+            nodes.push(node);
+            match next(node) {
+                Some(next) => node = next,
+                None => {
+                    return Self {
+                        nodes,
+                        end: End::Fault,
+                    };
+                }
+            }
+        }
+        Self {
+            nodes,
+            end: End::Stop,
+        }
+    }
+}
+
+/// How a part of a chain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// At the stop or at null.
+    Stop,
+    /// The last node could not be read.
+    Fault,
+    /// There is more than was asked for.
+    More,
 }
 
 /// What a batch of reads brought.
@@ -67,7 +126,7 @@ impl Batch {
 pub struct Chain {
     /// The nodes, without the stop.
     pub nodes: Vec<u64>,
-    /// Whether the stop (or null) was reached: if not, the list changed under the walk or is too long.
+    /// Whether the stop (or null) was reached: if not, the list changed under the walk, is too long, or goes round.
     pub complete: bool,
 }
 
@@ -87,6 +146,49 @@ pub(super) fn u32_at(piece: &[u8], offset: usize) -> Option<u32> {
 
 /// Single reads and common shapes, on top of the trait.
 impl dyn KernelMemory + '_ {
+    /// Reads `len` bytes at each address plus `offset`; what the budget has no room for is not readable.
+    #[must_use]
+    pub fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+        let allowed = self.budget().reads(addresses.len(), len);
+        let mut batch = self.read(&addresses[..allowed], offset, len);
+        for _ in allowed..addresses.len() {
+            batch.push(None);
+        }
+        batch
+    }
+
+    /// Follows `next = *(node + offset)` from `first` until `stop` or null, `most` nodes at the most. No node is in a
+    /// chain twice: one that goes round ends where it meets itself.
+    #[must_use]
+    pub fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
+        let mut chain = Chain::default();
+        let mut seen = HashSet::new();
+        let mut node = first;
+        while !self.budget().is_spent() {
+            let room = most.saturating_sub(chain.nodes.len()).min(CHASE_MAX);
+            let Links { mut nodes, end } = self.links(node, offset, stop, room);
+            if !self.budget().steps(nodes.len()) {
+                return chain;
+            }
+            // The last node of a full part is where the next one starts.
+            let more = end == End::More && nodes.len() == CHASE_MAX && chain.nodes.len() + nodes.len() < most;
+            if more {
+                node = nodes.pop().unwrap_or(stop);
+            }
+            for found in nodes {
+                if !seen.insert(found) {
+                    return chain;
+                }
+                chain.nodes.push(found);
+            }
+            if !more {
+                chain.complete = end == End::Stop;
+                return chain;
+            }
+        }
+        chain
+    }
+
     /// One word.
     #[must_use]
     pub fn word(&self, address: u64, offset: u32) -> Option<u64> {
@@ -153,6 +255,7 @@ pub(super) fn is_kernel_address(address: u64) -> bool {
 #[derive(Debug, Clone, Default)]
 pub struct RecordedMemory {
     pages: HashMap<u64, Box<Page>>,
+    pub(super) budget: Budget,
 }
 
 /// Bytes of a page, and which of them are known.
@@ -201,7 +304,7 @@ impl RecordedMemory {
         runs
     }
 
-    fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
+    fn bytes(&self, address: u64, len: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
             let (page, at) = split(address.wrapping_add(bytes.len() as u64));
@@ -222,38 +325,30 @@ fn split(address: u64) -> (u64, usize) {
 }
 
 impl KernelMemory for RecordedMemory {
-    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+    fn read(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
         let mut batch = Batch::new(len, addresses.len());
         for address in addresses {
-            batch.push(self.read(address.wrapping_add(u64::from(offset)), len).as_deref());
+            batch.push(
+                self.bytes(address.wrapping_add(u64::from(offset)), len)
+                    .as_deref(),
+            );
         }
         batch
     }
 
-    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
-        let mut chain = Chain::default();
-        let mut node = first;
-        while node != stop && node != 0 {
-            if chain.nodes.len() >= most {
-                return chain;
-            }
-            chain.nodes.push(node);
-            match self
-                .read(node.wrapping_add(u64::from(offset)), 8)
-                .and_then(|word| u64_at(&word, 0))
-            {
-                Some(next) => node = next,
-                None => return chain,
-            }
-        }
-        chain.complete = true;
-        chain
+    fn links(&self, first: u64, offset: u32, stop: u64, most: usize) -> Links {
+        let next = |node: u64| u64_at(&self.bytes(node.wrapping_add(u64::from(offset)), 8)?, 0);
+        Links::follow(first, stop, most, next)
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{KernelMemory, RecordedMemory};
+    use super::{Budget, Chain, KernelMemory, RecordedMemory};
 
     #[test]
     fn a_ring_ends_at_its_head_and_an_endless_one_at_the_cap() {
@@ -264,8 +359,45 @@ mod tests {
         let memory: &dyn KernelMemory = &memory;
         let chain = memory.ring(0x1000, 10);
         assert_eq!((chain.nodes, chain.complete), (vec![0x2000, 0x3000], true));
-        let endless = memory.chase(0x2000, 0, 0x9000, 10);
-        assert_eq!((endless.nodes.len(), endless.complete), (10, false));
+        let short = memory.chase(0x2000, 0, 0x9000, 2);
+        assert_eq!((short.nodes, short.complete), (vec![0x2000, 0x3000], false));
+    }
+
+    #[test]
+    fn a_chain_that_goes_round_ends_where_it_meets_itself() {
+        for length in [1, 2, 3, 1023, 1024, 1025, 5000_u64] {
+            let mut memory = RecordedMemory::default();
+            // What leads into the circle is no part of it.
+            memory.write_word(0x8, 0x1000);
+            for node in 0..length {
+                memory.write_word(0x1000 + node * 8, 0x1000 + (node + 1) % length * 8);
+            }
+            let memory: &dyn KernelMemory = &memory;
+            let chain = memory.chase(0x8, 0, 0x7_0000_0000, 1 << 20);
+            assert_eq!((chain.nodes.len() as u64, chain.complete), (length + 1, false));
+            let whole = memory.chase(0x1000, 0, 0x1000 + (length - 1) * 8, 1 << 20);
+            assert_eq!((whole.nodes.len() as u64, whole.complete), (length - 1, true));
+        }
+    }
+
+    #[test]
+    fn what_the_budget_has_no_room_for_is_not_readable() {
+        let mut memory = RecordedMemory {
+            budget: Budget::of(20),
+            ..RecordedMemory::default()
+        };
+        for node in 0..100 {
+            memory.write_word(node * 8, node * 8 + 8);
+        }
+        let memory: &dyn KernelMemory = &memory;
+        let words = memory.words(&[8; 30], 0);
+        assert_eq!((words[19], words[20], words[29]), (Some(16), None, None));
+        assert!(memory.budget().is_spent());
+        assert_eq!(memory.chase(8, 0, 0, 100), Chain::default());
+        // The next look begins anew.
+        memory.budget().begin();
+        assert_eq!(memory.word(8, 0), Some(16));
+        assert!(!memory.budget().is_spent());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod accounting;
 mod aio;
 mod binfmt;
+mod budget;
 mod census;
 mod child_mount;
 mod closing;
@@ -43,15 +44,17 @@ mod uring_request;
 mod walk;
 mod ways;
 
+pub(crate) use self::dentry::shortened;
 pub use self::{
+    budget::Budget,
     context::Kernel,
     count::PerCpu,
-    dentry::Paths,
+    dentry::{PathText, Paths},
     everywhere::{AllMounts, Place},
     file::{Descriptor, PathAddress, access},
     layout::{KernelLayout, LayoutError},
     mapping::MappedFile,
-    memory::{Batch, Chain, KernelMemory, RecordedMemory},
+    memory::{Batch, Chain, End, KernelMemory, Links, RecordedMemory},
     mount::{Mount, Superblock},
     orphan::LedgerFile,
     propagation::Slots,

@@ -155,6 +155,8 @@ impl Kernel<'_> {
         let mut all = Vec::new();
         while !level.is_empty() && all.len() < MOUNTS_MAX {
             level.retain(|address| seen.insert(*address));
+            whole &= level.len() <= MOUNTS_MAX;
+            level.truncate(MOUNTS_MAX);
             let mut next = Vec::new();
             for mount in self.mounts(&level) {
                 let Some(mount) = mount else {

@@ -99,10 +99,15 @@ impl Walk<'_, '_> {
     /// mounts whose count is not explained by what was found.
     pub(super) fn suspected_walks(&mut self, blocking: &[&Mount], counts: &[Option<i32>]) {
         let kernel = self.kernel;
+        let mut found: HashMap<u64, u64> = HashMap::new();
+        for reference in &self.found {
+            *found.entry(reference.path.mount).or_default() += reference.refs;
+        }
+        let explained = |mount: &Mount| found.get(&mount.address).copied().unwrap_or(0);
         let short: HashSet<u64> = blocking
             .iter()
             .zip(counts)
-            .filter(|(mount, count)| count.is_none_or(|count| self.is_short(mount, count)))
+            .filter(|(mount, count)| count.is_none_or(|count| self.is_short(mount, explained(mount), count)))
             .map(|(mount, _)| mount.address)
             .collect();
         if short.is_empty() {
@@ -158,12 +163,7 @@ impl Walk<'_, '_> {
     }
 
     /// Whether a count is larger than what was found.
-    fn is_short(&self, mount: &Mount, count: i32) -> bool {
-        let on_it = self
-            .found
-            .iter()
-            .filter(|found| found.path.mount == mount.address);
-        let mut explained: u64 = on_it.map(|found| found.refs).sum();
+    fn is_short(&self, mount: &Mount, mut explained: u64, count: i32) -> bool {
         if self.kernel.layout.children_counted {
             explained += self.kernel.children(mount).0.len() as u64;
         }

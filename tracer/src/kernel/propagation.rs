@@ -1,7 +1,7 @@
 //! Where an umount propagates: the peers and slaves of the target's *parent*, in any namespace, and what is
 //! mounted there in the target's place (fs/pnode.c `propagate_mount_busy`; KERNEL.md 4.1).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{context::Kernel, mount::Mount};
 
@@ -93,7 +93,10 @@ impl Kernel<'_> {
             .map(|node| node.wrapping_sub(link))
             .collect();
         let mut mounts: Vec<Mount> = self.mounts(&addresses).into_iter().flatten().collect();
-        let order = |mount: &Mount| receivers.iter().position(|parent| parent.address == mount.parent);
+        let places: HashMap<u64, usize> = (receivers.iter().enumerate())
+            .map(|(place, parent)| (parent.address, place))
+            .collect();
+        let order = |mount: &Mount| places.get(&mount.parent).copied();
         mounts.retain(|mount| {
             mount.address != target.address && mount.mountpoint == target.mountpoint && order(mount).is_some()
         });

@@ -15,14 +15,18 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use tracer_common::{ARENA_SLOTS, Arena, CHASE_MAX, MAX_READ, READ_OK};
+use tracer_common::{ARENA_SLOTS, Arena, MAX_READ, READ_FAULT, READ_OK};
 
-use super::memory::{Batch, Chain, KernelMemory};
+use super::{
+    budget::Budget,
+    memory::{Batch, End, KernelMemory, Links},
+};
 
 /// The reader programs of a loaded object, with their arena.
 pub struct Reader {
     ebpf: Ebpf,
     arena: RefCell<Mapping>,
+    budget: Budget,
 }
 
 impl fmt::Debug for Reader {
@@ -67,7 +71,11 @@ impl Reader {
             bail!("the BPF object has no array ARENA")
         };
         let arena = RefCell::new(Mapping::new(arena.fd().as_fd())?);
-        Ok(Self { ebpf, arena })
+        Ok(Self {
+            ebpf,
+            arena,
+            budget: Budget::default(),
+        })
     }
 
     /// The object, to see its programs.
@@ -108,7 +116,7 @@ impl Reader {
 }
 
 impl KernelMemory for Reader {
-    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+    fn read(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
         let mut arena = self.arena.borrow_mut();
         let mut batch = Batch::new(len, addresses.len());
         if len == 0 || len > MAX_READ || offset == tracer_common::ABSENT {
@@ -140,32 +148,34 @@ impl KernelMemory for Reader {
         batch
     }
 
-    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
+    fn links(&self, first: u64, offset: u32, stop: u64, most: usize) -> Links {
         let arena = self.arena.borrow_mut();
-        let mut chain = Chain::default();
-        let mut node = first;
+        let nothing = Links {
+            nodes: Vec::new(),
+            end: End::Fault,
+        };
         if offset == tracer_common::ABSENT {
-            return chain;
+            return nothing;
         }
-        loop {
-            let room = most.saturating_sub(chain.nodes.len()).min(CHASE_MAX);
-            let count = match self.run("chase", [node, u64::from(offset), stop, room as u64], None) {
-                Ok(count) => count,
-                Err(error) => {
-                    log::warn!("{error:#}");
-                    return chain;
-                }
-            };
-            // The last node of a full window is where the next one starts.
-            let more = arena.status(0) == 0 && count == CHASE_MAX && chain.nodes.len() + count < most;
-            let taken = if more { count - 1 } else { count };
-            chain.nodes.extend((0..taken).map(|slot| arena.address(slot)));
-            if !more {
-                chain.complete = arena.status(0) == READ_OK;
-                return chain;
+        let args = [first, u64::from(offset), stop, most as u64];
+        match self.run("chase", args, None) {
+            Ok(count) => Links {
+                nodes: (0..count).map(|slot| arena.address(slot)).collect(),
+                end: match arena.status(0) {
+                    READ_OK => End::Stop,
+                    READ_FAULT => End::Fault,
+                    _ => End::More,
+                },
+            },
+            Err(error) => {
+                log::warn!("{error:#}");
+                nothing
             }
-            node = arena.address(count - 1);
         }
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 }
 

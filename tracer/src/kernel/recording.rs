@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::{Batch, Chain, KernelMemory, RecordedMemory, u32_at, u64_at};
+use super::{
+    budget::Budget,
+    memory::{Batch, End, KernelMemory, Links, RecordedMemory, u32_at, u64_at},
+};
 
 /// Bytes that a recording unpacks to at the most.
 const UNPACKED_MAX: u64 = 64 << 20;
@@ -62,8 +65,8 @@ impl<'m> Recorder<'m> {
 }
 
 impl KernelMemory for Recorder<'_> {
-    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
-        let batch = self.memory.read_batch(addresses, offset, len);
+    fn read(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+        let batch = self.memory.read(addresses, offset, len);
         let mut read = self.read.borrow_mut();
         for (address, piece) in addresses.iter().zip(batch.iter()) {
             if let Some(piece) = piece {
@@ -73,19 +76,23 @@ impl KernelMemory for Recorder<'_> {
         batch
     }
 
-    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
-        let chain = self.memory.chase(first, offset, stop, most);
+    fn links(&self, first: u64, offset: u32, stop: u64, most: usize) -> Links {
+        let chain = self.memory.links(first, offset, stop, most);
         let mut read = self.read.borrow_mut();
         let mut link = |node: u64, next: u64| read.write_word(node.wrapping_add(u64::from(offset)), next);
         for pair in chain.nodes.windows(2) {
             link(pair[0], pair[1]);
         }
-        if let Some(last) = chain.nodes.last().filter(|_| chain.complete) {
+        if let Some(last) = chain.nodes.last().filter(|_| chain.end == End::Stop) {
             // It ended at the stop or at null, and which of them is not told.
-            let end = self.memory.read_batch(&[*last], offset, 8);
+            let end = self.memory.read(&[*last], offset, 8);
             link(*last, end.words().next().flatten().unwrap_or(stop));
         }
         chain
+    }
+
+    fn budget(&self) -> &Budget {
+        self.memory.budget()
     }
 }
 
@@ -123,9 +130,9 @@ mod tests {
         memory.write_word(0x5000, 0x6000);
         memory.write_word(0x6000, 0x5000);
         let recorder = Recorder::new(&memory);
-        recorder.read_batch(&[0x1ff8, 0x9000], 4, 16);
-        recorder.chase(0x5000, 0, 0, 3);
-        recorder.chase(0x6000, 0, 0x5000, 3);
+        recorder.read(&[0x1ff8, 0x9000], 4, 16);
+        recorder.links(0x5000, 0, 0, 3);
+        recorder.links(0x6000, 0, 0x5000, 3);
         let beginning = Beginning {
             release: "7.2".to_owned(),
             per_cpu: vec![1],

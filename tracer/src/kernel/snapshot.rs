@@ -10,7 +10,7 @@ use super::{
     describe::Describe,
     mount::Mount,
     orphan::LedgerFile,
-    walk::{Walk, note},
+    walk::{CUT_SHORT, Walk, note},
 };
 use crate::model::{Holder, Kind, Through};
 
@@ -82,6 +82,7 @@ pub fn snapshot(
     now: impl Fn() -> u64,
 ) -> Snapshot {
     let started = now();
+    kernel.memory.budget().begin();
     let mut gaps = Vec::new();
     let slots = kernel.slots(target);
     note(
@@ -149,6 +150,7 @@ pub fn snapshot(
     merge_mappings(&mut references);
     references.sort_by_key(|reference| (reference.holder.through, reference.start, reference.holder.fd));
     let after = kernel.counts(&blocking);
+    note(&mut gaps, !kernel.memory.budget().is_spent(), CUT_SHORT);
     let addresses: Vec<u64> = blocking.iter().map(|mount| mount.namespace).collect();
     let namespaces = kernel.namespace_numbers(&addresses);
     let mut states = blocking

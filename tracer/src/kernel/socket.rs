@@ -4,7 +4,10 @@
 //! socket can be in flight itself, or wait to be accepted. What no process can receive any more is garbage, which the
 //! kernel collects when any UNIX socket is closed (net/unix/garbage.c).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    rc::Rc,
+};
 
 use tracer_common::ABSENT;
 
@@ -63,7 +66,7 @@ struct Sockets {
     by_file: HashMap<u64, u64>,
     messages: Vec<Message>,
     /// The processes that have a socket, or that can receive or accept it.
-    users: HashMap<u64, Users>,
+    users: HashMap<u64, Rc<Users>>,
     complete: bool,
 }
 
@@ -129,7 +132,7 @@ impl Walk<'_, '_> {
         );
         for (file, socket) in &sockets.by_file {
             if let Some(users) = users.get(file) {
-                sockets.users.insert(*socket, users.clone());
+                sockets.users.insert(*socket, Rc::new(users.clone()));
             }
         }
         sockets.pass_on();
@@ -153,10 +156,14 @@ impl Walk<'_, '_> {
                 let listener = listeners
                     .get(address)
                     .and_then(|listener| sockets.all.get(listener));
-                let users = sockets.users.get(address).cloned().unwrap_or_default();
+                let users = sockets
+                    .users
+                    .get(address)
+                    .into_iter()
+                    .flat_map(|users| users.iter());
                 Found {
                     held_by: Some(Text::from(socket.held_by(listener))),
-                    ..Found::new(Kind::UnixSocket, *address, path).used_by(self.tasks, users)
+                    ..Found::new(Kind::UnixSocket, *address, path).used_by(self.tasks, users.copied())
                 }
             };
             self.found.push(found);
@@ -164,7 +171,17 @@ impl Walk<'_, '_> {
     }
 
     fn in_flight(&mut self, sockets: &Sockets, garbage: &HashSet<u64>) {
+        let all = sockets.messages.iter().flat_map(|message| &message.files);
+        let all = unique(all.copied());
+        // Most of what is in flight is elsewhere, and whoever sends it decides how much it is.
+        let wanted = self.kernel.files_on(&all, &self.interest, false);
         for message in &sockets.messages {
+            let files: Vec<u64> = (message.files.iter().copied())
+                .filter(|file| wanted.contains_key(file))
+                .collect();
+            if files.is_empty() {
+                continue;
+            }
             let users = sockets.users.get(&message.receiver).cloned().unwrap_or_default();
             let dropped = garbage.contains(&message.receiver);
             let held_by = if dropped {
@@ -185,11 +202,11 @@ impl Walk<'_, '_> {
                 }
                 held_by
             };
-            for file in &message.files {
+            for file in files {
                 self.carried.push(Carried {
                     kind: if dropped { Kind::Deferred } else { Kind::ScmRights },
-                    file: *file,
-                    users: users.clone(),
+                    file,
+                    users: Rc::clone(&users),
                     held_by: Some(Text::from(held_by.clone())),
                     asked: None,
                 });
@@ -269,11 +286,11 @@ impl Sockets {
     /// keeps them, nor anything that they are in.
     fn garbage(&self, references: &HashMap<u64, u64>) -> HashSet<u64> {
         let mut flights: HashMap<u64, u64> = HashMap::new();
-        let mut carriers: HashMap<u64, Vec<u64>> = HashMap::new();
+        let mut brings: HashMap<u64, Vec<u64>> = HashMap::new();
         for message in &self.messages {
             for brought in self.brought(message) {
                 *flights.entry(brought).or_default() += 1;
-                carriers.entry(brought).or_default().push(message.receiver);
+                brings.entry(message.receiver).or_default().push(brought);
             }
         }
         // Whoever is kept by something else keeps what waits in it.
@@ -290,19 +307,17 @@ impl Sockets {
             })
             .map(|(address, _)| *address)
             .collect();
-        loop {
-            let kept: Vec<u64> = garbage
-                .iter()
-                .copied()
-                .filter(|socket| carriers[socket].iter().any(|carrier| !garbage.contains(carrier)))
-                .collect();
-            if kept.is_empty() {
-                return garbage;
-            }
-            for socket in kept {
-                garbage.remove(&socket);
+        // Each carrier passes on once that it is kept: a chain of sockets in each other costs its length.
+        let mut kept: Vec<u64> = brings.keys().copied().collect();
+        kept.retain(|carrier| !garbage.contains(carrier));
+        while let Some(carrier) = kept.pop() {
+            for brought in brings.remove(&carrier).unwrap_or_default() {
+                if garbage.remove(&brought) {
+                    kept.push(brought);
+                }
             }
         }
+        garbage
     }
 }
 
@@ -470,5 +485,49 @@ impl Kernel<'_> {
             .filter_map(|(file, count)| Some((file, count?)))
             .collect();
         sockets.garbage(&references)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{Message, Sockets, UnixSocket};
+
+    /// Sockets in flight in each other, each sent over the one before: the first is what the kernel counts it for.
+    fn garbage_of_chain(length: u64, references: u64) -> usize {
+        let mut sockets = Sockets::default();
+        let file = |socket: u64| 1_000_000 + socket;
+        for socket in 0..length {
+            sockets.all.insert(
+                socket,
+                UnixSocket {
+                    state: 1,
+                    path: None,
+                    file: Some(file(socket)),
+                    inode: None,
+                    bound: None,
+                },
+            );
+            sockets.by_file.insert(file(socket), socket);
+            // The last one is sent over the first.
+            sockets.messages.push(Message {
+                receiver: socket,
+                socket,
+                pid: None,
+                files: vec![file((socket + 1) % length)],
+            });
+        }
+        let mut counts: HashMap<u64, u64> = (0..length).map(|socket| (file(socket), 1)).collect();
+        counts.insert(file(0), references);
+        sockets.garbage(&counts).len()
+    }
+
+    #[test]
+    fn a_chain_of_sockets_in_each_other_costs_its_length() {
+        const LENGTH: u64 = 100_000;
+        // Only they have each other; or somebody else has the first, and with it all of them.
+        assert_eq!(garbage_of_chain(LENGTH, 1), LENGTH as usize);
+        assert_eq!(garbage_of_chain(LENGTH, 2), 0);
     }
 }

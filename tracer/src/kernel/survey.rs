@@ -10,7 +10,7 @@ use super::{
     describe::Describe,
     snapshot::Reference,
     task::Task,
-    walk::{Walk, note, unique},
+    walk::{CUT_SHORT, Walk, note, unique},
 };
 use crate::model::Through;
 
@@ -47,6 +47,7 @@ pub fn survey(
     roles: &HashMap<u64, Through>,
     namespaces: &HashSet<u64>,
 ) -> Survey {
+    kernel.memory.budget().begin();
     let mut gaps = Vec::new();
     let interest = roles.keys().copied().collect();
     let mut walk = Walk::new(kernel, interest, tasks, &mut gaps);
@@ -68,6 +69,7 @@ pub fn survey(
     let mut references = Describe::new(kernel, roles, &found, tasks).references(found);
     references.retain(|reference| reference.holder.reason.is_none());
     references.sort_by_key(|reference| (reference.mount, reference.start, reference.holder.fd));
+    note(&mut gaps, !kernel.memory.budget().is_spent(), CUT_SHORT);
     Survey {
         references,
         namespaces: descriptors,

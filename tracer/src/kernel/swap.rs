@@ -1,10 +1,10 @@
 //! Active swap areas: files, and block devices whose node is on the mount. Nothing but the kernel's array `swap_info`
 //! leads to them.
 
-use std::fs;
+use std::{fs, rc::Rc};
 
 use super::{
-    dentry::Paths,
+    dentry::{PathText, Paths},
     file::PathAddress,
     memory::is_kernel_address,
     mount::Mount,
@@ -37,7 +37,7 @@ impl Walk<'_, '_> {
                 self.carried.extend(files.into_iter().map(|file| Carried {
                     kind: Kind::Swap,
                     file,
-                    users: Vec::new(),
+                    users: Rc::default(),
                     held_by: None,
                     asked: None,
                 }));
@@ -49,7 +49,7 @@ impl Walk<'_, '_> {
             dentry: target.root,
         };
         let mount_point = Paths::new(self.kernel).seen_from(root.mount, root.dentry, None);
-        let Some(mount_point) = mount_point else {
+        let Some(mount_point) = mount_point.and_then(PathText::whole) else {
             note(self.gaps, false, "the swap files could not be looked at");
             return;
         };

@@ -4,13 +4,14 @@ use proptest::prelude::*;
 use tracer_common::{FIELDS, Layout};
 
 use super::{
-    Kernel, KernelLayout, Paths, PerCpu, RecordedMemory, Snapshot, mapping::MappedFile, mount::Mount,
+    Budget, Kernel, KernelLayout, Paths, PerCpu, RecordedMemory, Snapshot, mapping::MappedFile, mount::Mount,
     snapshot, ways::Ways,
 };
 use crate::model::{Kind, Through};
 
 mod aio;
 mod changing;
+mod wild;
 
 const BASE: u64 = 0xffff_8880_0000_0000;
 
@@ -300,6 +301,55 @@ fn a_path_over_mounts_that_point_at_each_other_ends() {
         Paths::new(machine.kernel()).seen_from(TARGET, FILE_DENTRY, None),
         None
     );
+}
+
+/// Who makes directories in directories decides how long paths are: each is read once, and none is longer than a path
+/// can be.
+#[test]
+fn many_files_below_thousands_of_directories_cost_little() {
+    let mut machine = Machine::new();
+    let (below, name) = (at(1000), "n".repeat(255));
+    let t = machine.layout.table;
+    let mut entry = |address: u64, parent: u64| {
+        for (offset, word) in [
+            (t.dentry_parent, parent),
+            (t.dentry_name_len, name.len() as u64),
+            (t.dentry_name, at(999)),
+            (t.dentry_hash_pprev, 1),
+        ] {
+            machine.set(address, offset, word);
+        }
+        for offset in (0..0x1000).step_by(8) {
+            if machine.kernel().memory.word(address, offset).is_none() {
+                machine.set(address, offset, 0);
+            }
+        }
+    };
+    for depth in 0..300 {
+        let parent = if depth == 0 {
+            ROOT_DENTRY
+        } else {
+            below + (depth - 1) * 0x1000
+        };
+        entry(below + depth * 0x1000, parent);
+    }
+    for file in 0..900 {
+        entry(below + (300 + file) * 0x1000, below + 299 * 0x1000);
+    }
+    machine.memory.write(at(999), name.as_bytes());
+    machine.memory.budget = Budget::of(60_000);
+    let mut paths = Paths::new(machine.kernel());
+    let files: Vec<u64> = (0..900).map(|file| below + (300 + file) * 0x1000).collect();
+    paths.load(&files);
+    for file in files {
+        let (inside, deleted) = paths.in_mount(ROOT_DENTRY, file).unwrap();
+        let seen = paths.seen_from(TARGET, file, None).unwrap();
+        assert_eq!((inside.clone().whole(), deleted), (None, false));
+        let shown = inside.shown();
+        assert!(shown.len() <= 4096 && shown.starts_with(b".../n"));
+        assert_eq!(seen.shown(), shown);
+    }
+    assert!(!machine.memory.budget.is_spent());
 }
 
 #[test]

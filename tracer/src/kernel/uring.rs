@@ -2,7 +2,10 @@
 //! under way (`uring_request`). Whoever has a descriptor for the ring, maps it, or refers to it by index keeps the ring.
 //! One that nobody has any more is found at the work item that takes it down.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use tracer_common::ABSENT;
 
@@ -63,6 +66,10 @@ impl Walk<'_, '_> {
             note(self.gaps, complete, CHANGED);
             return;
         }
+        let contexts: BTreeMap<u64, Rc<Users>> = contexts
+            .into_iter()
+            .map(|(context, users)| (context, Rc::new(users)))
+            .collect();
         requests.retain(|request| contexts.contains_key(&request.ring));
         let mut in_flight: Vec<(u64, u64)> = requests
             .iter()
@@ -80,7 +87,7 @@ impl Walk<'_, '_> {
             self.carried.push(Carried {
                 kind: Kind::IoUring,
                 file,
-                users: contexts[&ring].clone(),
+                users: Rc::clone(&contexts[&ring]),
                 held_by: Some(Text::from(URING_REQUEST.to_owned())),
                 asked: None,
             });
@@ -114,7 +121,7 @@ impl Walk<'_, '_> {
                         Kind::IoUring
                     },
                     file,
-                    users: users.clone(),
+                    users: Rc::clone(&users),
                     held_by: Some(Text::from(if is_taken_down {
                         "an io_uring that is taken down".to_owned()
                     } else {

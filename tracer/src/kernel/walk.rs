@@ -1,7 +1,10 @@
 //! The walk over everything that can hold a mount. Here: directories, descriptors, executables, mappings; the
 //! other kinds have files of their own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    rc::Rc,
+};
 
 use super::{
     aio::Asked,
@@ -13,9 +16,12 @@ use super::{
 };
 use crate::model::{Kind, Text};
 
-/// Notes what could not be looked at whole.
+/// The gap where the budget of a look was not enough.
+pub(super) const CUT_SHORT: &str = "the look was cut short: the host has more than one look may read";
+
+/// Notes what could not be looked at whole, once.
 pub(super) fn note(gaps: &mut Vec<String>, complete: bool, what: &str) {
-    if !complete {
+    if !complete && gaps.iter().all(|gap| gap != what) {
         gaps.push(what.to_owned());
     }
 }
@@ -80,7 +86,7 @@ pub(super) struct Carried {
     pub(super) kind: Kind,
     pub(super) file: u64,
     /// The tasks that it belongs to, if any, with the descriptor of what carries it (ring, socket, group).
-    pub(super) users: Users,
+    pub(super) users: Rc<Users>,
     pub(super) held_by: Option<Text>,
     /// What led to it, where that is to be looked at again.
     pub(super) asked: Option<Asked>,
@@ -289,7 +295,7 @@ fn found_file(
         .find(|(table, _)| Some(*table) == own_table)
         .map(|(_, fd)| *fd)
         .or_else(|| {
-            let mut users = uses.carried.iter().flat_map(|carried| &carried.users);
+            let mut users = uses.carried.iter().flat_map(|carried| carried.users.iter());
             users
                 .find(|(index, _)| Some(*index) == owner)?
                 .1

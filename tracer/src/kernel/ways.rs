@@ -95,6 +95,23 @@ impl Ways {
         }
     }
 
+    /// Ways into memory that leads anywhere.
+    #[cfg(test)]
+    pub(super) fn anywhere(to: u64) -> Self {
+        let values = Values {
+            event_is_uprobe: Some(u32::MAX),
+            perf_link: Some(1),
+            uprobe_multi_link: Some(1),
+        };
+        let ways = Self {
+            task: to,
+            values,
+            ..Self::default()
+        };
+        ways.swap_table.get_or_init(|| Some(to));
+        ways.with((Some(to), Some(to)))
+    }
+
     /// Whether there are any: not in recorded memory.
     pub(super) fn open(&self) -> bool {
         self.task != 0

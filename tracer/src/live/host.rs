@@ -12,7 +12,7 @@ use rustix::{
 use crate::{
     btf::Btf,
     identity::BootClock,
-    kernel::{Kernel, KernelLayout, PerCpu, Reader, Ways},
+    kernel::{Kernel, KernelLayout, KernelMemory as _, PerCpu, Reader, Ways},
     probe::Tracefs,
 };
 
@@ -79,9 +79,10 @@ impl Host {
         Ok(())
     }
 
-    /// Kernel memory with all that makes sense of it.
+    /// Kernel memory with all that makes sense of it. A look begins.
     #[must_use]
     pub fn kernel<'a>(&'a self, reader: &'a Reader) -> Kernel<'a> {
+        reader.budget().begin();
         Kernel {
             memory: reader,
             layout: &self.layout,

@@ -173,7 +173,7 @@ impl<'s> Keepers<'s> {
     /// The root of a mount, from that of its file system: what a bind mount shows.
     fn root(&self, mount: &Mount) -> Text {
         let path = Paths::new(self.kernel).in_superblock(mount.root);
-        path.map_or_else(|| Text::from("/"), Text::from)
+        path.map_or_else(|| Text::from("/"), |path| Text::from(path.shown()))
     }
 
     /// A process, identified.

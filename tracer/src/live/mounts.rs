@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     identity::Containers,
-    kernel::{Kernel, Mount, Paths, Place},
+    kernel::{Kernel, Mount, Paths, Place, shortened},
     model::Container,
 };
 
@@ -65,6 +65,8 @@ pub struct MountsView {
     pub namespaces: Vec<NamespaceMounts>,
     /// Whether all could be read.
     pub complete: bool,
+    /// By address: which namespace, and which of its mounts.
+    places: HashMap<u64, (usize, usize)>,
 }
 
 impl MountsView {
@@ -93,6 +95,7 @@ impl MountsView {
         let mut view = Self {
             namespaces: Vec::with_capacity(addresses.len()),
             complete: tasks.complete,
+            places: HashMap::new(),
         };
         let mut paths = Paths::new(kernel);
         for (address, root) in addresses.into_iter().zip(roots) {
@@ -107,10 +110,15 @@ impl MountsView {
     fn add(&mut self, paths: &mut Paths<'_>, owners: &Owners<'_>, (address, number): (u64, u32), root: u64) {
         let (mounts, whole) = owners.kernel.mount_tree(root);
         self.complete &= whole;
+        let mounts = place(paths, mounts, owners.is_hosts(address));
+        for (index, mounted) in mounts.iter().enumerate() {
+            let place = (self.namespaces.len(), index);
+            self.places.entry(mounted.mount.address).or_insert(place);
+        }
         self.namespaces.push(NamespaceMounts {
             address,
             number,
-            mounts: place(paths, mounts, owners.is_hosts(address)),
+            mounts,
         });
     }
 
@@ -175,13 +183,9 @@ impl MountsView {
     /// A mount by its address.
     #[must_use]
     pub fn mount(&self, address: u64) -> Option<(&NamespaceMounts, &Mounted)> {
-        self.namespaces.iter().find_map(|namespace| {
-            let mounted = namespace
-                .mounts
-                .iter()
-                .find(|mounted| mounted.mount.address == address)?;
-            Some((namespace, mounted))
-        })
+        let (namespace, mounted) = *self.places.get(&address)?;
+        let namespace = self.namespaces.get(namespace)?;
+        Some((namespace, namespace.mounts.get(mounted)?))
     }
 
     /// All mounts.
@@ -237,7 +241,8 @@ fn place(paths: &mut Paths<'_>, mounts: Vec<Mount>, by_root: bool) -> Vec<Mounte
                 let Some((inside, _)) = paths.in_mount(*parent_root, mount.mountpoint) else {
                     continue;
                 };
-                join(parent, &inside)
+                // Mounts below mounts below mounts: the length of each would be that of all above it.
+                shortened(join(parent, &inside.shown())).shown()
             }
         };
         known.insert(mount.address, (mount.root, path.clone()));
@@ -278,7 +283,7 @@ mod tests {
         };
         let view = MountsView {
             namespaces: vec![namespace(1, &[0, 7]), namespace(2, &[8]), namespace(3, &[0])],
-            complete: true,
+            ..MountsView::default()
         };
         let order = view.originals_first();
         let order: Vec<_> = order

@@ -1,13 +1,13 @@
 //! Where a path is, whatever is mounted of it and where: two paths of different namespaces are the same place if they
 //! are on the same file system and have the same path there. Nothing is looked up: texts, mounts and dentries tell.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     links,
     mounts::{Mounted, MountsView, NamespaceMounts},
 };
-use crate::kernel::{Kernel, Paths};
+use crate::kernel::{Kernel, PathText, Paths};
 
 /// A name on a file system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ impl<'k> Places<'k> {
         let place = self
             .kernel
             .superblock_at(dentry)
-            .zip(self.paths.in_superblock(dentry))
+            .zip(self.paths.in_superblock(dentry).and_then(PathText::whole))
             .map(|(superblock, path)| Place { superblock, path });
         self.known.insert(dentry, place.clone());
         place
@@ -78,9 +78,10 @@ impl<'k> Places<'k> {
     ) -> Vec<&'v Mounted> {
         let name = last_component(&place.path);
         let mounts = namespace.mounts.iter().skip(1).filter(|mounted| {
-            let parent = view.mount(mounted.mount.parent);
-            parent.is_some_and(|(_, parent)| parent.mount.superblock == place.superblock)
-                && (last_component(&mounted.path) == name || name.is_empty())
+            // To look for its parent costs more.
+            (last_component(&mounted.path) == name || name.is_empty())
+                && (view.mount(mounted.mount.parent))
+                    .is_some_and(|(_, parent)| parent.mount.superblock == place.superblock)
         });
         mounts
             .filter(|mounted| self.of_dentry(mounted.mount.mountpoint).as_ref() == Some(place))
@@ -95,13 +96,18 @@ pub(super) fn on_mount<'v, 'p>(
     into_last: bool,
 ) -> Option<(&'v Mounted, &'p [u8])> {
     let root = namespace.mounts.first()?;
-    let top = |mut mounted: &'v Mounted, path: &[u8]| {
+    let mut above: HashMap<u64, Vec<&Mounted>> = HashMap::new();
+    for mounted in &namespace.mounts {
+        above.entry(mounted.mount.parent).or_default().push(mounted);
+    }
+    // Mounts that were read at different moments may be on top of each other: none is passed twice.
+    let mut passed = HashSet::new();
+    let mut top = |mut mounted: &'v Mounted, path: &[u8]| {
         // What is mounted on top of a mount is at the same path.
-        while let Some(above) = namespace.mounts.iter().find(|above| {
-            above.mount.parent == mounted.mount.address
-                && above.mount.address != mounted.mount.address
-                && above.path == path
-        }) {
+        while passed.insert((mounted.mount.address, path.len()))
+            && let Some(above) = (above.get(&mounted.mount.address).into_iter().flatten())
+                .find(|above| above.mount.address != mounted.mount.address && above.path == path)
+        {
             mounted = above;
         }
         mounted
@@ -154,6 +160,24 @@ mod tests {
             },
             path: path.into(),
             by_root: true,
+        }
+    }
+
+    /// As `pivot_root(".", ".")` leaves them where each is read at another moment.
+    #[test]
+    fn mounts_on_top_of_each_other_are_passed_once() {
+        for ring in 1..4 {
+            let mut mounts: Vec<_> = (1..=ring)
+                .map(|address| mounted(address, address % ring + 1, "/"))
+                .collect();
+            mounts.push(mounted(9, 1, "/a"));
+            let namespace = NamespaceMounts {
+                address: 1,
+                number: 1,
+                mounts,
+            };
+            let (found, rest) = on_mount(&namespace, b"/a/b", true).unwrap();
+            assert!(found.mount.address <= ring || rest == b"/b", "{found:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     identity::Containers,
-    kernel::{Kernel, Mount, Paths},
+    kernel::{Kernel, Mount, PathText, Paths},
     live::{
         links,
         mounts::{Mounted, MountsView, NamespaceMounts},
@@ -45,10 +45,12 @@ pub(super) fn absolute_from(
     };
     let base = paths
         .seen_from(mount, dentry, None)
+        .and_then(PathText::whole)
         .unwrap_or_else(|| b"/".to_vec());
     // `..` does not lead out of the caller's root.
     let root = paths
         .seen_from(root.0, root.1, None)
+        .and_then(PathText::whole)
         .unwrap_or_else(|| b"/".to_vec());
     normalise(&base, passed, &root)
 }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use super::{
-    super::{Batch, Chain, Kernel, KernelMemory, Reference, Snapshot, snapshot},
+    super::{Batch, Budget, Kernel, KernelMemory, Links, Reference, Snapshot, snapshot},
     FILE, FILE_DENTRY, HOLDER, HOST_ROOT, INIT, MM, Machine, TARGET, THREAD,
     aio::{AIO_FILE, REQUEST, of_requests},
     at,
@@ -32,30 +32,21 @@ impl ChangingMemory<'_> {
 }
 
 impl KernelMemory for ChangingMemory<'_> {
-    fn read_batch(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
+    fn read(&self, addresses: &[u64], offset: u32, len: usize) -> Batch {
         let mut batch = Batch::new(len, addresses.len());
         for address in addresses {
-            batch.push(self.now().read_batch(&[*address], offset, len).get(0));
+            batch.push(self.now().read(&[*address], offset, len).get(0));
         }
         batch
     }
 
-    fn chase(&self, first: u64, offset: u32, stop: u64, most: usize) -> Chain {
-        let mut nodes = Vec::new();
-        let mut node = first;
-        while node != stop && node != 0 && nodes.len() < most {
-            nodes.push(node);
-            let batch = self.now().read_batch(&[node], offset, 8);
-            let Some(next) = batch.words().next().flatten() else {
-                return Chain {
-                    nodes,
-                    complete: false,
-                };
-            };
-            node = next;
-        }
-        let complete = node == stop || node == 0;
-        Chain { nodes, complete }
+    fn links(&self, first: u64, offset: u32, stop: u64, most: usize) -> Links {
+        let next = |node| self.now().read(&[node], offset, 8).words().next().flatten();
+        Links::follow(first, stop, most, next)
+    }
+
+    fn budget(&self) -> &Budget {
+        self.before.budget()
     }
 }
 

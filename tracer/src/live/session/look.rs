@@ -53,7 +53,7 @@ impl Session {
                     mount: address,
                     dentry,
                     name,
-                    path: Text::from(path),
+                    path: Text::from(path.shown()),
                     deleted,
                 })
             })

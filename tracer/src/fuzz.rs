@@ -1,7 +1,13 @@
 //! Whatever reads bytes of others, as functions of bytes: for cargo-fuzz (`fuzz/`), and for the test that feeds the
 //! corpora to the same functions. None of them may panic, hang or take memory without bound.
 
-use std::{io::Write as _, os::fd::AsRawFd as _, path::Path};
+use std::{
+    cell::Cell,
+    io::{self, Write},
+    os::fd::AsRawFd as _,
+    path::Path,
+    rc::Rc,
+};
 
 use jiff::tz::TimeZone;
 use rustix::fs::MemfdFlags;
@@ -40,22 +46,30 @@ pub fn record(bytes: &[u8]) {
 
 /// A capture, with everything that is made of it.
 pub fn segment(bytes: &[u8]) {
+    let _ = written(bytes);
+}
+
+/// The same: how many bytes are written, in all formats.
+#[must_use]
+pub fn written(bytes: &[u8]) -> u64 {
     let Ok(memory) = rustix::fs::memfd_create("capture", MemfdFlags::CLOEXEC) else {
-        return;
+        return 0;
     };
     let mut file = std::fs::File::from(memory);
     if file.write_all(bytes).is_err() {
-        return;
+        return 0;
     }
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let Ok(mut reader) = capture::Reader::open(Path::new(&path)) else {
-        return;
+        return 0;
     };
-    let Ok(redactor) = Redactor::new() else { return };
+    let Ok(redactor) = Redactor::new() else { return 0 };
     let mut analysis = Analysis::default();
+    let count = Count::default();
     let mut outputs = Outputs {
-        json: Jsonl::new(std::io::sink(), redactor.clone()),
-        trace: Perfetto::new(std::io::sink()),
+        count: count.clone(),
+        json: Jsonl::new(count.clone(), redactor.clone()),
+        trace: Perfetto::new(count.clone()),
         page: Html::new(TimeZone::UTC, 4),
         tally: Tally::new(TimeZone::UTC),
         redactor,
@@ -71,7 +85,7 @@ pub fn segment(bytes: &[u8]) {
                     outputs.finding(finding);
                 }
             }
-            Err(error) => drop(error.to_string()),
+            Err(error) => count.add(error.to_string().len()),
         }
     }
     for finding in analysis.finish() {
@@ -83,13 +97,36 @@ pub fn segment(bytes: &[u8]) {
         terminal: false,
         zone: TimeZone::UTC,
     };
-    let _ = render::summary(&summary, &style);
-    let _ = outputs.page.finish(&summary, &[], "capture");
+    count.add(render::summary(&summary, &style).len());
+    count.add(outputs.page.finish(&summary, &[], "capture").len());
+    count.0.get()
+}
+
+/// Counts what is written to it.
+#[derive(Debug, Clone, Default)]
+struct Count(Rc<Cell<u64>>);
+
+impl Count {
+    fn add(&self, bytes: usize) {
+        self.0.set(self.0.get() + bytes as u64);
+    }
+}
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Outputs {
-    json: Jsonl<std::io::Sink>,
-    trace: Perfetto<std::io::Sink>,
+    count: Count,
+    json: Jsonl<Count>,
+    trace: Perfetto<Count>,
     page: Html,
     tally: Tally,
     redactor: Redactor,
@@ -101,7 +138,8 @@ impl Outputs {
             terminal: false,
             zone: TimeZone::UTC,
         };
-        let _ = render::of_capture(&finding.incident, &[], true, &style);
+        self.count
+            .add(render::of_capture(&finding.incident, &[], true, &style).len());
         let _ = self.trace.finding(&finding);
         self.page.incident(&finding, &[]);
         let _ = self.tally.add(&finding);

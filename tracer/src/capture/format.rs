@@ -11,6 +11,10 @@ pub const VERSION: u32 = 1;
 pub const BLOCK: usize = 256 << 10;
 /// Bytes of JSON in a block at the most: longer ones are neither written nor believed.
 pub const BLOCK_MAX: usize = 64 << 20;
+/// So much longer than its zstd frame is the JSON of a block at the most, beside a little that every block may have: what
+/// a capture costs whoever reads it follows its size. What packs better is padded; records do not.
+const RATIO_MAX: usize = 64;
+const SMALL: usize = 4 << 10;
 /// Length of what precedes each block.
 pub(super) const BLOCK_HEADER: usize = 8 + BLOCK_CONTENT;
 /// Length of what precedes the JSON of the header of a segment.
@@ -309,7 +313,7 @@ impl Blocks {
         let frame = if lines.is_empty() {
             Vec::new()
         } else {
-            self.0.compress(lines)?
+            padded(self.0.compress(lines)?, lines.len())
         };
         let header = BlockHeader {
             kind,
@@ -326,9 +330,26 @@ impl Blocks {
     }
 }
 
+/// Whether a frame of one length may be of so many bytes of JSON.
+pub(super) fn is_believed(stored: usize, raw: usize) -> bool {
+    stored <= BLOCK_MAX && raw <= BLOCK_MAX && raw <= SMALL + RATIO_MAX * stored
+}
+
+/// A frame that is long enough for what is in it: behind it one that zstd passes over.
+fn padded(mut frame: Vec<u8>, raw: usize) -> Vec<u8> {
+    if !is_believed(frame.len(), raw) {
+        let needed = raw.saturating_sub(SMALL).div_ceil(RATIO_MAX);
+        let padding = needed.saturating_sub(frame.len() + 8);
+        frame.extend_from_slice(&SKIPPABLE);
+        frame.extend_from_slice(&(padding as u32).to_le_bytes());
+        frame.resize(frame.len() + padding, 0);
+    }
+    frame
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK_HEADER, BlockHeader, BlockKind, Blocks, Preamble, preamble};
+    use super::{BLOCK_HEADER, BlockHeader, BlockKind, Blocks, Preamble, is_believed, preamble};
 
     #[test]
     fn a_block_header_comes_back_and_a_flipped_bit_does_not() {
@@ -348,6 +369,29 @@ mod tests {
             bad[at] ^= 1;
             assert_eq!(BlockHeader::decode(&bad), None, "byte {at}");
         }
+    }
+
+    /// What is written is believed, and `zstd -dc` reads it.
+    #[test]
+    fn a_block_that_packs_too_well_is_padded() {
+        let mut blocks = Blocks::new().unwrap();
+        for lines in [
+            &b"\n"[..],
+            &vec![b'\n'; 5000],
+            &vec![b'\n'; 1 << 20],
+            &vec![b'\n'; 40 << 20],
+        ] {
+            let bytes = blocks.encode(BlockKind::Records, 0, 1, lines).unwrap();
+            let header = BlockHeader::decode(bytes[..BLOCK_HEADER].try_into().unwrap()).unwrap();
+            let frame = &bytes[BLOCK_HEADER..];
+            assert_eq!(frame.len(), header.stored as usize);
+            assert!(is_believed(frame.len(), lines.len()), "{}", lines.len());
+            assert!(frame.len() <= 64 + lines.len() / 60, "{}", frame.len());
+            assert_eq!(zstd::decode_all(frame).unwrap(), lines);
+            let mut bulk = zstd::bulk::Decompressor::new().unwrap();
+            assert_eq!(bulk.decompress(frame, lines.len()).unwrap(), lines);
+        }
+        assert!(!is_believed(1024, 1 << 20));
     }
 
     #[test]

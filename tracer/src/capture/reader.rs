@@ -64,6 +64,8 @@ pub struct Reader {
     /// What the run last told of losses, and what is missing in the files besides.
     told: Losses,
     missing: u64,
+    /// Records that could not be read, of which that was not told yet.
+    untold: bool,
     /// Time of the latest record, boot clock, ns.
     time: u64,
     notes: Notes,
@@ -136,6 +138,7 @@ impl Reader {
             continues: false,
             told: Losses::default(),
             missing: 0,
+            untold: false,
             time: 0,
             notes: Notes::default(),
             read,
@@ -306,6 +309,9 @@ impl Reader {
     }
 
     fn end_segment(&mut self) {
+        if std::mem::take(&mut self.untold) {
+            self.tell_missing(self.time);
+        }
         self.read += self.segment.take().as_ref().map_or(0, Source::offset);
     }
 
@@ -368,8 +374,8 @@ impl Reader {
         let missing = first.saturating_sub(*next);
         *next = first.saturating_add(count);
         if missing > 0 || self.damage.is_some() {
-            self.notes.lost_records += missing;
-            self.missing += missing;
+            self.notes.lost_records = self.notes.lost_records.saturating_add(missing);
+            self.missing = self.missing.saturating_add(missing);
             self.settle_damage(Some(missing));
             if missing > 0 {
                 let time = self.lines.first_time().unwrap_or(0).max(self.time);
@@ -406,19 +412,26 @@ impl Iterator for Reader {
             match self.lines.next() {
                 Some(Ok(Some(record))) if self.is_known(&record) => {}
                 Some(Ok(Some(mut record))) => {
+                    let before = self.time;
                     self.time = self.time.max(record.time().unwrap_or(0));
                     if let Record::Lost(lost) = &mut record {
-                        self.told = lost.losses.clone();
+                        self.told = lost.losses.in_brief();
                         lost.losses = self.with_missing(std::mem::take(&mut lost.losses));
+                    }
+                    if std::mem::take(&mut self.untold) {
+                        self.tell_missing(before);
+                        self.ready.push_back(Ok(record));
+                        continue;
                     }
                     return Some(Ok(record));
                 }
                 Some(Ok(None)) => self.notes.unknown_records += 1,
                 Some(Err(error)) => {
                     self.notes.damaged += 1;
-                    self.notes.lost_records += 1;
-                    self.missing += 1;
-                    self.tell_missing(self.time);
+                    self.notes.lost_records = self.notes.lost_records.saturating_add(1);
+                    self.missing = self.missing.saturating_add(1);
+                    // Of many in a row once, with what comes next: each tells all losses anew.
+                    self.untold = true;
                     return Some(Err(error));
                 }
                 None => {

@@ -9,7 +9,7 @@ use std::{
 use super::{
     error::CaptureError,
     format::{
-        BLOCK_HEADER, BLOCK_MAX, BlockHeader, BlockKind, FILE_HEADER, Header, MARKER, Preamble, preamble,
+        BLOCK_HEADER, BlockHeader, BlockKind, FILE_HEADER, Header, MARKER, Preamble, is_believed, preamble,
     },
 };
 
@@ -133,7 +133,7 @@ impl Segment {
             bytes: end - offset,
             reason,
         };
-        if header.stored as usize > BLOCK_MAX || header.raw as usize > BLOCK_MAX {
+        if !is_believed(header.stored as usize, header.raw as usize) {
             self.go_to(end)?;
             return Ok(Some(damage("a block of an impossible length")));
         }

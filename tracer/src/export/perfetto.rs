@@ -96,9 +96,10 @@ impl<W: Write> Perfetto<W> {
         )?;
         self.end(track, ended)?;
         let mut arrows: HashMap<usize, Vec<u64>> = HashMap::new();
+        let attempts = ByReturn::new(&timeline.attempts);
         for (holder, span) in incident.holders.iter().zip(&timeline.holders) {
-            let blocked = blocked(span, &timeline.attempts);
-            let flows: Vec<u64> = blocked
+            let flows: Vec<u64> = attempts
+                .blocked(span)
                 .into_iter()
                 .map(|attempt| {
                     self.flow += 1;
@@ -276,21 +277,29 @@ fn nanos(time: Timestamp) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(0)
 }
 
-/// Attempts that a holder's life covers, by their number: the first ones and the last.
-fn blocked(span: &Span, attempts: &[Attempt]) -> Vec<usize> {
-    let covers = |(_, attempt): &(usize, &Attempt)| (span.since..=span.until).contains(&attempt.returned);
-    let mut found: Vec<usize> = attempts
-        .iter()
-        .enumerate()
-        .filter(covers)
-        .map(|(index, _)| index)
-        .collect();
-    if found.len() > ARROWS {
-        let last = found.last().copied();
-        found.truncate(ARROWS - 1);
-        found.extend(last);
+/// The attempts of an incident, by when they returned: each holder is looked for among them.
+struct ByReturn(Vec<(Timestamp, usize)>);
+
+impl ByReturn {
+    fn new(attempts: &[Attempt]) -> Self {
+        let mut all: Vec<_> = (attempts.iter().enumerate())
+            .map(|(index, attempt)| (attempt.returned, index))
+            .collect();
+        all.sort_unstable();
+        Self(all)
     }
-    found
+
+    /// Those that returned in the span of a holder: the first ones, and the last.
+    fn blocked(&self, span: &Span) -> Vec<usize> {
+        let from = self.0.partition_point(|(time, _)| *time < span.since);
+        let to = self.0.partition_point(|(time, _)| *time <= span.until);
+        let found = self.0.get(from..to).unwrap_or_default();
+        let first = found
+            .iter()
+            .take(if found.len() > ARROWS { ARROWS - 1 } else { ARROWS });
+        let last = found.last().filter(|_| found.len() > ARROWS);
+        first.chain(last).map(|(_, index)| *index).collect()
+    }
 }
 
 /// `node-agent 48211 fd 37`.

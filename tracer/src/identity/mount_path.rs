@@ -14,7 +14,7 @@ pub struct MountClaim {
 }
 
 /// The owner of a mount, as far as its path names one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MountOwner {
     /// A task of containerd.
     Task {

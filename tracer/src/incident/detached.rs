@@ -70,6 +70,34 @@ impl DetachedMounts {
             .collect()
     }
 
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// When the first of them is to be told.
+    pub(super) fn due(&self) -> u64 {
+        let untold = self.open.values().filter(|open| open.id.is_none());
+        let due = untold.map(|open| open.last.detached.saturating_add(TELL));
+        due.min().unwrap_or(u64::MAX)
+    }
+
+    /// Where there are too many, that which was looked at the longest ago, if it was told.
+    pub(super) fn beyond(&mut self, most: usize, run: Run<'_>) -> Option<Incident> {
+        if self.open.len() <= most {
+            return None;
+        }
+        let oldest = self
+            .open
+            .iter()
+            .min_by_key(|(cause, open)| (open.last.looked, **cause));
+        let open = oldest
+            .map(|(cause, _)| *cause)
+            .and_then(|cause| self.open.remove(&cause))?;
+        let end = Some((Outcome::StillBusy, open.last.looked));
+        Some(incident(open.id?, &open.last, run, end))
+    }
+
     /// Those that were told, when ebusy stops.
     pub(super) fn end(&mut self, time: u64, run: Run<'_>) -> Vec<Incident> {
         let mut open: Vec<(u64, Detached)> = std::mem::take(&mut self.open)
@@ -108,7 +136,7 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
 fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
     let advice = advise_followed(&last.holders, &last.target);
-    let explained = last.holders.iter().map(|holder| holder.refs).sum();
+    let explained = (last.holders.iter()).fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
     Incident {
         schema: Incident::SCHEMA.to_owned(),
         id,

@@ -25,6 +25,14 @@ pub(super) struct Passing {
     pub name: Option<(Text, bool)>,
 }
 
+/// The same, as the history has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StillOpen<'h> {
+    pub opened: &'h Opened,
+    pub closed: Option<u64>,
+    pub name: Option<&'h (Text, bool)>,
+}
+
 /// Opens on watched mounts that may still be open, and the latest that are not.
 #[derive(Debug, Default)]
 pub struct History {
@@ -159,16 +167,18 @@ impl History {
         mount: u64,
         entered: u64,
         checked: Option<u64>,
-    ) -> impl Iterator<Item = Passing> {
+    ) -> impl Iterator<Item = StillOpen<'_>> {
         self.open_at(mount, entered, checked)
-            .map(|(opened, closed)| Passing {
-                opened: opened.clone(),
+            .map(|(opened, closed)| StillOpen {
+                opened,
                 closed,
-                name: self
-                    .names
-                    .get(&(opened.mount, opened.dentry, opened.name))
-                    .cloned(),
+                name: self.names.get(&(opened.mount, opened.dentry, opened.name)),
             })
+    }
+
+    /// How many files are open on a mount: what it costs to look for those that block.
+    pub(super) fn open_on(&self, mount: u64) -> u64 {
+        self.by_mount.get(&mount).map_or(0, |files| files.len() as u64)
     }
 
     /// Dentries of those files, with the hash of their name, that have no path yet.

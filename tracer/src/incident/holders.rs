@@ -1,10 +1,13 @@
 //! Owners of references over the life of an incident: when each was there, and what it blocked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashSet, btree_map::Entry},
+    ops::Bound,
+};
 
 use super::{
     books::{Verdict, balance},
-    history::{History, Passing},
+    history::{History, Passing, StillOpen},
     timeline,
 };
 use crate::{
@@ -14,17 +17,19 @@ use crate::{
     stream::Closed,
 };
 
-/// Attempts that are remembered of a file of the history at the most.
-const PASSED_MAX: usize = 10_000;
+/// Attempts of one incident that are remembered for the files of the history at the most.
+const ATTEMPTS_MAX: usize = 100_000;
 
 /// Snapshots of one incident whose time is remembered at the most; later ones count as not taken.
 const SNAPSHOTS_MAX: usize = 10_000;
 
 /// Holders of one incident that are remembered at the most.
 const HOLDERS_MAX: usize = 50_000;
+/// Lives of one object that its close ends: an open file has one for each process that maps it.
+const LIVES_MAX: usize = 4096;
 
 /// What makes two references the same over time.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     object: u64,
     mount: u64,
@@ -32,6 +37,36 @@ struct Key {
     start: u64,
     kind: Kind,
     path: Text,
+}
+
+impl Key {
+    fn of(reference: &Reference) -> Self {
+        let holder = &reference.holder;
+        Self {
+            object: reference.object,
+            mount: reference.mount,
+            pid: holder.process.as_ref().map_or(0, |process| process.pid),
+            start: reference.start,
+            kind: holder.kind,
+            path: holder.path.clone(),
+        }
+    }
+
+    /// All that are of one object: `Kind::Fd` is the first.
+    fn all_of(object: u64) -> (Bound<Self>, Bound<Self>) {
+        let first = |object| Self {
+            object,
+            mount: 0,
+            pid: 0,
+            start: 0,
+            kind: Kind::default(),
+            path: Text::default(),
+        };
+        let end = object
+            .checked_add(1)
+            .map_or(Bound::Unbounded, |next| Bound::Excluded(first(next)));
+        (Bound::Included(first(object)), end)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -65,26 +100,28 @@ impl Life {
 #[derive(Debug, Clone)]
 struct Passed {
     life: Passing,
-    /// Attempts: when each was refused, and its return.
-    attempts: Vec<(u64, u64)>,
+    /// The attempts that it was there for, as parts of [`Holders::attempts`]: from, to. Usually it is one part.
+    attempts: Vec<(usize, usize)>,
 }
 
 impl Passed {
     /// The attempts that it blocked. Its close may have become known only after they were entered.
-    fn blocked(&self) -> impl Iterator<Item = u64> {
+    fn blocked<'a>(&'a self, all: &'a [(u64, u64)]) -> impl Iterator<Item = u64> + 'a {
         let closed = self.life.closed.unwrap_or(u64::MAX);
         let attempts = self
             .attempts
             .iter()
+            .flat_map(|(from, to)| all.get(*from..*to).unwrap_or_default())
             .filter(move |(refused, _)| *refused <= closed);
         attempts.map(|(_, returned)| *returned)
     }
 
-    fn times(&self) -> timeline::Life {
+    fn times(&self, all: &[(u64, u64)]) -> timeline::Life {
         let closed = self.life.closed;
         let last = self
             .attempts
             .last()
+            .and_then(|(_, to)| all.get(to.checked_sub(1)?))
             .map_or(self.life.opened.time, |(_, returned)| *returned);
         timeline::Life {
             since: self.life.opened.time,
@@ -98,7 +135,8 @@ impl Passed {
 /// All owners of references of one incident.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    lives: HashMap<Key, Life>,
+    /// Those of one object are beside each other.
+    lives: BTreeMap<Key, Life>,
     /// Who blocked an attempt by the history alone, by file and the time when it was opened.
     passed: BTreeMap<(u64, u64), Passed>,
     /// Begin and end of the snapshots.
@@ -112,6 +150,10 @@ pub(super) struct Holders {
     pub(super) target: Option<u64>,
     /// What the last snapshot with books suspects.
     candidates: Vec<Reference>,
+    /// Attempts that something passed: when each was refused, and its return.
+    attempts: Vec<(u64, u64)>,
+    /// Objects that came since they were taken last.
+    new: Vec<u64>,
 }
 
 /// The books of an incident, and who is in them.
@@ -155,15 +197,7 @@ impl Holders {
             self.taken.push((snapshot.started, snapshot.finished));
         }
         for reference in &snapshot.references {
-            let holder = &reference.holder;
-            let key = Key {
-                object: reference.object,
-                mount: reference.mount,
-                pid: holder.process.as_ref().map_or(0, |process| process.pid),
-                start: reference.start,
-                kind: holder.kind,
-                path: holder.path.clone(),
-            };
+            let key = Key::of(reference);
             let (file, mount, dentry) = (reference.object, reference.mount, reference.dentry);
             let seen = history.of(file, mount, dentry, snapshot.finished);
             let opened = seen.map(|opened| opened.time);
@@ -192,6 +226,7 @@ impl Holders {
             let since = opened.or(attempt).unwrap_or(snapshot.started);
             let seen = if books { self.snapshots } else { 0 };
             let (until, blocked) = (snapshot.started, false);
+            self.new.push(key.object);
             self.lives.insert(
                 key,
                 Life {
@@ -208,14 +243,25 @@ impl Holders {
         self.snapshots
     }
 
+    /// Takes the objects that came since they were taken last.
+    pub(super) fn new_files(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.new)
+    }
+
+    /// All objects that were there.
+    pub(super) fn files(&self) -> impl Iterator<Item = u64> {
+        let passed = self.passed.keys().map(|(file, _)| *file);
+        passed.chain(self.lives.keys().map(|key| key.object))
+    }
+
     /// The last reference to a file went: whoever held it held it until then.
     pub(super) fn closed(&mut self, closed: &Closed) {
         let of_file = (closed.file, 0)..=(closed.file, closed.time);
         if let Some((_, passed)) = self.passed.range_mut(of_file).next_back() {
             passed.life.closed.get_or_insert(closed.time);
         }
-        for life in self.lives.values_mut() {
-            if life.reference.object == closed.file && life.since <= closed.time {
+        for (_, life) in self.lives.range_mut(Key::all_of(closed.file)).take(LIVES_MAX) {
+            if life.since <= closed.time {
                 life.until = life.until.max(closed.time);
                 life.ended = true;
             }
@@ -223,22 +269,45 @@ impl Holders {
     }
 
     /// Enters who blocked an attempt by the history: when it was refused, and its return.
-    pub(super) fn passing(&mut self, lives: Vec<Passing>, refused: u64, returned: u64) {
+    pub(super) fn passing<'h>(
+        &mut self,
+        lives: impl Iterator<Item = StillOpen<'h>>,
+        refused: u64,
+        returned: u64,
+    ) {
+        let at = self.attempts.len();
+        if at >= ATTEMPTS_MAX {
+            self.dropped += 1;
+            return;
+        }
+        self.attempts.push((refused, returned));
         for life in lives {
             let key = (life.opened.file, life.opened.time);
-            if !self.passed.contains_key(&key) && self.passed.len() >= HOLDERS_MAX {
-                self.dropped += 1;
-                continue;
-            }
-            let passed = self.passed.entry(key).or_insert_with(|| Passed {
-                life: life.clone(),
-                attempts: Vec::new(),
-            });
-            if passed.attempts.len() < PASSED_MAX {
-                passed.attempts.push((refused, returned));
+            let full = self.passed.len() >= HOLDERS_MAX;
+            let passed = match self.passed.entry(key) {
+                Entry::Vacant(_) if full => {
+                    self.dropped += 1;
+                    continue;
+                }
+                Entry::Vacant(free) => {
+                    self.new.push(life.opened.file);
+                    free.insert(Passed {
+                        life: Passing {
+                            opened: life.opened.clone(),
+                            closed: life.closed,
+                            name: life.name.cloned(),
+                        },
+                        attempts: Vec::new(),
+                    })
+                }
+                Entry::Occupied(known) => known.into_mut(),
+            };
+            match passed.attempts.last_mut() {
+                Some((_, to)) if *to == at => *to += 1,
+                _ => passed.attempts.push((at, at + 1)),
             }
             passed.life.closed = passed.life.closed.or(life.closed);
-            passed.life.name = passed.life.name.take().or(life.name);
+            passed.life.name = passed.life.name.take().or_else(|| life.name.cloned());
         }
     }
 
@@ -251,7 +320,8 @@ impl Holders {
     /// References of an attempt that are known by the history.
     pub(super) fn known_of(&self, mount: u64, attempt: u64, overlay: bool) -> u64 {
         let of_attempt = |passed: &&Passed| {
-            passed.life.opened.mount == mount && passed.blocked().any(|returned| returned == attempt)
+            passed.life.opened.mount == mount
+                && passed.blocked(&self.attempts).any(|returned| returned == attempt)
         };
         let passed = self.passed.values().filter(of_attempt);
         passed.map(|passed| passed.life.opened.refs(overlay)).sum()
@@ -260,16 +330,22 @@ impl Holders {
     /// Those of the history that no snapshot can have found: none was taken while they were open. What was open then is
     /// among what was found, under whatever name.
     fn unseen(&self) -> impl Iterator<Item = &Passed> {
-        self.passed.values().filter(|passed| {
+        let mut taken = self.taken.clone();
+        taken.sort_unstable();
+        // Of each snapshot the first end of those that began when it did or later.
+        let mut ends: Vec<u64> = taken.iter().map(|(_, to)| *to).collect();
+        for index in (1..ends.len()).rev() {
+            ends[index - 1] = ends[index - 1].min(ends[index]);
+        }
+        self.passed.values().filter(move |passed| {
             let Passing { opened, closed, .. } = &passed.life;
             let until = closed.unwrap_or(u64::MAX);
-            let covered = self
-                .taken
-                .iter()
-                .any(|(from, to)| opened.time <= *from && *to <= until);
+            let from = taken.partition_point(|(from, _)| *from < opened.time);
+            let covered = ends.get(from).is_some_and(|to| *to <= until);
             // One that came or went while a snapshot was taken may have been found as well.
             let found = || {
-                self.lives.values().any(|life| {
+                let mut of_file = self.lives.range(Key::all_of(opened.file)).take(LIVES_MAX);
+                of_file.any(|(_, life)| {
                     opened.is_of(life.reference.object, life.reference.mount, life.reference.dentry)
                         && life.opened.is_none_or(|time| time == opened.time)
                 })
@@ -290,7 +366,7 @@ impl Holders {
         self.passed
             .range(of_file)
             .filter(move |(_, passed)| passed.life.opened.is_of(object, mount, dentry))
-            .flat_map(|(_, passed)| passed.blocked())
+            .flat_map(|(_, passed)| passed.blocked(&self.attempts))
     }
 
     /// A holder that only the history knows.
@@ -321,20 +397,24 @@ impl Holders {
             opened: self.clock.map(|clock| clock.timestamp(opened.time)),
             opened_by: Some(opened.by.clone()),
             entered: None,
-            attempts_blocked: passed.blocked().count() as u64,
+            attempts_blocked: passed.blocked(&self.attempts).count() as u64,
             evidence: vec!["history".to_owned()],
         }
     }
 
     /// Notes which mounts block, so that a holder that goes before the last attempt is still named.
-    pub(super) fn note(&mut self, verdict: &Verdict) {
+    pub(super) fn note(&mut self, verdict: &Verdict, snapshot: &Snapshot) {
         let last = self.snapshots;
-        for life in self.lives.values_mut().filter(|life| life.seen == last) {
-            life.blocked |= if verdict.writers {
-                life.reference.writes
-            } else {
-                verdict.blocking.contains(&life.reference.mount)
-            };
+        let blocking: HashSet<u64> = verdict.blocking.iter().copied().collect();
+        for reference in &snapshot.references {
+            let life = self.lives.get_mut(&Key::of(reference));
+            if let Some(life) = life.filter(|life| life.seen == last) {
+                life.blocked |= if verdict.writers {
+                    life.reference.writes
+                } else {
+                    blocking.contains(&life.reference.mount)
+                };
+            }
         }
     }
 
@@ -381,7 +461,7 @@ impl Holders {
             }
             holder.counted = there && life.reference.mount == verdict.guilty && !verdict.writers;
             if holder.counted {
-                explained += holder.refs;
+                explained = holder.refs.saturating_add(explained);
             }
             // Without attempts (`who`) every one counts that is there now.
             if current && attempt.is_none() || holder.attempts_blocked > 0 {
@@ -390,7 +470,7 @@ impl Holders {
         }
         for passed in self.unseen() {
             let on = passed.life.opened.mount;
-            if passed.blocked().next().is_none() {
+            if passed.blocked(&self.attempts).next().is_none() {
                 continue;
             }
             let through = if Some(on) == self.target {
@@ -399,21 +479,22 @@ impl Holders {
                 Through::PropagatedCopy
             };
             let mut holder = self.of_history(passed, target, through);
-            let of_attempt =
-                attempt.is_some_and(|attempt| passed.blocked().any(|returned| returned == attempt));
+            let of_attempt = attempt
+                .is_some_and(|attempt| passed.blocked(&self.attempts).any(|returned| returned == attempt));
             holder.counted = of_attempt && on == verdict.guilty;
             if holder.counted {
-                explained += holder.refs;
+                explained = holder.refs.saturating_add(explained);
             }
-            holders.push((passed.times(), holder));
+            holders.push((passed.times(&self.attempts), holder));
         }
         balance(&mut books, explained);
         // Where everything is explained, nobody else is suspected.
         let open = books.unexplained != Some(0) || books.remaining != Some(0);
+        let blocking: HashSet<u64> = verdict.blocking.iter().copied().collect();
         let suspected = self
             .candidates
             .iter()
-            .filter(|candidate| open && verdict.blocking.contains(&candidate.mount));
+            .filter(|candidate| open && blocking.contains(&candidate.mount));
         let (holder_lives, holders) = order(holders);
         let (bystander_lives, bystanders) = order(bystanders);
         Settled {

@@ -8,6 +8,7 @@ mod entered;
 mod history;
 mod holders;
 mod operations;
+mod room;
 mod slow;
 mod timeline;
 mod told;
@@ -33,6 +34,6 @@ pub fn of_snapshot(snapshot: &Snapshot, history: &History) -> Settled {
     let mut tracker = holders::Holders::default();
     let number = tracker.add(snapshot, None, history, true);
     let verdict = books::judge(snapshot, books::Told::default());
-    tracker.note(&verdict);
+    tracker.note(&verdict, snapshot);
     tracker.settle(&verdict, Some(number), None, &[], &Target::default())
 }

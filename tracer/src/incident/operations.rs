@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::track::{GAVE_UP, TELL, bursts};
 use crate::{
     identity::BootClock,
-    model::{Books, Caller, Incident, Outcome, Text},
+    model::{Books, Caller, Holder, Incident, Outcome, Text},
     render::{advise_operation, fixes_of_words},
     stream::{Freed, Refused},
 };
@@ -57,17 +57,18 @@ impl Operations {
         open.attempts += 1;
         open.callers.entry(caller.0).or_insert((caller.1, 0)).1 += 1;
         let known = std::mem::replace(&mut open.last, refused);
-        for holder in &mut open.last.holders {
-            let before = known.holders.iter().find(|before| {
-                let pid = |of: &crate::model::Holder| of.process.as_ref().map(|process| process.pid);
-                before.kind == holder.kind
-                    && before.mount_id == holder.mount_id
-                    && before.path == holder.path
-                    && before.fd == holder.fd
-                    && pid(before) == pid(holder)
-            });
-            if open.attempts > 1 {
-                holder.attempts_blocked = before.map_or(0, |before| before.attempts_blocked) + 1;
+        let key = |holder: &Holder| {
+            let pid = holder.process.as_ref().map(|process| process.pid);
+            (holder.kind, holder.mount_id, holder.path.clone(), holder.fd, pid)
+        };
+        let mut before = HashMap::new();
+        for holder in &known.holders {
+            before.entry(key(holder)).or_insert(holder.attempts_blocked);
+        }
+        if open.attempts > 1 {
+            for holder in &mut open.last.holders {
+                let blocked = before.get(&key(holder)).copied().unwrap_or(0);
+                holder.attempts_blocked = blocked.saturating_add(1);
             }
         }
         new
@@ -101,6 +102,46 @@ impl Operations {
             }
         }
         (closed, told)
+    }
+
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// When the first of them is to be told or has ended.
+    pub(super) fn due(&self) -> u64 {
+        let due = self.open.values().map(|open| {
+            let told = if open.announced {
+                u64::MAX
+            } else {
+                open.first.saturating_add(TELL)
+            };
+            let pending = open.last.operation.is_pending();
+            let ended = if pending {
+                u64::MAX
+            } else {
+                open.last.returned.saturating_add(GAVE_UP)
+            };
+            told.min(ended)
+        });
+        due.min().unwrap_or(u64::MAX)
+    }
+
+    /// Where there are too many, that which was refused the longest ago.
+    pub(super) fn beyond(&mut self, most: usize, run: Run<'_>) -> Option<Incident> {
+        if self.open.len() <= most {
+            return None;
+        }
+        let oldest = self
+            .open
+            .iter()
+            .min_by_key(|(_, open)| (open.last.returned, open.id));
+        let open = oldest
+            .map(|(cause, _)| *cause)
+            .and_then(|cause| self.open.remove(&cause))?;
+        let end = Some((Outcome::StillBusy, open.last.returned));
+        Some(incident(&open, run, end))
     }
 
     /// All that are open when ebusy stops.
@@ -143,7 +184,10 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         target: last.target.clone(),
         // Nothing is counted: the kernel refuses for one that is there, whatever their number.
         references: Books {
-            explained: last.holders.iter().map(|holder| holder.refs).sum(),
+            explained: last
+                .holders
+                .iter()
+                .fold(0, |sum: u64, holder| sum.saturating_add(holder.refs)),
             sampled_at: Some(clock.timestamp(last.looked)),
             ..Books::default()
         },

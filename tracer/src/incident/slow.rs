@@ -33,6 +33,19 @@ impl SlowUmounts {
         (told, known.is_none())
     }
 
+    /// Where there are too many, that which was looked at the longest ago.
+    pub(super) fn beyond(&mut self, most: usize, run: Run<'_>) -> Option<Incident> {
+        if self.open.len() <= most {
+            return None;
+        }
+        let oldest = self.open.iter().min_by_key(|(_, (id, slow))| (slow.looked, *id));
+        let (id, slow) = oldest
+            .map(|(cause, _)| *cause)
+            .and_then(|cause| self.open.remove(&cause))?;
+        let end = Some((Outcome::StillBusy, slow.looked));
+        Some(incident(id, &slow, run, end))
+    }
+
     /// All that are not over when ebusy stops.
     pub(super) fn end(&mut self, time: u64, run: Run<'_>) -> Vec<Incident> {
         let mut open: Vec<(u64, Slow)> = std::mem::take(&mut self.open).into_values().collect();
@@ -61,7 +74,7 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
             .result
             .filter(|(result, _)| *result != 0)
             .map(|(result, _)| error_name(result)),
-        looks: slow.stacks.iter().map(|stack| stack.looks).sum::<u64>() + slow.others,
+        looks: (slow.stacks.iter()).fold(slow.others, |sum, stack| sum.saturating_add(stack.looks)),
         waits: waits(&slow.stacks, slow.target.fs_type.as_deref(), clock),
     };
     let advice = advise_slow(&seen, &slow.target);

@@ -116,7 +116,7 @@ pub(super) fn incident(
         slow: None,
         since: again.since,
         retry: again.retry,
-        lost_events: lost + open.holders.dropped,
+        lost_events: lost.saturating_add(open.holders.dropped),
         advice,
         fixes,
     }

@@ -1,14 +1,15 @@
 //! From attempts to incidents and their outcome.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     attempts::Attempts,
     books::{Told, Verdict, came_too_late, judge},
     detached::DetachedMounts,
-    history::{History, Passing},
+    history::History,
     holders::Holders,
     operations::{Operations, Run},
+    room::Room,
     slow::SlowUmounts,
     timeline::{Timeline, timeline},
     told::{Again, MNT_DETACH, incident, settle},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     identity::BootClock,
     model::{Incident, Outcome, Process, Target, Text},
-    stream::{Gone, Lost, MountKey, Record, Sample, Start, Umount},
+    stream::{Closed, Gone, Lost, MountKey, Record, Sample, Start, Umount},
 };
 
 /// Quiet time after which callers have given up, ns.
@@ -26,6 +27,8 @@ pub(super) const GAVE_UP: u64 = 30_000_000_000;
 const BURST: u64 = 1_000_000_000;
 /// Attempts of one incident whose times are kept.
 const ATTEMPTS_MAX: usize = 100_000;
+/// Incidents of one kind that are open at the most.
+const OPEN_MAX: usize = 4096;
 /// How long a refusal lasts before it is told, ns.
 pub(super) const TELL: u64 = 1_000_000_000;
 
@@ -84,6 +87,14 @@ pub struct Analyzer {
     slow: SlowUmounts,
     history: History,
     attempts: Attempts,
+    /// What joins may cost, and what had no room.
+    room: Room,
+    cut: u64,
+    /// Open incidents by id, and by the files of their holders.
+    keys: HashMap<u64, TargetKey>,
+    by_file: HashMap<u64, BTreeSet<u64>>,
+    /// Before this no tick has anything to tell.
+    due: u64,
     next_id: u64,
     lost: u64,
     /// Losses of opens and closes, and the last time when it was known that there were no more.
@@ -107,6 +118,11 @@ impl Analyzer {
             slow: SlowUmounts::default(),
             history: History::default(),
             attempts: Attempts::default(),
+            room: Room::default(),
+            cut: 0,
+            keys: HashMap::new(),
+            by_file: HashMap::new(),
+            due: 0,
             next_id: 1,
             lost: 0,
             lost_history: 0,
@@ -166,14 +182,13 @@ impl Analyzer {
 
     /// Takes the next record.
     pub fn push(&mut self, record: Record) -> Vec<Output> {
+        self.room.record();
         match record {
             Record::Start(start) => return self.restart(start),
             Record::Umount(umount) => return self.umount(*umount),
             Record::Opened(opened) => self.history.opened(*opened),
             Record::Closed(closed) => {
-                for open in self.open.values_mut() {
-                    open.holders.closed(&closed);
-                }
+                self.closed_file(&closed);
                 self.history.closed(&closed);
             }
             Record::Entered(entered) => self.history.entered(entered),
@@ -183,20 +198,38 @@ impl Analyzer {
             Record::Lost(lost) => self.losses(&lost),
             Record::Refused(refused) => {
                 self.totals.operations += 1;
+                self.due = 0;
                 if self.operations.refused(*refused, self.next_id) {
                     self.next_id += 1;
                     self.totals.incidents += 1;
                 }
+                let run = self.run();
+                return self
+                    .operations
+                    .beyond(OPEN_MAX, run)
+                    .map(closed)
+                    .into_iter()
+                    .collect();
             }
             Record::Detached(detached) => {
+                self.due = 0;
                 let clock = self.start.clock;
                 self.detached.seen(*detached, &mut self.history, clock);
+                let run = self.run();
+                return self
+                    .detached
+                    .beyond(OPEN_MAX, run)
+                    .map(closed)
+                    .into_iter()
+                    .collect();
             }
             Record::Slow(slow) => {
                 let run = self.run();
                 let (told, new) = self.slow.seen(*slow, &mut self.next_id, run);
                 self.totals.slow += u64::from(new);
-                return told.into_iter().collect();
+                let run = self.run();
+                let beyond = self.slow.beyond(OPEN_MAX, run).map(closed);
+                return told.into_iter().chain(beyond).collect();
             }
             Record::Freed(freed) => {
                 let run = self.run();
@@ -219,6 +252,7 @@ impl Analyzer {
             output = self.end(last.unwrap_or(0).max(self.clean));
             self.history = History::default();
             self.attempts.clear();
+            (self.cut, self.due) = (0, 0);
             (self.lost, self.lost_history, self.clean) = (0, 0, 0);
         }
         self.start = start;
@@ -229,8 +263,39 @@ impl Analyzer {
         Run {
             clock: self.start.clock,
             tier: self.start.tier.name(),
-            lost: self.lost,
+            lost: self.lost.saturating_add(self.cut),
         }
+    }
+
+    /// A file is gone: whoever held it in an open incident does not any more.
+    fn closed_file(&mut self, closed: &Closed) {
+        let Some(ids) = self.by_file.get(&closed.file) else {
+            return;
+        };
+        if !self.room.take(ids.len() as u64) {
+            self.cut += 1;
+            return;
+        }
+        for key in ids.iter().filter_map(|id| self.keys.get(id)) {
+            if let Some(open) = self.open.get_mut(key) {
+                open.holders.closed(closed);
+            }
+        }
+    }
+
+    /// Where there are too many, that which was refused the longest ago is told as it is: whoever makes them cannot have
+    /// any number, and what is refused now stays.
+    fn beyond(&mut self) -> Vec<Output> {
+        if self.open.len() <= OPEN_MAX {
+            return Vec::new();
+        }
+        let oldest = self
+            .open
+            .iter()
+            .min_by_key(|(_, open)| (open.last_returned, open.id));
+        let oldest = oldest.map(|(key, open)| (key.clone(), open.last_returned));
+        let output = oldest.and_then(|(key, time)| self.close(&key, Outcome::StillBusy, time));
+        output.into_iter().collect()
     }
 
     /// What the history does not know any more is not taken for proof.
@@ -265,9 +330,9 @@ impl Analyzer {
             self.totals.refused += 1;
             if umount.shown {
                 self.refused(umount);
-            } else {
-                self.totals.refused_elsewhere += 1;
+                return self.beyond();
             }
+            self.totals.refused_elsewhere += 1;
             return Vec::new();
         }
         if umount.ret == 0 {
@@ -293,6 +358,7 @@ impl Analyzer {
         if !self.open.contains_key(&key)
             && let Some(open) = self.open.remove(&path)
         {
+            self.keys.insert(open.id, key.clone());
             self.open.insert(key.clone(), open);
         }
         key
@@ -303,19 +369,23 @@ impl Analyzer {
         if let Some(mount) = umount.mount {
             self.attempts.refused(mount, &umount);
         }
-        let passing: Vec<Passing> = match (umount.busy_check, umount.compared) {
-            (Some(true), Some((guilty, _))) if self.start.history => self
-                .history
-                .blocking(guilty, umount.entered, umount.checked)
-                .collect(),
-            _ => Vec::new(),
+        let guilty = match (umount.busy_check, umount.compared) {
+            (Some(true), Some((guilty, _))) if self.start.history => Some(guilty),
+            _ => None,
         };
+        let has_room = guilty.is_none_or(|guilty| self.room.take(self.history.open_on(guilty)));
+        let passing = guilty
+            .filter(|_| has_room)
+            .map(|guilty| self.history.blocking(guilty, umount.entered, umount.checked));
         let clock = self.start.clock;
         let keep = self.timelines.is_some();
         let next_id = &mut self.next_id;
         let incidents = &mut self.totals.incidents;
-        let open = self.open.entry(key).or_insert_with(|| {
+        self.due = 0;
+        let keys = &mut self.keys;
+        let open = self.open.entry(key.clone()).or_insert_with(|| {
             let id = *next_id;
+            keys.insert(id, key);
             *next_id += 1;
             *incidents += 1;
             Open {
@@ -341,7 +411,12 @@ impl Analyzer {
         open.bursts += u64::from(bursts(open.attempts, open.last_returned, umount.entered));
         open.attempts += 1;
         let refused = umount.checked.unwrap_or(umount.returned);
+        open.holders.dropped += u64::from(!has_room);
+        let passing = passing.into_iter().flatten();
         open.holders.passing(passing, refused, umount.returned);
+        for file in open.holders.new_files() {
+            self.by_file.entry(file).or_default().insert(open.id);
+        }
         if open.returns.len() < ATTEMPTS_MAX {
             open.returns.push(umount.returned);
             if keep {
@@ -413,6 +488,9 @@ impl Analyzer {
         let books = !late || open.books.is_none();
         let attempt = Some(sample.attempt);
         let number = open.holders.add(&sample.snapshot, attempt, &self.history, books);
+        for file in open.holders.new_files() {
+            self.by_file.entry(file).or_default().insert(open.id);
+        }
         if !books {
             return;
         }
@@ -431,7 +509,7 @@ impl Analyzer {
             verdict.books.counted = None;
         }
         verdict.books.sampled_at = Some(self.start.clock.timestamp(sample.snapshot.started));
-        open.holders.note(&verdict);
+        open.holders.note(&verdict, &sample.snapshot);
         open.books = Some((verdict, number, sample.attempt));
     }
 
@@ -454,6 +532,10 @@ impl Analyzer {
     fn tick(&mut self, time: u64) -> Vec<Output> {
         self.clean = time;
         let mut output = Vec::new();
+        let cost = self.open.len() + self.operations.len() + self.detached.len();
+        if time < self.due || !self.room.take(cost as u64) {
+            return output;
+        }
         let quiet: Vec<TargetKey> = self
             .open
             .iter()
@@ -471,7 +553,7 @@ impl Analyzer {
         output.extend(ended.into_iter().map(closed));
         output.extend(told.into_iter().map(|incident| Output::Open(Box::new(incident))));
         let clock = self.start.clock;
-        let (tier, lost) = (self.start.tier.name(), self.lost);
+        let (tier, lost) = (run.tier, run.lost);
         for (key, open) in &mut self.open {
             if !open.announced && time.saturating_sub(open.first_entered) >= TELL {
                 open.announced = true;
@@ -482,6 +564,18 @@ impl Analyzer {
                 ))));
             }
         }
+        let due = self.open.values().map(|open| {
+            let told = if open.announced {
+                u64::MAX
+            } else {
+                open.first_entered.saturating_add(TELL)
+            };
+            told.min(open.last_returned.saturating_add(GAVE_UP))
+        });
+        self.due = due
+            .chain([self.operations.due(), self.detached.due()])
+            .min()
+            .unwrap_or(u64::MAX);
         output
     }
 
@@ -508,6 +602,15 @@ impl Analyzer {
 
     fn close(&mut self, key: &TargetKey, outcome: Outcome, time: u64) -> Option<Output> {
         let open = self.open.remove(key)?;
+        self.keys.remove(&open.id);
+        for file in open.holders.files() {
+            if let Some(ids) = self.by_file.get_mut(&file) {
+                ids.remove(&open.id);
+                if ids.is_empty() {
+                    self.by_file.remove(&file);
+                }
+            }
+        }
         let end = Some((outcome, time));
         let settled = settle(&open);
         let clock = self.start.clock;
@@ -521,7 +624,8 @@ impl Analyzer {
             again.retry = None;
         }
         let tier = self.start.tier.name();
-        let incident = incident(&open, settled, clock, tier, self.lost, end, again);
+        let lost = self.run().lost;
+        let incident = incident(&open, settled, clock, tier, lost, end, again);
         Some(Output::Closed(Box::new(incident)))
     }
 }

@@ -1,6 +1,8 @@
 //! From the functions that a thread was in to what it was doing and what it waited for. What is not in the tables stays
 //! unknown; its function is told all the same.
 
+use std::collections::HashMap;
+
 use crate::{
     identity::BootClock,
     model::{Phase, Wait, WaitsFor},
@@ -190,6 +192,7 @@ pub(super) fn waits(stacks: &[Stack], fs_type: Option<&str>, clock: BootClock) -
     let mut sorted: Vec<&Stack> = stacks.iter().collect();
     sorted.sort_by_key(|stack| std::cmp::Reverse(stack.looks));
     let mut waits: Vec<Wait> = Vec::new();
+    let mut known = HashMap::new();
     for stack in sorted {
         let functions = &stack.functions;
         let function = functions
@@ -204,12 +207,11 @@ pub(super) fn waits(stacks: &[Stack], fs_type: Option<&str>, clock: BootClock) -
             last: clock.timestamp(stack.last),
             stack: functions.clone(),
         };
-        let same = waits.iter_mut().find(|wait| {
-            (wait.phase, wait.waits_for, &wait.function) == (found.phase, found.waits_for, &found.function)
-        });
-        match same {
+        let key = (found.phase, found.waits_for, found.function.clone());
+        let at = *known.entry(key).or_insert(waits.len());
+        match waits.get_mut(at) {
             Some(wait) => {
-                wait.looks += found.looks;
+                wait.looks = wait.looks.saturating_add(found.looks);
                 wait.first = wait.first.min(found.first);
                 wait.last = wait.last.max(found.last);
             }

@@ -109,30 +109,34 @@ const VERBS: [(&[u8], BusyError); 19] = [
 
 /// Things named in one line.
 const MAX_BUSY: usize = 16;
+/// Places of a message that are looked at, with those in quotes in it: the same said again is no news, but costs.
+const LOOKS_MAX: usize = 64;
 
 /// All that a message says is busy.
 pub(super) fn find(message: &[u8]) -> Vec<Busy> {
     let mut found = Vec::new();
-    collect(message, &mut found, 3);
+    collect(message, &mut found, 3, &mut LOOKS_MAX.clone());
     if found.is_empty() {
         found.extend(failed(message));
     }
     found
 }
 
-fn collect(message: &[u8], found: &mut Vec<Busy>, depth: usize) {
+fn collect(message: &[u8], found: &mut Vec<Busy>, depth: usize, looks: &mut usize) {
     let small = message.to_ascii_lowercase();
     let mut from = 0;
     while found.len() < MAX_BUSY
+        && *looks > 0
         && let Some((at, phrase)) = BUSY
             .iter()
             .filter_map(|phrase| Some((position(&small, phrase, from)?, *phrase)))
             .min()
     {
+        *looks -= 1;
         let end = at + phrase.len();
         if let Some((start, stop)) = quoted_around(message, at).filter(|_| depth > 0) {
             // A value in quotes is read without them, and then the rest.
-            collect(&unquoted(&message[start..stop]), found, depth - 1);
+            collect(&unquoted(&message[start..stop]), found, depth - 1, looks);
             from = stop.max(end);
         } else {
             let busy = before(&message[from..at], &small[from..at], phrase);

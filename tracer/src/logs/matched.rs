@@ -1,10 +1,12 @@
 //! Which incident explains which log line.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 
 use super::{BusyError, LogLine};
 use crate::{
-    identity::mount_claim,
+    identity::{MountOwner, mount_claim},
     model::{Incident, Target, Text, Timestamp},
 };
 
@@ -13,6 +15,8 @@ const BEFORE: i64 = 2_000_000_000;
 /// A runtime says that it failed after its last attempt: the shim's answer may take 10 s
 /// (containerd, `cmd/containerd-shim-runc-v2/process/init.go`).
 const AFTER: i64 = 12_000_000_000;
+/// Incidents before and after a line that are looked at, of those about the same.
+const NEAR_MAX: usize = 64;
 
 /// A log line and the incident that explains it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -55,14 +59,91 @@ impl NotSeen {
 /// attempts are one.
 #[must_use]
 pub fn matched<'a>(lines: &'a [LogLine], incidents: &[Incident]) -> Vec<Match<'a>> {
-    lines.iter().map(|line| of_line(line, incidents)).collect()
+    let index = Index::new(incidents);
+    lines
+        .iter()
+        .map(|line| of_line(line, &index.about(line)))
+        .collect()
 }
 
-fn of_line<'a>(line: &'a LogLine, incidents: &[Incident]) -> Match<'a> {
-    let about: Vec<(&Incident, Vec<&'static str>)> = incidents
-        .iter()
-        .filter_map(|incident| Some((incident, in_common(line, &incident.target)?)))
-        .collect();
+/// What a line and a target can have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Common<'i> {
+    Path(String),
+    Source(&'i Text),
+    Owner(MountOwner),
+    Container(&'i str),
+    Pod(&'i str, &'i str),
+}
+
+/// Incidents by what lines can have in common with them, in order of time: lines times incidents is too much.
+struct Index<'i> {
+    all: HashMap<Common<'i>, Vec<&'i Incident>>,
+}
+
+impl<'i> Index<'i> {
+    fn new(incidents: &'i [Incident]) -> Self {
+        let mut all: HashMap<Common<'i>, Vec<&'i Incident>> = HashMap::new();
+        for incident in incidents {
+            for common in Common::of_target(&incident.target) {
+                all.entry(common).or_default().push(incident);
+            }
+        }
+        for found in all.values_mut() {
+            found.sort_by_key(|incident| incident.started);
+        }
+        Self { all }
+    }
+
+    /// The incidents that are about what the line is about, with what they have in common: of many the nearest.
+    fn about(&self, line: &LogLine) -> Vec<(&'i Incident, Vec<&'static str>)> {
+        let mut seen = HashSet::new();
+        let mut about = Vec::new();
+        for common in Common::of_line(line) {
+            let found = self.all.get(&common).map_or(&[][..], Vec::as_slice);
+            let at = line.time.map_or(found.len(), |time| {
+                found.partition_point(|incident| incident.started <= time)
+            });
+            let near = at.saturating_sub(NEAR_MAX)..found.len().min(at.saturating_add(NEAR_MAX));
+            for incident in found.get(near).unwrap_or_default() {
+                if seen.insert(std::ptr::from_ref::<Incident>(incident)) {
+                    about.extend(in_common(line, &incident.target).map(|by| (*incident, by)));
+                }
+            }
+        }
+        about
+    }
+}
+
+impl<'i> Common<'i> {
+    fn of_target(target: &'i Target) -> Vec<Self> {
+        let mut all = vec![Self::Path(plain(&target.path))];
+        all.extend(target.source.as_ref().map(Self::Source));
+        all.extend(owner(&target.path).map(Self::Owner));
+        if let Some(container) = &target.container {
+            all.push(Self::Container(&container.id));
+            let pod = container.pod.as_deref().zip(container.pod_namespace.as_deref());
+            all.extend(pod.map(|(pod, namespace)| Self::Pod(pod, namespace)));
+        }
+        all
+    }
+
+    fn of_line(line: &'i LogLine) -> Vec<Self> {
+        if let Some(path) = &line.target {
+            let mut all = vec![Self::Path(plain(path)), Self::Source(path)];
+            all.extend(owner(path).map(Self::Owner));
+            return all;
+        }
+        let container = line.container_id.as_deref().map(Self::Container);
+        let pod = line.pod.as_deref().zip(line.pod_namespace.as_deref());
+        container
+            .into_iter()
+            .chain(pod.map(|(pod, namespace)| Self::Pod(pod, namespace)))
+            .collect()
+    }
+}
+
+fn of_line<'a>(line: &'a LogLine, about: &[(&Incident, Vec<&'static str>)]) -> Match<'a> {
     let best = about
         .iter()
         .filter_map(|(incident, by)| Some((away(line, incident)?, incident, by)))
@@ -157,24 +238,29 @@ fn in_common(line: &LogLine, target: &Target) -> Option<Vec<&'static str>> {
     (!by.is_empty()).then_some(by)
 }
 
-/// JSON may have lost bytes that are no UTF-8: so they are compared as it shows them.
+/// A path as others write it. JSON may have lost bytes that are no UTF-8: so they are compared as it shows them.
+fn plain(path: &Text) -> String {
+    let path = path.to_str_lossy();
+    // /var/run is a link to /run wherever there are containers.
+    let path = path
+        .strip_prefix("/var")
+        .filter(|rest| rest.starts_with("/run/"))
+        .unwrap_or(&path);
+    path.trim_end_matches('/').to_owned()
+}
+
+/// Whose a path is.
+fn owner(path: &Text) -> Option<MountOwner> {
+    mount_claim(path.as_bytes())?.owner
+}
+
 fn same_path(one: &Text, other: &Text) -> bool {
-    let plain = |path: &Text| {
-        let path = path.to_str_lossy();
-        // /var/run is a link to /run wherever there are containers.
-        let path = path
-            .strip_prefix("/var")
-            .filter(|rest| rest.starts_with("/run/"))
-            .unwrap_or(&path);
-        path.trim_end_matches('/').to_owned()
-    };
     plain(one) == plain(other)
 }
 
 /// Two mounts of one owner, or two views of one path: what is busy inside a root file system is told of that (containerd
 /// drops the errors of all mounts but the last, `core/mount/mount_unix.go` `UnmountRecursive`).
 fn related(one: &Text, other: &Text) -> bool {
-    let owner = |path: &Text| mount_claim(path.as_bytes()).and_then(|claim| claim.owner);
     let (one, other) = (owner(one), owner(other));
     one.is_some() && one == other
 }
@@ -231,6 +317,20 @@ mod tests {
             ..Target::default()
         };
         assert_eq!(plain.failed_by(&target), None);
+    }
+
+    /// However many incidents a target has had: the one that a line is of is found among those near it.
+    #[test]
+    fn of_many_incidents_of_one_target_the_nearest_is_found() {
+        let incidents: Vec<Incident> = (0..2000).map(|id| incident(id, id as i64 * 64_000)).collect();
+        let lines: Vec<LogLine> = (0..2000)
+            .step_by(100)
+            .map(|id| line(Some(reports::at(id * 64_000 + 2_500))))
+            .collect();
+        let found = matched(&lines, &incidents);
+        let ids: Vec<Option<u64>> = found.iter().map(|of| of.incident).collect();
+        let expected: Vec<Option<u64>> = (0..2000).step_by(100).map(Some).collect();
+        assert_eq!(ids, expected);
     }
 
     #[test]

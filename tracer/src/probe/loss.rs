@@ -20,7 +20,7 @@ impl Losses {
     /// Sum of all.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Those by which an open or a close is missing in the ledger: it was full, or the kernel skipped a program that
@@ -40,18 +40,33 @@ impl Losses {
             (what.starts_with("open:") && what != Loss::LedgerFull.name())
                 || ["history:", "capture:"].iter().any(|part| what.starts_with(part))
         });
-        self.of_ledger() + ring
+        self.of_ledger().saturating_add(ring)
     }
 
     fn sum(&self, which: impl Fn(&str) -> bool) -> u64 {
         let losses = self.0.iter().filter(|(what, _)| which(what));
-        losses.map(|(_, count)| count).sum()
+        losses.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// The same in a few words, where there are more kinds than ebusy counts: who wrote them decides how many.
+    #[must_use]
+    pub fn in_brief(&self) -> Self {
+        const KINDS_MAX: usize = 64;
+        if self.0.len() <= KINDS_MAX {
+            return self.clone();
+        }
+        let history = self.of_history();
+        let mut brief = Self::default();
+        brief.add("history: of many kinds", history);
+        brief.add("others, of many kinds", self.total().saturating_sub(history));
+        brief
     }
 
     /// Adds losses of one kind.
     pub fn add(&mut self, what: impl Into<String>, count: u64) {
         if count > 0 {
-            *self.0.entry(what.into()).or_default() += count;
+            let known = self.0.entry(what.into()).or_default();
+            *known = known.saturating_add(count);
         }
     }
 }

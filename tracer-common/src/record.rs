@@ -130,6 +130,13 @@ pub struct UmountCall {
     pub compared: [Compared; COMPARED_MAX],
     /// The mount that `mnt_get_count` is at work on, where its return does not tell (kprobe).
     pub counting: u64,
+    /// One of [`path_status`]; written last.
+    pub path_status: u32,
+    /// Bytes of `text` in use, without the NUL.
+    pub path_len: u32,
+    /// The path as it was passed: read here, where a page that is not there is a fault and not a wait. Whoever reads the
+    /// memory of another process later waits for whoever provides that memory.
+    pub text: [u8; PATH_MAX],
 }
 
 impl UmountCall {
@@ -150,7 +157,17 @@ impl UmountCall {
             reserved: 0,
         }; COMPARED_MAX],
         counting: 0,
+        path_status: path_status::ABSENT,
+        path_len: 0,
+        text: [0; PATH_MAX],
     };
+
+    /// The path as it was passed, if it could be read.
+    #[must_use]
+    pub fn passed(&self) -> Option<&[u8]> {
+        let whole = self.path_status == path_status::WHOLE;
+        self.text.get(..self.path_len as usize).filter(|_| whole)
+    }
 }
 
 /// One umount2 that returned.
@@ -199,7 +216,7 @@ pub mod path_status {
     pub const WHOLE: u32 = 0;
     /// Not readable.
     pub const FAULT: u32 = 1;
-    /// Not asked for at this tier.
+    /// Not asked for at this tier, or not yet.
     pub const ABSENT: u32 = 2;
 }
 

@@ -1,7 +1,10 @@
 //! umount2: the call, its result, and at the fentry and kprobe tiers what the kernel compared.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user_str, maps::ring_buf::RingBufEntry, programs::TracePointContext,
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user_str},
+    maps::ring_buf::RingBufEntry, programs::TracePointContext,
 };
 use tracer_common::{
     ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, RecordKind, UmountCall, UmountRecord,
@@ -50,7 +53,27 @@ fn begin(entered: u64, path: u64, target: u64, flags: u32) {
             (*call).path = path;
             write_path(&raw mut (*call).target, target, 0);
             (*call).flags = flags;
+            if path != 0 {
+                let (status, len) = user_text((&raw mut (*call).text).cast(), path);
+                (*call).path_len = len;
+                (*call).path_status = status;
+            }
         }
+    }
+}
+
+/// Reads a path of user memory, as far as it is there: [`path_status`], and bytes without the NUL.
+///
+/// # Safety
+/// `out` has room for [`PATH_MAX`].
+#[inline(always)]
+unsafe fn user_text(out: *mut c_void, path: u64) -> (u32, u32) {
+    // SAFETY: as the caller promised; the helper checks the source.
+    let copied = unsafe { bpf_probe_read_user_str(out, PATH_MAX as u32, path as *const _) };
+    if copied > 0 {
+        (path_status::WHOLE, copied as u32 - 1)
+    } else {
+        (path_status::FAULT, 0)
     }
 }
 
@@ -262,20 +285,19 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &UmountCall, ret: i64) {
             comm: [0; 16],
         }; ANCESTORS];
         (*record).ancestor_count = ancestors((&raw mut (*record).ancestors).cast());
-        let (status, len) = if call.path == 0 {
+        let (status, len) = if call.path_status == path_status::WHOLE {
+            let text = (&raw const call.text).cast();
+            bpf_probe_read_kernel((&raw mut (*record).path).cast(), PATH_MAX as u32, text);
+            (path_status::WHOLE, call.path_len)
+        } else if call.path == 0 {
             (path_status::ABSENT, 0)
         } else {
-            let copied = bpf_probe_read_user_str(
-                (&raw mut (*record).path).cast(),
-                PATH_MAX as u32,
-                call.path as *const _,
-            );
-            if copied > 0 {
-                (path_status::WHOLE, copied as u32 - 1)
-            } else {
+            // Its page was not there at the entry; the call itself has read it since.
+            let (status, len) = user_text((&raw mut (*record).path).cast(), call.path);
+            if status == path_status::FAULT {
                 lose(Loss::UmountPathFault);
-                (path_status::FAULT, 0)
             }
+            (status, len)
         };
         (*record).path_status = status;
         (*record).path_len = len;

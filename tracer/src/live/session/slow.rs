@@ -1,15 +1,12 @@
 //! umount2 calls that take long: who is in one, for how long, and at what. The map of the programs has those that have no
-//! result yet. Afterwards the caller is kept on its way back to user space, where the kernel frees what nobody uses any
+//! result yet, with their paths: ebusy itself reads no memory of another process, which may wait for whoever provides it
+//! (docs/security.md). Afterwards the caller is kept on its way back to user space, where the kernel frees what nobody uses any
 //! more (`task_work`), which syncs and shuts down the file system: the registers of the thread tell when that is over.
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
-    os::unix::fs::FileExt as _,
     time::Duration,
 };
-
-use tracer_common::PATH_MAX;
 
 use super::Session;
 use crate::{
@@ -100,17 +97,6 @@ impl Followed {
     }
 }
 
-/// A path in the memory of a process that is in a system call, to which it was passed.
-fn path_in_memory(pid: u32, address: u64) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; PATH_MAX];
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    // What follows the path may be no memory any more: then less is read.
-    let read = memory.read_at(&mut bytes, address).ok()?;
-    let end = bytes[..read].iter().position(|byte| *byte == 0)?;
-    bytes.truncate(end);
-    Some(bytes)
-}
-
 impl Session {
     fn slow_limit(&self) -> Option<u64> {
         let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
@@ -124,9 +110,13 @@ impl Session {
         let known = self.slow.followed.remove(&tid);
         let mut followed = match known {
             Some(mut known) if known.raw.entered == raw.entered => {
+                // What the kernel program could not read at the entry it may have read at the return.
+                let was_unknown = known.raw.path.is_none() && known.raw.target.is_none();
+                if known.target.is_none() || was_unknown {
+                    known.target = Some(target.clone());
+                }
                 known.raw = raw.clone();
                 known.answered = true;
-                known.target.get_or_insert_with(|| target.clone());
                 known
             }
             other => {
@@ -222,9 +212,7 @@ impl Session {
             if raw.caller.pid == own {
                 continue;
             }
-            if call.path != 0 {
-                raw.path = path_in_memory(raw.caller.pid, call.path);
-            }
+            raw.path = call.passed().map(<[u8]>::to_vec);
             if self.slow.followed.len() >= FOLLOWED_MAX {
                 self.slow.skipped += 1;
                 continue;
@@ -263,7 +251,10 @@ impl Session {
             Telling::NotYet => self.is_shown(&target.path, &caller).then(|| self.causes.number()),
         };
         let Some(cause) = cause else {
-            followed.telling = Telling::Never;
+            // Of one whose path is not known yet, it is not known either whether anybody wants to see it.
+            if followed.answered || raw.path.is_some() || raw.target.is_some() {
+                followed.telling = Telling::Never;
+            }
             followed.target = Some(target);
             return;
         };

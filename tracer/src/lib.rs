@@ -20,3 +20,4 @@ pub mod report;
 #[cfg(test)]
 mod schema;
 pub mod stream;
+mod watchdog;

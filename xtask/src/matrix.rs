@@ -23,7 +23,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 18] = [
+pub(crate) const MATRIX: [Plan; 19] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -103,6 +103,13 @@ pub(crate) const MATRIX: [Plan; 18] = [
         test: "slow",
         tier: "fentry",
         kernels: &["7.2"],
+        ..PLAN
+    },
+    // What is read of the caller's memory at the entry.
+    Plan {
+        test: "slow",
+        tier: "tracepoint",
+        kernels: &["5.10", "6.1"],
         ..PLAN
     },
     // Many causes at once.

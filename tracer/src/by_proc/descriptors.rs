@@ -3,6 +3,8 @@
 
 use std::{fs, io::Read as _, path::Path};
 
+use crate::watchdog::{self, Step};
+
 /// Descriptors on one mount that are looked for at the most.
 const DESCRIPTORS_MAX: usize = 4096;
 /// Descriptors among which those of one open file are looked for: every one is compared with every other.
@@ -24,6 +26,7 @@ pub(super) struct Descriptor {
 pub(super) fn descriptors(proc: &Path, mount_id: u32, own_pid: u32) -> Vec<Vec<Descriptor>> {
     let mut found = Vec::new();
     for pid in numbers(proc).filter(|pid| *pid != own_pid) {
+        let _step = watchdog::within_process(Step::Descriptors, pid);
         let tasks = proc.join(pid.to_string()).join("task");
         let mut leader_has_table = false;
         for tid in leader_first(pid, numbers(&tasks)) {

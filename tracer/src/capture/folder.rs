@@ -21,7 +21,11 @@ use super::{
     reader::{PREFIX, SUFFIX, segment_number},
     segment::Segment,
 };
-use crate::{live::boot_nanos, model::Timestamp};
+use crate::{
+    live::boot_nanos,
+    model::Timestamp,
+    watchdog::{self, Step},
+};
 
 /// The file that a recorder locks; it is no part of the capture.
 const LOCK: &str = "lock";
@@ -92,6 +96,7 @@ impl Folder {
     /// Makes it if it is not there, with 0700, and locks it. What is looked up is looked up now: the process may enter
     /// another mount namespace later.
     pub fn open(path: &Path) -> Result<Self> {
+        let _step = watchdog::within(Step::Opening, path.as_os_str().as_encoded_bytes());
         let shown = path.display();
         match mkdirat(CWD, path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -16,7 +16,7 @@ use super::{
     format::Header,
     queue::Queue,
 };
-use crate::stream::Record;
+use crate::{stream::Record, watchdog};
 
 /// How long records wait for a block to fill.
 pub(super) const FLUSH: Duration = Duration::from_millis(400);
@@ -120,6 +120,7 @@ impl Recorder {
     /// Begins to record; `header` is of the run.
     pub fn start(destination: Destination, header: Header) -> Result<Self> {
         let path = destination.folder.path().to_owned();
+        watchdog::records_to(&path);
         let shared = Arc::new(Shared::default());
         let (send, done) = mpsc::channel();
         let disk = Disk::new(destination, header, Arc::clone(&shared)).context("preparing the capture")?;

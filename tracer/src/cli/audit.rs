@@ -10,6 +10,7 @@ use crate::{
     identity::{BootClock, Containers},
     live::{Identities, audit, enter_host_namespace, own_namespace},
     model::Audit as Report,
+    watchdog,
 };
 
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,7 @@ impl Audit {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         let patterns = common.patterns()?;
         need_root()?;
+        watchdog::start()?;
         let mut results = Results::redacted(common, self.redact)?;
         enter_host_namespace()?;
         let containers = Arc::new(Containers::new("/proc", "/"));

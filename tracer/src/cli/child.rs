@@ -17,6 +17,8 @@ use rustix::{
     },
 };
 
+use crate::watchdog::{self, Step};
+
 /// A command that waits for its start.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -27,7 +29,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Forks; the new process waits. Nothing may have started a thread yet.
+    /// Forks; the new process waits. No thread but the watchdog may have been started.
     pub(super) fn prepare(command: &[OsString]) -> Result<Self> {
         let arguments: Vec<CString> = command
             .iter()
@@ -43,7 +45,8 @@ impl Child {
         pointers.push(std::ptr::null());
         // What the command starts and leaves behind stays our descendant: its umounts are to be shown.
         set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the command's children")?;
-        // SAFETY: we have one thread, so that the child is a whole copy of us.
+        // SAFETY: the child has a copy of this thread only. Until it executes the command it takes no lock that the
+        // watchdog could have had at that moment: it reads and writes pipes, and ends.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             drop((go, status));
@@ -73,6 +76,8 @@ impl Child {
 
     /// Lets it run; `Err` with the exit status to use where it cannot be executed.
     pub(super) fn start(mut self) -> Result<std::result::Result<Running, u8>> {
+        // The command's program may be on a file system that does not answer.
+        let _step = watchdog::within(Step::Command, self.name.as_bytes());
         self.go.write_all(&[1]).context("starting the command")?;
         drop(self.go);
         let mut errno = Vec::new();

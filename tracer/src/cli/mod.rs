@@ -35,6 +35,8 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// Could not tell.
     pub const UNKNOWN: u8 = 3;
+    /// Ended by the watchdog, as one step took too long.
+    pub const STUCK: u8 = crate::watchdog::STUCK;
     /// The command to watch was not found.
     pub const NOT_FOUND: u8 = 127;
     /// SIGINT of an unfinished job.
@@ -53,7 +55,8 @@ pub mod exit {
         ebusy who                                every container mount that is stuck now\n  \
         ebusy audit                              who could be next: copies, leaked and detached mounts\n  \
         ebusy demo                               make a real EBUSY and explain it\n\n\
-        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 130 interrupted."
+        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 75 ended itself as it was stuck for a minute, \
+        130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]

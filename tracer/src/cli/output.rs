@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{IsTerminal as _, Write},
+    os::unix::ffi::OsStrExt as _,
     path::Path,
 };
 
@@ -14,6 +15,7 @@ use crate::{
     model::{Audit, Incident, Who},
     render::{self, Style},
     report::Redactor,
+    watchdog::{self, Step},
 };
 
 /// Writes results.
@@ -139,6 +141,7 @@ impl Results {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let _step = watchdog::within(Step::Writing, &[]);
         match &mut self.to {
             Target::Stdout => {
                 let mut stdout = std::io::stdout().lock();
@@ -153,6 +156,7 @@ impl Results {
 /// Makes a file that only its owner can read: results name processes and paths of other users.
 pub(super) fn create_private(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
+    let _step = watchdog::within(Step::Opening, path.as_os_str().as_bytes());
     File::options()
         .write(true)
         .create(true)

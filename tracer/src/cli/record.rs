@@ -18,6 +18,7 @@ use crate::{
     live::{Options, Session, enter_host_namespace},
     probe::History,
     render::escape,
+    watchdog::{self, Step},
 };
 
 /// The least that a folder may hold: segments of an eighth of it have room for a block each.
@@ -116,6 +117,7 @@ struct Signals {
 impl Record {
     pub(super) fn run(&self, common: &Common) -> Result<u8> {
         need_root()?;
+        watchdog::start()?;
         let path = common
             .output
             .as_deref()
@@ -151,6 +153,7 @@ impl Record {
                 hangup: signal(SignalKind::hangup())?,
                 status: Status::new()?,
             };
+            watchdog::second_signal_ends()?;
             announce(&session, &watching, common);
             if !history.at(session.tier()) {
                 eprintln!("who opens files is not recorded at this tier (--history does)");
@@ -164,6 +167,7 @@ async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
     let [refusals, events] = session.descriptors()?;
     let refusals = watch_descriptor(refusals)?;
     let events = watch_descriptor(events)?;
+    watchdog::base(Step::Waiting);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alive = interval_at(Instant::now() + ALIVE, ALIVE);
@@ -200,7 +204,9 @@ async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
     let Some(mut recorder) = session.take_recorder() else {
         return Ok(exit::OK);
     };
+    let closing = watchdog::within(Step::Closing, recorder.path().as_os_str().as_encoded_bytes());
     recorder.close();
+    drop(closing);
     eprintln!("{}", summary(&session, "in all"));
     let standing = recorder.standing();
     eprintln!(

@@ -32,6 +32,7 @@ use crate::{
     model::Timestamp,
     probe::History,
     render::{after, escape},
+    watchdog::{self, Step},
 };
 
 /// How often time is let pass for incidents.
@@ -100,6 +101,7 @@ impl Watch {
 
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         need_root()?;
+        watchdog::start()?;
         let patterns = common.patterns()?;
         let mut results = Results::redacted(common, self.redact)?;
         let capture = self.capture.as_deref().map(Folder::open).transpose()?;
@@ -136,6 +138,7 @@ impl Watch {
             // Whoever reads that line may end ebusy at once.
             let ends = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
             let status = Status::new()?;
+            watchdog::second_signal_ends()?;
             announce(&session, &watching, common);
             self.watch(session, child, (ends, status), &mut results).await
         })
@@ -160,6 +163,7 @@ impl Watch {
             Some(running) => Some(watch_descriptor(running.exited.try_clone()?)?),
             None => None,
         };
+        watchdog::base(Step::Waiting);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut alive = tokio::time::interval_at(Instant::now() + ALIVE, ALIVE);
@@ -212,6 +216,7 @@ impl Watch {
 
     /// Evidence of nothing is not kept, unless it was asked for.
     fn keep(&self, mut recorder: Recorder, session: &Session) {
+        let _step = watchdog::within(Step::Closing, recorder.path().as_os_str().as_bytes());
         if self.capture.is_none() && session.analyzer().totals.incidents + session.analyzer().totals.slow == 0
         {
             recorder.discard();

@@ -29,6 +29,7 @@ use crate::{
     model::{Container, Since, SinceSource, Target, Who as Report, earlier},
     probe::{Choice, Tier, reader_only},
     render::{escape, fixes_of_asked, texts},
+    watchdog::{self, Step},
 };
 
 #[derive(Debug, clap::Args)]
@@ -58,6 +59,7 @@ impl Who {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         let question = self.question()?;
         need_root()?;
+        watchdog::start()?;
         let own_namespace = own_namespace();
         let mut results = Results::redacted(common, self.redact)?;
         // Where there is no reader, the mounts of the namespace that ebusy was started in count as well.
@@ -100,6 +102,7 @@ impl Who {
         }
         let identities = Identities::new(host.clock, Arc::clone(&look.containers), common.cmdline);
         for (mount, target) in targets {
+            let _step = watchdog::within(Step::References, target.path.as_bytes());
             let found = sample(&host, &reader, &identities, &mount, &[]);
             let mut report = report(&host, &found, target);
             report.since = since(&question, &report.target, &look.containers);

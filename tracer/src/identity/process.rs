@@ -13,7 +13,10 @@ use super::{
     files::read_proc,
     proc_text::{self, Stat},
 };
-use crate::model::{Parent, Process, Requester, Text};
+use crate::{
+    model::{Parent, Process, Requester, Text},
+    watchdog::{self, Step},
+};
 
 /// Ancestors beyond that tell nothing more.
 const MAX_PARENTS: usize = 16;
@@ -59,6 +62,7 @@ impl ProcessReader {
     /// `comm` is that of the thread. `exe` stays `None`: its link in /proc takes a reference.
     #[must_use]
     pub fn read(&self, pid: u32, tid: Option<u32>, expect_start: Option<u64>) -> Option<Process> {
+        let _step = watchdog::within_process(Step::Process, pid);
         let directory = self.root.join(pid.to_string());
         let stat = stat(&directory)?;
         if expect_start.is_some_and(|expected| ticks(expected) != stat.start_ticks) {
@@ -94,6 +98,7 @@ impl ProcessReader {
     /// Who an ancestor is, if its id still is that of the same program.
     #[must_use]
     pub fn requester(&self, parent: &Parent) -> Requester {
+        let _step = watchdog::within_process(Step::Process, parent.pid);
         let directory = self.root.join(parent.pid.to_string());
         let is_same = || stat(&directory).is_some_and(|stat| stat.comm == parent.comm.as_bytes());
         let member = read_proc(&directory.join("cgroup")).map(|text| membership(&text));

@@ -20,6 +20,7 @@ use crate::{
     model::{Audit, Detached, Holder, Keeper, Process, Target, Text},
     probe::Tier,
     render::advise_audit,
+    watchdog::{self, Step},
 };
 
 /// Holders that are identified from /proc at the most; the others keep what the kernel told.
@@ -28,6 +29,7 @@ const IDENTIFIED_MAX: usize = 512;
 /// Looks at the whole host, once.
 #[must_use]
 pub fn audit(host: &Host, reader: &Reader, identities: &Identities, patterns: &WatchPatterns) -> Audit {
+    let _step = watchdog::within(Step::Auditing, &[]);
     let kernel = host.kernel(reader);
     let mut audit = Audit {
         probe: Tier::Tracepoint.name().to_owned(),

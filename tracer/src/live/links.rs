@@ -20,6 +20,7 @@ use rustix::{
 };
 
 use super::{mounts::NamespaceMounts, target::replaced};
+use crate::watchdog::{self, Step};
 
 /// Links followed at the most (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
@@ -28,7 +29,7 @@ const LINKS_MAX: usize = 40;
 const LOCAL: [&[u8]; 4] = [b"/run", b"/var", b"/tmp", b"/dev"];
 
 /// What a component of a path is.
-enum Step {
+enum Component {
     Link(Vec<u8>),
     Directory(OwnedFd),
 }
@@ -36,6 +37,7 @@ enum Step {
 /// The path without its links, in our own namespace, up to where it leads into a mount: what is below that cannot be
 /// looked at. The last component is followed only where `last` says so.
 pub(super) fn follow(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Vec<u8> {
+    let _step = watchdog::within(Step::Links, path);
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
         match without_first_link(namespace, &path, last) {
@@ -62,8 +64,8 @@ fn without_first_link(namespace: &NamespaceMounts, path: &[u8], last: bool) -> O
         let prefix = &path[..end];
         let may_cross = LOCAL.contains(&prefix) && namespace.at(prefix).is_some();
         match step(&directory, name, may_cross)? {
-            Step::Link(target) => return Some(replaced(path, start, end, &target)),
-            Step::Directory(next) => directory = next,
+            Component::Link(target) => return Some(replaced(path, start, end, &target)),
+            Component::Directory(next) => directory = next,
         }
         start = end;
     }
@@ -75,7 +77,7 @@ pub(super) fn component_ends(path: &[u8]) -> impl Iterator<Item = usize> {
     (1..=path.len()).filter(|end| path.get(*end).is_none_or(|byte| *byte == b'/'))
 }
 
-fn step(directory: &OwnedFd, name: &[u8], may_cross: bool) -> Option<Step> {
+fn step(directory: &OwnedFd, name: &[u8], may_cross: bool) -> Option<Component> {
     let resolve = if may_cross {
         ResolveFlags::empty()
     } else {
@@ -91,8 +93,8 @@ fn step(directory: &OwnedFd, name: &[u8], may_cross: bool) -> Option<Step> {
     )
     .ok()?;
     match readlinkat(&found, "", Vec::new()) {
-        Ok(target) => Some(Step::Link(target.into_bytes())),
-        Err(Errno::NOENT | Errno::INVAL) => Some(Step::Directory(found)),
+        Ok(target) => Some(Component::Link(target.into_bytes())),
+        Err(Errno::NOENT | Errno::INVAL) => Some(Component::Directory(found)),
         Err(_) => None,
     }
 }

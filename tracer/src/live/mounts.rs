@@ -6,6 +6,7 @@ use crate::{
     identity::Containers,
     kernel::{Kernel, Mount, Paths, Place, shortened},
     model::Container,
+    watchdog::{self, Step},
 };
 
 /// A mount with its place.
@@ -73,6 +74,7 @@ impl MountsView {
     /// Looks at the namespaces of all tasks.
     #[must_use]
     pub fn read(kernel: Kernel<'_>, task: u64) -> Self {
+        let _step = watchdog::within(Step::Mounts, &[]);
         let tasks = kernel.tasks(task);
         let by_proxy = kernel.mount_namespaces(&tasks.all);
         let first = tasks

@@ -35,6 +35,7 @@ use crate::{
     kernel::Mount,
     probe::{Losses, Probes, load, skipped_runs},
     stream::{DecodeError, Gone, Lost, MountKey, Raw, Record, Start, decode},
+    watchdog::{self, Step},
 };
 
 /// Records taken from the event ring before refusals get their turn again.
@@ -113,6 +114,7 @@ pub struct Session {
 impl Session {
     /// Loads the probes, looks at the mounts, and tests itself.
     pub fn start(mut options: Options) -> Result<(Self, Watching)> {
+        let _step = watchdog::within(Step::Loading, &[]);
         let mut host = Host::new()?;
         let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
         host.attach(&probes.reader)?;
@@ -273,6 +275,7 @@ impl Session {
 
     /// Takes all that is in the rings, looks where a refusal asks for it, and returns what the analysis says.
     pub fn drain(&mut self) -> Result<Vec<Output>> {
+        let _step = watchdog::within(Step::Events, &[]);
         let mut succeeded = false;
         // Refusals first: then all opens and closes before each of them are there as well. Those after one do no harm,
         // as the analysis goes by their times.
@@ -343,6 +346,7 @@ impl Session {
     }
 
     fn tell_losses(&mut self) -> Result<()> {
+        let _step = watchdog::within(Step::Losses, &[]);
         let mut losses = self.probes.losses.read()?;
         for (what, count) in &self.own_losses.0 {
             losses.add(what.clone(), *count);
@@ -395,6 +399,7 @@ impl Session {
 
     /// Tells which targets of open incidents are not mounted any more.
     fn check_gone(&mut self) {
+        let _step = watchdog::within(Step::Gone, &[]);
         let targets: Vec<MountKey> = self.analyzer.open_targets().collect();
         self.sampled.retain(|mount| targets.contains(mount));
         let kernel = self.host.kernel(&self.probes.reader);

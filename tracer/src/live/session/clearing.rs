@@ -13,6 +13,7 @@ use crate::{
     },
     model::Process,
     stream::{Freed, RawOperation, Record, Refused},
+    watchdog::{self, Step},
 };
 
 /// The caller closes the device as well, and udev opens whatever changes for a moment: who is there after that keeps it.
@@ -93,6 +94,7 @@ impl Session {
 
     /// Looks at those that should be free by now, and tells which of the others have become so.
     pub(super) fn follow_loops(&mut self) {
+        let _step = watchdog::within(Step::Loops, &[]);
         let now = Instant::now();
         let (due, later): (Vec<Fresh>, Vec<Fresh>) = std::mem::take(&mut self.loops.fresh)
             .into_iter()

@@ -19,6 +19,7 @@ use crate::{
     },
     model::{Holder, Process, Target, Through},
     stream::{Detached, Freed, Object, RawUmount, Record},
+    watchdog::{self, Step},
 };
 
 /// The kernel frees what nobody uses on the way back from umount2, and its data a little later: what is there after
@@ -315,6 +316,7 @@ impl Session {
 
     /// Looks whether detached mounts are there still, and what keeps them.
     pub(super) fn follow_detached(&mut self, end: bool) {
+        let _step = watchdog::within(Step::Detached, &[]);
         let now = Instant::now();
         let is_due = |last: Option<Instant>, rest| last.is_none_or(|last| now - last >= rest);
         let mut detached = std::mem::take(&mut self.detached);

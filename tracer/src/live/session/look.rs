@@ -11,6 +11,7 @@ use crate::{
     live::{ledger::Ledger, sampler::sample},
     model::Text,
     stream::{Named, RawUmount, Record, Sample},
+    watchdog::{self, Step},
 };
 
 /// A snapshot that takes longer than this is not repeated for every attempt.
@@ -85,6 +86,8 @@ impl Session {
             let Some(target) = kernel.mount(target.address).filter(|now| now.is_still(&target)) else {
                 continue;
             };
+            let path = self.view.mount(target.address).map(|(_, mounted)| &mounted.path);
+            let _step = watchdog::within(Step::References, path.map_or(&[], Vec::as_slice));
             let ledger = Ledger::read(self.probes.ledger.as_ref());
             let mut snapshot = sample(
                 &self.host,

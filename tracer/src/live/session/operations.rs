@@ -18,6 +18,7 @@ use crate::{
     },
     model::{Holder, Kind, Operation, Process, Reason, Target},
     stream::{Freed, RawOperation, Record, Refused},
+    watchdog::{self, Step},
 };
 
 /// A look is good for so long: a caller may ask again and again.
@@ -83,6 +84,7 @@ pub(super) fn device_target(path: &[u8], namespace: u32, device: u32, source: Op
 impl Session {
     /// A system call was refused.
     pub(super) fn operation(&mut self, raw: &RawOperation) {
+        let _step = watchdog::within(Step::Operations, &[]);
         let kernel = self.host.kernel(&self.probes.reader);
         let Some(asked) = Asked::of(kernel, raw) else {
             return;
@@ -207,6 +209,7 @@ impl Session {
     /// Looks again for what keeps the targets of calls that were refused lately; at the `end` whenever it was that it was
     /// looked for last.
     pub(super) fn follow_operations(&mut self, end: bool) {
+        let _step = watchdog::within(Step::Operations, &[]);
         let now = Instant::now();
         self.causes
             .causes

@@ -13,6 +13,7 @@ use crate::{
     live::{boot_nanos, stack},
     model::Target,
     stream::{RawUmount, Record, Slow, Stack},
+    watchdog::{self, Step},
 };
 
 /// `umount2` of x86-64.
@@ -140,6 +141,7 @@ impl Session {
 
     /// Looks who is in an umount2, and at what.
     pub(super) fn follow_slow(&mut self, end: bool) {
+        let _step = watchdog::within(Step::Slow, &[]);
         let Some(limit) = self.slow_limit() else { return };
         let under_way = self.slow_under_way(limit);
         let now = boot_nanos();

@@ -1,7 +1,8 @@
 //! A FUSE server, by the protocol itself (uapi/linux/fuse.h), that does not answer everything.
 //!
 //! Its root has the files `file` and `second`; `never-read` and the directory `never-synced`, of which a read or the sync is not
-//! answered even if it is interrupted, but when somebody looks for [`RELEASE_READS`]; and `never-flushed`, which nobody can close. The
+//! answered even if it is interrupted, but when somebody looks for [`RELEASE_READS`]; `never-written`, of which no write is
+//! answered; and `never-flushed`, which nobody can close. The
 //! lookup of any other name is not answered before it is interrupted. A [`Disk`] has one file more. The mount is in no namespace.
 
 use std::{
@@ -46,11 +47,12 @@ const INTERRUPT: u32 = 36;
 const PARALLEL_DIROPS: u32 = 1 << 18;
 
 /// Nodes; that of the root is 1.
-const NODES: [(&[u8], u32); 6] = [
+const NODES: [(&[u8], u32); 7] = [
     (b"file\0", 2),
     (b"second\0", 3),
     (b"never-read\0", NEVER_READ),
     (b"never-flushed\0", NEVER_FLUSHED),
+    (b"never-written\0", NEVER_WRITTEN),
     (b"never-synced\0", NEVER_SYNCED),
     (b"disk\0", DISK),
 ];
@@ -60,6 +62,7 @@ const NEVER_READ: u32 = 5;
 const NEVER_FLUSHED: u32 = 6;
 const DISK: u32 = 7;
 const NEVER_SYNCED: u32 = 8;
+const NEVER_WRITTEN: u32 = 9;
 /// Bytes of a [`Disk`].
 const DISK_SIZE: u32 = 4 << 20;
 /// `FUSE_MIN_READ_BUFFER`, and more.
@@ -293,6 +296,8 @@ impl<'a> Request<'a> {
             }
             OPEN | OPENDIR => vec![0; 16],
             READ if self.file() == NEVER_READ => return None,
+            READ if self.file() == NEVER_WRITTEN => vec![0; 4096],
+            WRITE if self.file() == NEVER_WRITTEN => return None,
             FSYNCDIR if self.file() == NEVER_SYNCED => return None,
             FLUSH if self.file() == NEVER_FLUSHED => return None,
             FLUSH | FSYNC | RELEASE | RELEASEDIR => Vec::new(),

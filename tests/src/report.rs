@@ -180,6 +180,7 @@ pub struct Process {
     pub pid: u32,
     pub tid: Option<u32>,
     pub comm: String,
+    pub cmdline: Option<Vec<String>>,
     pub uid: Option<u32>,
     pub start_time: Option<String>,
     pub mount_namespace: Option<u32>,

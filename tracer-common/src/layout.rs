@@ -573,6 +573,30 @@ layout! {
     aio_request_file: 8 optional ["aio_kiocb.ki_filp"];
     /// What a worker does of a request to sync.
     aio_request_sync: 0 optional ["aio_kiocb.fsync.work"];
+
+    // A process by its number, and what is said of it, without a look at /proc/PID.
+    /// Processes of a pid namespace by their number: an xarray.
+    pid_ns_numbers: 8 optional ["pid_namespace.idr.idr_rt.xa_head"];
+    /// Number of a pid namespace.
+    pid_ns_inum: 4 optional ["pid_namespace.ns.inum"];
+    /// How many bits of an index are below those that a node is about.
+    xa_node_shift: 1 optional ["xa_node.shift"];
+    /// What a node leads to.
+    xa_node_slots: 0 optional ["xa_node.slots"];
+    /// Tasks of a `struct pid`: for a thread, a process, a group, a session.
+    pid_tasks: 0 optional ["pid.tasks"];
+    /// Their links.
+    task_pid_links: 0 optional ["task_struct.pid_links"];
+    /// Credentials.
+    task_real_cred: 8 optional ["task_struct.real_cred"];
+    /// Real user id.
+    cred_uid: 4 optional ["cred.uid"];
+    /// Top page table of an address space.
+    mm_pgd: 8 optional ["mm_struct.pgd"];
+    /// Where the command line begins.
+    mm_arg_start: 8 optional ["mm_struct.arg_start"];
+    /// Where it ends.
+    mm_arg_end: 8 optional ["mm_struct.arg_end"];
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user_str},
-    maps::ring_buf::RingBufEntry, programs::TracePointContext,
+    maps::ring_buf::RingBufEntry,
+    programs::TracePointContext,
 };
 use tracer_common::{
     ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, RecordKind, UmountCall, UmountRecord,

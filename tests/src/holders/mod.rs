@@ -20,6 +20,7 @@ mod tasks;
 mod umounter;
 mod unix;
 mod vanishing;
+mod waiting;
 
 /// The name of the executable.
 pub const EXECUTABLE: &str = "holders";
@@ -128,6 +129,7 @@ const PROGRAMS: &[Program] = &[
     other("soak", soak::main),
     other("umounter", umounter::main),
     other("vanisher", vanishing::vanisher),
+    other("waiter", waiting::main),
 ];
 
 /// Whether there is such a program.

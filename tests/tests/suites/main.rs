@@ -34,6 +34,7 @@ mod tiers;
 mod together;
 mod untrusted;
 mod verbs;
+mod waiting;
 mod ways;
 
 /// Tests that run in one process.
@@ -75,6 +76,7 @@ const SUITES: &[Suite] = &[
     suite("together", together::main),
     suite("untrusted", untrusted::main),
     suite("verbs", verbs::main),
+    suite("waiting", waiting::main),
     suite("ways", ways::main),
 ];
 

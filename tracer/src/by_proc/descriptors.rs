@@ -1,7 +1,7 @@
 //! Open files on a mount, by `/proc/PID/task/TID/fdinfo`: its `mnt_id` is that of the file's own mount, in whatever
 //! namespace.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{fs, io::Read as _, os::unix::ffi::OsStrExt as _, path::Path};
 
 use crate::watchdog::{self, Step};
 
@@ -34,10 +34,10 @@ pub(super) fn descriptors(proc: &Path, mount_id: u32, own_pid: u32) -> Vec<Vec<D
             if tid != pid && leader_has_table && !has_own_table(pid, tid) {
                 continue;
             }
-            let table = tasks.join(tid.to_string()).join("fdinfo");
-            for fd in numbers(&table) {
+            let process = tasks.join(tid.to_string());
+            for fd in numbers(&process.join("fdinfo")) {
                 leader_has_table |= tid == pid;
-                let Some((flags, id)) = fdinfo(&table.join(fd.to_string())) else {
+                let Some((flags, id)) = fdinfo(&process, fd) else {
                     continue;
                 };
                 if id == mount_id && found.len() < DESCRIPTORS_MAX {
@@ -66,8 +66,16 @@ fn numbers(directory: &Path) -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-fn fdinfo(path: &Path) -> Option<(u32, u32)> {
+/// `flags` and `mnt_id` of a descriptor that has a path. Others are on no mount that can be unmounted, and the text of
+/// some waits for their process: that of an epoll for its lock, which the process keeps while it takes a page from a
+/// file system that does not answer.
+fn fdinfo(process: &Path, fd: u32) -> Option<(u32, u32)> {
+    let name = fs::read_link(process.join("fd").join(fd.to_string())).ok()?;
+    if !name.as_os_str().as_bytes().starts_with(b"/") {
+        return None;
+    }
     let mut text = Vec::new();
+    let path = process.join("fdinfo").join(fd.to_string());
     let file = fs::File::open(path).ok()?;
     file.take(FDINFO_MAX).read_to_end(&mut text).ok()?;
     flags_and_mount(&text)

@@ -2,8 +2,8 @@
 //! everything else is not seen, and said so.
 //!
 //! Nothing here opens or follows `/proc/PID/{fd,cwd,root,exe,map_files,mountinfo}`, which take references on mounts, and
-//! keep them where they would refuse the next umount. `fdinfo` takes one on the open file while it is read, none on its
-//! mount (fs/proc/fd.c, 5.10 to 7.2): at worst, a file that is closed at that very moment stays for microseconds.
+//! keep them where they would refuse the next umount. `fdinfo` takes one on the open file while it is read, and the text of
+//! the link in `fd` one on its path while it is written (fs/proc/fd.c, 5.10 to 7.2): both for microseconds.
 
 mod audit;
 mod descriptors;

@@ -69,8 +69,13 @@ impl Who {
             Ok(kernel) => kernel,
             Err(why) => {
                 eprintln!("tier proc, {why}: {BLIND}");
+                if common.cmdline {
+                    eprintln!(
+                        "command lines are not shown at tier proc: to read one from /proc can wait for its process"
+                    );
+                }
                 let mounts = [started_in?, ProcMounts::read(self::own_namespace())?];
-                return by_proc(&question, &mounts, common, &mut results);
+                return by_proc(&question, &mounts, &mut results);
             }
         };
         let mut look = Look {
@@ -158,16 +163,11 @@ pub(super) fn kernel(choice: Choice) -> Result<std::result::Result<(Host, Reader
 }
 
 /// The answer where /proc is all there is. Nothing found is not "nothing there".
-fn by_proc(
-    question: &Question,
-    mounts: &[ProcMounts; 2],
-    common: &Common,
-    results: &mut Results,
-) -> Result<u8> {
+fn by_proc(question: &Question, mounts: &[ProcMounts; 2], results: &mut Results) -> Result<u8> {
     let containers = Arc::new(Containers::new("/proc", "/"));
     let clock = BootClock::sample();
     containers.learn_all(mounts.iter().flat_map(ProcMounts::paths));
-    let processes = ProcessReader::new(clock, Arc::clone(&containers), common.cmdline);
+    let processes = ProcessReader::new(clock, Arc::clone(&containers));
     let of_containers = || {
         mounts.iter().flat_map(|mounts| {
             mounts

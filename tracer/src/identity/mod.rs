@@ -35,7 +35,7 @@ pub use self::{
     clock::BootClock,
     container::{Containers, Found, Lookup},
     mount_path::{MountClaim, MountOwner, mount_claim},
-    process::ProcessReader,
+    process::{ProcessReader, arguments},
     requester::requester,
     watch::{WatchPatterns, watch_patterns},
 };

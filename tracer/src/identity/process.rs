@@ -1,4 +1,5 @@
-//! A process by its id.
+//! A process by its id, as /proc tells. Files that need the memory of the process are not read: they wait for whoever
+//! provides that (docs/security.md). Where kernel memory can be read, only the text of `cgroup` is taken from here.
 
 use std::{
     os::unix::ffi::OsStrExt as _,
@@ -14,7 +15,7 @@ use super::{
     proc_text::{self, Stat},
 };
 use crate::{
-    model::{Parent, Process, Requester, Text},
+    model::{Container, Parent, Process, Text, Timestamp},
     watchdog::{self, Step},
 };
 
@@ -26,20 +27,35 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 #[derive(Debug, Clone)]
 pub struct ProcessReader {
     root: PathBuf,
-    cmdline: bool,
     clock: BootClock,
     containers: Arc<Containers>,
 }
 
 impl ProcessReader {
-    /// `cmdline` says whether command lines are read: they may hold secrets.
+    /// Of this host.
     #[must_use]
-    pub fn new(clock: BootClock, containers: Arc<Containers>, cmdline: bool) -> Self {
+    pub fn new(clock: BootClock, containers: Arc<Containers>) -> Self {
         Self {
             root: PathBuf::from("/proc"),
-            cmdline,
             clock,
             containers,
+        }
+    }
+
+    /// When a process started, as exactly as /proc tells it.
+    #[must_use]
+    pub fn start_time(&self, start: u64) -> Timestamp {
+        self.clock.timestamp(nanos(ticks(start)))
+    }
+
+    /// The container of a process, else its unit. The text of `cgroup` needs neither its memory nor a reference.
+    #[must_use]
+    pub fn home(&self, pid: u32) -> (Option<Container>, Option<String>) {
+        let text = read_proc(&self.root.join(pid.to_string()).join("cgroup"));
+        let member = text.map(|text| membership(&text)).unwrap_or_default();
+        match self.containers.of_membership(&member) {
+            Some(container) => (Some(container), None),
+            None => (None, member.unit),
         }
     }
 
@@ -69,47 +85,25 @@ impl ProcessReader {
             return None;
         }
         let read = |name: &str| read_proc(&directory.join(name)).ok();
-        let member = read("cgroup").map(|text| membership(&text)).unwrap_or_default();
-        let container = self.containers.of_membership(&member);
+        let (container, unit) = self.home(pid);
         let process = Process {
             pid,
             tid,
             comm: thread_name(&directory, tid).unwrap_or_else(|| Text::from(stat.comm.as_slice())),
             exe: None,
-            cmdline: self
-                .cmdline
-                .then(|| read("cmdline"))
-                .flatten()
-                .map(|text| arguments(&text)),
+            cmdline: None,
             uid: read("status").and_then(|text| proc_text::real_uid(&text)),
             start_time: Some(self.clock.timestamp(nanos(stat.start_ticks))),
             parents: self.parents(&stat),
             requester: None,
             mount_namespace: namespace(&directory, "mnt"),
             pid_namespace: namespace(&directory, "pid"),
-            unit: if container.is_some() { None } else { member.unit },
+            unit,
             container,
         };
         // The id may have passed to another process while its files were read.
         let again = self::stat(&directory)?;
         (again.start_ticks == stat.start_ticks).then_some(process)
-    }
-
-    /// Who an ancestor is, if its id still is that of the same program.
-    #[must_use]
-    pub fn requester(&self, parent: &Parent) -> Requester {
-        let _step = watchdog::within_process(Step::Process, parent.pid);
-        let directory = self.root.join(parent.pid.to_string());
-        let is_same = || stat(&directory).is_some_and(|stat| stat.comm == parent.comm.as_bytes());
-        let member = read_proc(&directory.join("cgroup")).map(|text| membership(&text));
-        let member = member.ok().filter(|_| is_same()).unwrap_or_default();
-        let container = self.containers.of_membership(&member);
-        Requester {
-            pid: parent.pid,
-            comm: parent.comm.clone(),
-            unit: if container.is_some() { None } else { member.unit },
-            container,
-        }
     }
 
     fn parents(&self, child: &Stat) -> Vec<Parent> {
@@ -147,7 +141,9 @@ fn thread_name(directory: &Path, tid: Option<u32>) -> Option<Text> {
     Some(Text::from(proc_text::comm(&text)))
 }
 
-fn arguments(text: &[u8]) -> Vec<Text> {
+/// The arguments in the text of a command line.
+#[must_use]
+pub fn arguments(text: &[u8]) -> Vec<Text> {
     proc_text::cmdline(text).into_iter().map(Text::from).collect()
 }
 
@@ -174,10 +170,10 @@ fn nanos(ticks: u64) -> u64 {
 mod tests {
     use std::{fs, path::Path, sync::Arc};
 
-    use super::{ProcessReader, nanos};
+    use super::{ProcessReader, arguments, nanos};
     use crate::{
         identity::{BootClock, Containers},
-        model::{Parent, Text},
+        model::Text,
     };
 
     fn plant(proc: &Path, pid: u32, comm: &str, parent: u32, start: u64) {
@@ -200,12 +196,12 @@ mod tests {
         std::os::unix::fs::symlink("pid:[4026531836]", directory.join("ns/pid")).unwrap();
     }
 
-    fn reader(proc: &Path, cmdline: bool) -> ProcessReader {
+    fn reader(proc: &Path) -> ProcessReader {
         let clock = BootClock {
             offset_nanos: 1_700_000_000_000_000_000,
         };
         let containers = Arc::new(Containers::new(proc, proc.join("host")));
-        ProcessReader::new(clock, containers, cmdline).with_root(proc)
+        ProcessReader::new(clock, containers).with_root(proc)
     }
 
     #[test]
@@ -214,7 +210,7 @@ mod tests {
         plant(proc.path(), 1, "systemd", 0, 1);
         plant(proc.path(), 50, "supervise", 1, 500);
         plant(proc.path(), 70, "agent", 50, 1000);
-        let process = reader(proc.path(), false)
+        let process = reader(proc.path())
             .read(70, Some(71), Some(nanos(1000) + 9_999_999))
             .unwrap();
         assert_eq!(
@@ -239,22 +235,22 @@ mod tests {
     }
 
     #[test]
-    fn command_lines_only_when_asked_for() {
+    fn memory_of_the_process_is_not_read() {
         let proc = tempfile::tempdir().unwrap();
         plant(proc.path(), 70, "agent", 0, 1000);
-        let process = reader(proc.path(), true).read(70, None, None).unwrap();
+        let process = reader(proc.path()).read(70, None, None).unwrap();
+        assert_eq!((process.comm, process.cmdline), (Text::from("agent"), None));
         assert_eq!(
-            process.cmdline.unwrap(),
-            ["agent".into(), "--token".into(), "x".into()]
+            arguments(b"agent\0--token\0\0"),
+            ["agent".into(), "--token".into(), "".into()]
         );
-        assert_eq!(process.comm, Text::from("agent"));
     }
 
     #[test]
     fn another_process_with_the_same_id_is_not_it() {
         let proc = tempfile::tempdir().unwrap();
         plant(proc.path(), 70, "agent", 0, 1000);
-        let reader = reader(proc.path(), false);
+        let reader = reader(proc.path());
         assert_eq!(reader.read(70, None, Some(nanos(1001))), None);
         assert_eq!(reader.read(70, None, Some(nanos(1000) - 1)), None);
         assert_eq!(reader.read(71, None, None), None);
@@ -266,7 +262,7 @@ mod tests {
         plant(proc.path(), 60, "younger", 1, 2000);
         plant(proc.path(), 70, "agent", 60, 1000);
         assert!(
-            reader(proc.path(), false)
+            reader(proc.path())
                 .read(70, None, None)
                 .unwrap()
                 .parents
@@ -275,44 +271,14 @@ mod tests {
         // A circle, and a chain without end.
         plant(proc.path(), 80, "a", 81, 5);
         plant(proc.path(), 81, "b", 80, 5);
-        assert_eq!(
-            reader(proc.path(), false)
-                .read(80, None, None)
-                .unwrap()
-                .parents
-                .len(),
-            2
-        );
+        assert_eq!(reader(proc.path()).read(80, None, None).unwrap().parents.len(), 2);
         for pid in 100..130 {
             plant(proc.path(), pid, "chain", pid + 1, 5);
         }
         assert_eq!(
-            reader(proc.path(), false)
-                .read(100, None, None)
-                .unwrap()
-                .parents
-                .len(),
+            reader(proc.path()).read(100, None, None).unwrap().parents.len(),
             16
         );
-    }
-
-    #[test]
-    fn an_ancestor_is_who_it_was() {
-        let proc = tempfile::tempdir().unwrap();
-        plant(proc.path(), 50, "kubelet", 1, 500);
-        let reader = reader(proc.path(), false);
-        let of = |comm: &str| {
-            let comm = comm.into();
-            reader.requester(&Parent {
-                pid: 50,
-                comm,
-                ..Parent::default()
-            })
-        };
-        let found = of("kubelet");
-        assert_eq!((found.pid, found.unit.as_deref()), (50, Some("agent.service")));
-        // Its id is another's by now.
-        assert_eq!((of("cron").unit, of("cron").pid), (None, 50));
     }
 
     #[test]
@@ -322,7 +288,7 @@ mod tests {
         for name in ["status", "cgroup", "comm", "ns/mnt"] {
             fs::remove_file(proc.path().join("70").join(name)).unwrap();
         }
-        let process = reader(proc.path(), false).read(70, Some(9), None).unwrap();
+        let process = reader(proc.path()).read(70, Some(9), None).unwrap();
         assert_eq!(process.comm, Text::from("agent"));
         assert_eq!(
             (process.uid, process.unit, process.mount_namespace),
@@ -333,7 +299,7 @@ mod tests {
     #[test]
     fn this_process() {
         let clock = BootClock::sample();
-        let reader = ProcessReader::new(clock, Arc::new(Containers::default()), true);
+        let reader = ProcessReader::new(clock, Arc::new(Containers::default()));
         let process = reader.read(std::process::id(), None, None).unwrap();
         assert_eq!(process.uid, Some(rustix::process::getuid().as_raw()));
         assert!(process.start_time.unwrap() <= clock.now());

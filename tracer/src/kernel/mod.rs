@@ -24,6 +24,7 @@ mod mount;
 mod net;
 mod orphan;
 mod path_walk;
+mod process;
 mod propagation;
 mod reader;
 #[doc(hidden)]
@@ -41,6 +42,7 @@ mod testing;
 mod uprobe;
 mod uring;
 mod uring_request;
+mod user_memory;
 mod walk;
 mod ways;
 
@@ -57,11 +59,13 @@ pub use self::{
     memory::{Batch, Chain, End, KernelMemory, Links, RecordedMemory},
     mount::{Mount, Superblock},
     orphan::LedgerFile,
+    process::ProcessFacts,
     propagation::Slots,
     reader::{Marks, Reader},
     snapshot::{MountState, Reference, Snapshot, snapshot},
     superblock::{OverlayDirectories, block_types, device_numbers},
     survey::{NamespaceDescriptor, Survey, survey},
     task::{Task, Tasks},
+    user_memory::UserMemory,
     ways::Ways,
 };

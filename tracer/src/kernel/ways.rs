@@ -117,6 +117,11 @@ impl Ways {
         self.task != 0
     }
 
+    /// Our own task; 0 in recorded memory.
+    pub(super) fn task(&self) -> u64 {
+        self.task
+    }
+
     /// The fields of a module.
     pub(super) fn module<M: ModuleFields>(&self) -> M {
         self.modules.fields()

@@ -201,7 +201,7 @@ impl<'a> Look<'a> {
                 .as_mut()
                 .filter(|_| index < IDENTIFIED_MAX)
             {
-                *process = self.identities.complete(process, reference.start);
+                *process = self.identities.complete(kernel, process, reference.start);
             }
             let holders: &mut Vec<Holder> = evidence.holders.entry(reference.mount).or_default();
             holders.push(reference.holder);
@@ -346,7 +346,7 @@ fn process(kernel: Kernel<'_>, identities: &Identities, task: &Task) -> Process 
         comm: comm.map_or_else(Text::default, Text::from),
         ..Process::default()
     };
-    identities.complete(&bare, task.start)
+    identities.complete(kernel, &bare, task.start)
 }
 
 /// The uid of a process's pod. The text of `cgroup` takes no reference on any mount.

@@ -185,7 +185,7 @@ impl<'s> Keepers<'s> {
             comm: comm.map_or_else(Text::default, Text::from),
             ..Process::default()
         };
-        self.identities.complete(&told, task.start)
+        self.identities.complete(self.kernel, &told, task.start)
     }
 
     /// All processes, by address of their namespace.

@@ -31,7 +31,7 @@ pub fn sample(
     }
     for reference in found.references.iter_mut().take(IDENTIFIED_MAX) {
         if let Some(process) = &mut reference.holder.process {
-            *process = identities.complete(process, reference.start);
+            *process = identities.complete(host.kernel(reader), process, reference.start);
         }
     }
     found

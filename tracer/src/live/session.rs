@@ -114,10 +114,11 @@ pub struct Session {
 impl Session {
     /// Loads the probes, looks at the mounts, and tests itself.
     pub fn start(mut options: Options) -> Result<(Self, Watching)> {
-        let _step = watchdog::within(Step::Loading, &[]);
+        let step = watchdog::within(Step::Loading, &[]);
         let mut host = Host::new()?;
         let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
         host.attach(&probes.reader)?;
+        drop(step);
         if let Err(error) = super::capabilities::give_up() {
             log::warn!("running with all capabilities: {error:#}");
         }

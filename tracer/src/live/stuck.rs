@@ -5,6 +5,7 @@ use crate::{
     identity::Containers,
     kernel::{Kernel, Mount},
     model::{Since, Target},
+    watchdog::{self, Step},
 };
 
 /// A mount of a container that has no process left.
@@ -21,6 +22,7 @@ pub struct Stuck {
 /// Finds them among the mounts of the host's namespace and of those that hold a runtime's own mounts.
 #[must_use]
 pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> Vec<Stuck> {
+    let _step = watchdog::within(Step::Runtimes, &[]);
     let mounts: Vec<_> = view
         .originals_first()
         .filter_map(|(namespace, mounted)| Some((namespace, mounted, mounted.container(containers)?)))

@@ -120,7 +120,7 @@ fn watch() -> ! {
             (Verdict::Long(stood), Some(seen)) => say(&long(seen, stood, asked, &Thread::main())),
             (Verdict::End(stood), Some(seen)) => {
                 // Whatever goes wrong with the words, the end comes.
-                let words = panic::catch_unwind(|| end(seen, stood, &Thread::main()));
+                let words = panic::catch_unwind(|| end(seen, stood, &Thread::main(), CAPTURE.get()));
                 say(&words.unwrap_or_default());
                 // SAFETY: ends the process without waiting for any thread; nothing is left in a buffer that a
                 // recording needs.
@@ -145,7 +145,10 @@ impl Thread {
     }
 
     fn of(stat: &[u8], wchan: &[u8]) -> Self {
-        let state = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+        let state = stat
+            .iter()
+            .rposition(|byte| *byte == b')')
+            .and_then(|end| stat.get(end + 2));
         let function = std::str::from_utf8(wchan).ok().filter(|name| name.len() > 1);
         Self {
             deaf: state == Some(&b'D'),
@@ -178,11 +181,16 @@ fn long(seen: &Seen, stood: Duration, asked: bool, thread: &Thread) -> String {
     } else {
         format!("what happens meanwhile is reported late; after 60 s it ends itself (exit status {STUCK})")
     };
-    format!("stuck for {} s {}{}; {then}", stood.as_secs(), step(seen), thread.place())
+    format!(
+        "stuck for {} s {}{}; {then}",
+        stood.as_secs(),
+        step(seen),
+        thread.place()
+    )
 }
 
-fn end(seen: &Seen, stood: Duration, thread: &Thread) -> String {
-    let kept = CAPTURE.get().map_or_else(String::new, |folder| {
+fn end(seen: &Seen, stood: Duration, thread: &Thread, capture: Option<&PathBuf>) -> String {
+    let kept = capture.map_or_else(String::new, |folder| {
         format!(
             "; what was recorded is kept, see: ebusy report {}",
             escape(folder.as_os_str().as_encoded_bytes())
@@ -221,7 +229,7 @@ fn say(words: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{path::PathBuf, time::Duration};
 
     use super::{
         Thread, end, long,
@@ -243,7 +251,7 @@ mod tests {
         let stat = b"7 (a) D (b) D 1 7 7";
         let thread = Thread::of(stat, b"request_wait_answer");
         assert!(thread.deaf);
-        insta::assert_snapshot!(end(&seen(), STOOD, &thread), @r"stuck for 60 s reading the references of /mnt/\x1b[31m (waiting in the kernel: request_wait_answer): ending with status 75; the kernel lets the process go only once that wait is over; start ebusy again, and please report this line");
+        insta::assert_snapshot!(end(&seen(), STOOD, &thread, Some(&PathBuf::from("/var/tmp/x"))), @r"stuck for 60 s reading the references of /mnt/\x1b[31m (waiting in the kernel: request_wait_answer): ending with status 75; what was recorded is kept, see: ebusy report /var/tmp/x; the kernel lets the process go only once that wait is over; start ebusy again, and please report this line");
         let running = Thread::of(b"7 (ebusy) R 1", b"0");
         insta::assert_snapshot!(long(&seen(), STOOD, false, &running), @r"stuck for 60 s reading the references of /mnt/\x1b[31m; what happens meanwhile is reported late; after 60 s it ends itself (exit status 75)");
         insta::assert_snapshot!(long(&seen(), STOOD, true, &running), @r"stuck for 60 s reading the references of /mnt/\x1b[31m; a second signal ends it at once");

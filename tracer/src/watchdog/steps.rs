@@ -29,6 +29,8 @@ pub(crate) enum Step {
     References,
     /// Who a process is.
     Process,
+    /// Files of container runtimes.
+    Runtimes,
     /// Descriptors of a process, by /proc.
     Descriptors,
     /// Symbolic links on a path.
@@ -54,7 +56,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Waiting,
         Self::Starting,
         Self::Opening,
@@ -64,6 +66,7 @@ impl Step {
         Self::Events,
         Self::References,
         Self::Process,
+        Self::Runtimes,
         Self::Descriptors,
         Self::Links,
         Self::Gone,
@@ -89,6 +92,7 @@ impl Step {
             Self::Events => "reading what the kernel programs sent",
             Self::References => "reading the references of",
             Self::Process => "reading who this process is: pid",
+            Self::Runtimes => "reading the files of container runtimes",
             Self::Descriptors => "reading /proc/PID/fdinfo of pid",
             Self::Links => "following the symbolic links of",
             Self::Gone => "checking which mounts are gone",
@@ -229,7 +233,10 @@ mod tests {
         assert_eq!(place.see().map(|seen| seen.step), Some(Step::Starting));
         place.set(Step::References, b"/mnt/\xff data");
         let seen = place.see().unwrap();
-        assert_eq!((seen.step, seen.subject), (Step::References, b"/mnt/\xff data".to_vec()));
+        assert_eq!(
+            (seen.step, seen.subject),
+            (Step::References, b"/mnt/\xff data".to_vec())
+        );
         place.set(Step::Opening, &[b'x'; 5000]);
         assert_eq!(place.see().unwrap().subject, [b'x'; SUBJECT_MAX]);
         place.set(Step::Waiting, b"");

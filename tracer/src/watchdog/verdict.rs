@@ -38,7 +38,13 @@ pub(super) struct Patience {
 impl Patience {
     /// One look, so much time after the last; `asked` by a signal to end, and whether whoever reads stdout or stderr
     /// lets ebusy wait.
-    pub(super) fn look(&mut self, passed: Duration, seen: Option<&Seen>, asked: bool, unread: bool) -> Verdict {
+    pub(super) fn look(
+        &mut self,
+        passed: Duration,
+        seen: Option<&Seen>,
+        asked: bool,
+        unread: bool,
+    ) -> Verdict {
         let Some(seen) = seen.filter(|seen| seen.turn == self.turn) else {
             let over = std::mem::take(&mut self.said).then_some(self.stood);
             self.stood = Duration::ZERO;
@@ -49,11 +55,7 @@ impl Patience {
             return Verdict::Fine;
         }
         self.stood += passed.min(LOOK_MAX);
-        let (say, end) = if asked {
-            (SAY_ASKED, END_ASKED)
-        } else {
-            (SAY, END)
-        };
+        let (say, end) = if asked { (SAY_ASKED, END_ASKED) } else { (SAY, END) };
         let may_last = (seen.step.may_last() || unread) && !asked;
         if self.stood >= end && !may_last {
             return Verdict::End(self.stood);
@@ -83,7 +85,13 @@ mod tests {
     }
 
     /// Everything but `Fine`, with the second at which it was said.
-    fn said(patience: &mut Patience, seconds: u64, seen: &Seen, asked: bool, unread: bool) -> Vec<(u64, Verdict)> {
+    fn said(
+        patience: &mut Patience,
+        seconds: u64,
+        seen: &Seen,
+        asked: bool,
+        unread: bool,
+    ) -> Vec<(u64, Verdict)> {
         (1..=seconds * 2)
             .map(|look| (look / 2, patience.look(LOOK, Some(seen), asked, unread)))
             .filter(|(_, verdict)| *verdict != Verdict::Fine)
@@ -108,12 +116,18 @@ mod tests {
     fn one_that_goes_on_is_not_ended() {
         let mut patience = Patience::default();
         for turn in 1..100 {
-            assert_eq!(said(&mut patience, 9, &at(turn * 2, Step::Mounts), false, false), []);
+            assert_eq!(
+                said(&mut patience, 9, &at(turn * 2, Step::Mounts), false, false),
+                []
+            );
         }
         let found = said(&mut patience, 12, &at(500, Step::Mounts), false, false);
         assert_eq!(found, [(10, Verdict::Long(secs(10)))]);
         let over = patience.look(LOOK, Some(&at(502, Step::Events)), false, false);
-        assert!(matches!(over, Verdict::Over(stood) if stood > secs(10)), "{over:?}");
+        assert!(
+            matches!(over, Verdict::Over(stood) if stood > secs(10)),
+            "{over:?}"
+        );
         // While the place is being written, it goes on as well.
         assert_eq!(patience.look(LOOK, None, false, false), Verdict::Fine);
     }
@@ -125,7 +139,10 @@ mod tests {
         let found = said(&mut patience, 600, &at(4, Step::Writing), false, false);
         assert!(matches!(found[..], [(_, Verdict::Long(_))]), "{found:?}");
         let found = said(&mut patience, 600, &at(6, Step::References), false, true);
-        assert!(matches!(found[..], [(_, Verdict::Over(_)), (_, Verdict::Long(_))]), "{found:?}");
+        assert!(
+            matches!(found[..], [(_, Verdict::Over(_)), (_, Verdict::Long(_))]),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -143,8 +160,14 @@ mod tests {
         let step = at(2, Step::Slow);
         patience.look(LOOK, Some(&step), false, false);
         for _ in 0..9 {
-            assert_eq!(patience.look(secs(3600), Some(&step), false, false), Verdict::Fine);
+            assert_eq!(
+                patience.look(secs(3600), Some(&step), false, false),
+                Verdict::Fine
+            );
         }
-        assert_eq!(patience.look(secs(3600), Some(&step), false, false), Verdict::Long(secs(10)));
+        assert_eq!(
+            patience.look(secs(3600), Some(&step), false, false),
+            Verdict::Long(secs(10))
+        );
     }
 }

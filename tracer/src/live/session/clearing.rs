@@ -81,7 +81,9 @@ impl Session {
             self.loops.skipped += 1;
             return;
         }
-        let caller = self.identities.complete(&raw.caller, raw.start);
+        let caller = self
+            .identities
+            .complete(self.host.kernel(&self.probes.reader), &raw.caller, raw.start);
         self.loops.fresh.push(Fresh {
             asked,
             name,

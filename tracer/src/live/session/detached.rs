@@ -264,7 +264,11 @@ impl Session {
         }
         let umount = Rc::new(Umount {
             returned: raw.returned,
-            caller: self.identities.complete_caller(&raw.caller, raw.start),
+            caller: self.identities.complete_caller(
+                self.host.kernel(&self.probes.reader),
+                &raw.caller,
+                raw.start,
+            ),
         });
         let room = FRESH_MAX.saturating_sub(self.detached.fresh.len());
         self.detached.skipped += found.len().saturating_sub(room) as u64;
@@ -400,7 +404,9 @@ impl Session {
         for (index, mut reference) in found.references.into_iter().enumerate() {
             let process = reference.holder.process.as_mut();
             if let Some(process) = process.filter(|_| index < IDENTIFIED_MAX) {
-                *process = self.identities.complete(process, reference.start);
+                *process =
+                    self.identities
+                        .complete(self.host.kernel(&self.probes.reader), process, reference.start);
             }
             reference.holder.counted = true;
             reference.holder.evidence = vec!["snapshot".to_owned()];

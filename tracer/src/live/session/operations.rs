@@ -93,7 +93,9 @@ impl Session {
             return self.loop_cleared(asked, raw);
         }
         let (name, opened) = (asked.name(), asked.opened_device());
-        let caller = self.identities.complete(&raw.caller, raw.start);
+        let caller = self
+            .identities
+            .complete(self.host.kernel(&self.probes.reader), &raw.caller, raw.start);
         let key = (asked.operation, asked.namespace, name);
         let now = Instant::now();
         let known = self

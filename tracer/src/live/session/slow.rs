@@ -163,7 +163,11 @@ impl Session {
                 }
                 followed.lingered = followed.answered;
             }
-            if followed.telling != Telling::Never && looks < READ_MAX {
+            // The text of a stack waits while its process becomes another program (`exec_update_lock`): of a thread that
+            // is in another system call by now it is not asked for.
+            let call = kernel.system_call(raw.task, raw.caller.pid, *tid);
+            let elsewhere = call.is_some_and(|call| call != UMOUNT2);
+            if followed.telling != Telling::Never && looks < READ_MAX && !elsewhere {
                 looks += 1;
                 followed.look(now);
             }
@@ -246,7 +250,9 @@ impl Session {
             Some(target) => target,
             None => self.resolve(&followed.raw, false).1,
         };
-        let caller = self.identities.complete_caller(&raw.caller, raw.start);
+        let caller =
+            self.identities
+                .complete_caller(self.host.kernel(&self.probes.reader), &raw.caller, raw.start);
         let cause = match followed.telling {
             Telling::Never => None,
             Telling::Told { cause, .. } => Some(cause),

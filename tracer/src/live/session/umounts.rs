@@ -23,7 +23,8 @@ impl Session {
         let refused = raw.ret == EBUSY;
         let (mount, target) = self.resolve(raw, refused);
         let caller = if refused {
-            self.identities.complete_caller(&raw.caller, raw.start)
+            self.identities
+                .complete_caller(self.host.kernel(&self.probes.reader), &raw.caller, raw.start)
         } else {
             raw.caller.clone()
         };

@@ -1,5 +1,9 @@
 //! ebusy: names every reference that made an umount fail with "device or resource busy".
 
+// Before all others: its macros are for them.
+#[macro_use]
+mod say;
+
 pub mod audit;
 pub mod btf;
 pub mod by_proc;
@@ -14,6 +18,7 @@ pub mod kernel;
 pub mod live;
 pub mod logs;
 pub mod model;
+mod outlet;
 pub mod probe;
 pub mod render;
 pub mod report;

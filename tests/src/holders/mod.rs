@@ -10,6 +10,7 @@ use crate::{hold::Setup, holder::Skip, soak};
 
 mod containers;
 mod file;
+mod inherited;
 mod kernel;
 mod moments;
 mod mounts;
@@ -125,6 +126,7 @@ const PROGRAMS: &[Program] = &[
     other("enterer", containers::enterer),
     other("flicker", moments::flicker),
     other("forker", moments::forker),
+    other("inherited", inherited::main),
     other("mountpoint-remover", vanishing::mountpoint_remover),
     other("soak", soak::main),
     other("umounter", umounter::main),

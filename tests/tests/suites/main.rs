@@ -18,6 +18,7 @@ mod environment;
 mod footprint;
 mod hostile;
 mod incidents;
+mod inherited;
 mod innocents;
 mod kinds;
 mod ledger;
@@ -60,6 +61,7 @@ const SUITES: &[Suite] = &[
     suite("footprint", footprint::main),
     suite("hostile", hostile::main),
     suite("incidents", incidents::main),
+    suite("inherited", inherited::main),
     suite("innocents", innocents::main),
     suite("kinds", kinds::main),
     suite("ledger", ledger::main),

@@ -10,7 +10,7 @@ use super::{
     folder::{Folder, Limits, Open},
     format::{Anchor, BlockKind, Blocks, Header, STEP, encode_header},
     queue::Batch,
-    recorder::{Destination, FLUSH, Shared, say},
+    recorder::{Destination, FLUSH, Shared, shown},
     state::State,
     writer::append,
 };
@@ -117,13 +117,13 @@ impl Disk {
 
     /// Says when it begins to fail, and when it does not any more.
     fn note(&mut self, result: io::Result<()>) {
-        let path = self.folder.path().display();
         if let Err(error) = result {
             let error = error.to_string();
             if self.failing.as_ref() != Some(&error) {
-                say(&format!(
-                    "{path}: {error}: NOT RECORDING, but watching; what is not written is counted"
-                ));
+                let path = shown(self.folder.path());
+                eprintln!(
+                    "ebusy: {path}: {error}: NOT RECORDING, but watching; what is not written is counted"
+                );
                 self.failing = Some(error);
             }
         }
@@ -169,11 +169,11 @@ impl Disk {
         self.records += count;
         self.told = batch.told.or(missed.map(|(_, total)| total)).unwrap_or(self.told);
         if self.failing.take().is_some() {
-            let path = self.folder.path().display();
-            say(&format!(
-                "{path}: recording again; {} records were not written so far",
+            let path = shown(self.folder.path());
+            eprintln!(
+                "ebusy: {path}: recording again; {} records were not written so far",
                 self.told
-            ));
+            );
         }
         Ok(())
     }

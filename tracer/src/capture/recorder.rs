@@ -1,8 +1,7 @@
 //! Records a stream into a folder, while it comes.
 
 use std::{
-    io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -16,7 +15,7 @@ use super::{
     format::Header,
     queue::Queue,
 };
-use crate::{stream::Record, watchdog};
+use crate::{render::escape, stream::Record, watchdog};
 
 /// How long records wait for a block to fill.
 pub(super) const FLUSH: Duration = Duration::from_millis(400);
@@ -144,7 +143,7 @@ impl Recorder {
 
     /// Where it goes.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -215,10 +214,10 @@ impl Recorder {
         self.shared.more.notify_one();
         let folder = self.done.recv_timeout(PATIENCE).ok();
         if folder.is_none() {
-            say(&format!(
-                "{}: the disk did not take the last records within {PATIENCE:?}",
-                self.path.display()
-            ));
+            eprintln!(
+                "ebusy: {}: the disk did not take the last records within {PATIENCE:?}",
+                shown(&self.path)
+            );
         }
         folder
     }
@@ -230,7 +229,7 @@ impl Drop for Recorder {
     }
 }
 
-/// Tells the user; whether anybody listens does not matter.
-pub(super) fn say(what: &str) {
-    let _ = writeln!(std::io::stderr(), "ebusy: {what}");
+/// A path in a sentence.
+pub(super) fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_encoded_bytes())
 }

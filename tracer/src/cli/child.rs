@@ -1,5 +1,5 @@
-//! The command that `watch` runs: made before ebusy moves to the host's mount namespace, so that it keeps the one,
-//! and the directory, that the user is in; started once the probes are in place.
+//! The command that `watch` runs: made before ebusy moves to the host's mount namespace, so that it keeps the one, and
+//! the directory, that the user is in; started once the probes are in place.
 
 use std::{
     ffi::{CString, OsString},
@@ -17,7 +17,11 @@ use rustix::{
     },
 };
 
-use crate::watchdog::{self, Step};
+use super::inherited::ForCommand;
+use crate::{
+    render::escape,
+    watchdog::{self, Step},
+};
 
 /// A command that waits for its start.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ pub(super) struct Child {
     pid: Pid,
     go: File,
     status: File,
-    name: String,
+    name: OsString,
 }
 
 impl Child {
@@ -35,7 +39,7 @@ impl Child {
             .iter()
             .map(|argument| CString::new(argument.as_bytes()).context("an argument of the command has a NUL"))
             .collect::<Result<_>>()?;
-        let Some(program) = arguments.first() else {
+        let (Some(program), Some(name)) = (arguments.first(), command.first()) else {
             bail!("no command after --")
         };
         let (wait, go) = pipe_with(PipeFlags::CLOEXEC).context("making a pipe")?;
@@ -45,8 +49,9 @@ impl Child {
         pointers.push(std::ptr::null());
         // What the command starts and leaves behind stays our descendant: its umounts are to be shown.
         set_child_subreaper(Pid::from_raw(1)).context("becoming the reaper of the command's children")?;
+        let inherited = ForCommand::new()?;
         // SAFETY: the child has a copy of this thread only. Until it executes the command it takes no lock that the
-        // watchdog could have had at that moment: it reads and writes pipes, and ends.
+        // watchdog could have had at that moment: it reads and writes pipes, sets what the command is to have, and ends.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             drop((go, status));
@@ -56,6 +61,7 @@ impl Child {
                 // SAFETY: ends this process without running anything of the copied one.
                 unsafe { libc::_exit(1) };
             }
+            inherited.restore();
             // SAFETY: the strings and the array end with NUL and null, and live until the call.
             unsafe { libc::execvp(program.as_ptr(), pointers.as_ptr()) };
             let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
@@ -65,12 +71,11 @@ impl Child {
         }
         let pid = Pid::from_raw(pid).with_context(|| format!("fork: {}", std::io::Error::last_os_error()))?;
         drop((wait, report));
-        let name = command[0].to_string_lossy().into_owned();
         Ok(Self {
             pid,
             go: File::from(go),
             status: File::from(status),
-            name,
+            name: name.clone(),
         })
     }
 
@@ -78,7 +83,8 @@ impl Child {
     pub(super) fn start(mut self) -> Result<std::result::Result<Running, u8>> {
         // The command's program may be on a file system that does not answer.
         let _step = watchdog::within(Step::Command, self.name.as_bytes());
-        self.go.write_all(&[1]).context("starting the command")?;
+        // Somebody may have ended it while it waited: then it has a status, as any command.
+        let _ = self.go.write_all(&[1]);
         drop(self.go);
         let mut errno = Vec::new();
         self.status
@@ -86,7 +92,7 @@ impl Child {
             .context("starting the command")?;
         if let Ok(errno) = <[u8; 4]>::try_from(errno.as_slice()) {
             let error = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            eprintln!("ebusy: cannot run {}: {error}", self.name);
+            eprintln!("ebusy: cannot run {}: {error}", escape(self.name.as_bytes()));
             let _ = waitpid(Some(self.pid), WaitOptions::empty());
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             return Ok(Err(if missing { super::exit::NOT_FOUND } else { 126 }));
@@ -110,8 +116,14 @@ pub(super) struct Running {
 impl Running {
     /// Its status, as a shell would give it, if it has exited.
     pub(super) fn status(&self) -> Option<u8> {
-        let (_, status) = waitpid(Some(self.pid), WaitOptions::NOHANG).ok()??;
-        Some(shell_status(status))
+        match waitpid(Some(self.pid), WaitOptions::NOHANG) {
+            Ok(status) => status.map(|(_, status)| shell_status(status)),
+            // It is gone, and somebody else was told how.
+            Err(error) => {
+                log::warn!("the command ended, but not known how: {error}");
+                Some(1)
+            }
+        }
     }
 
     /// Passes a signal on: the terminal sends it to both, but who sends it to ebusy means the job.

@@ -6,6 +6,7 @@ mod child;
 mod demo;
 mod doctor;
 mod export;
+mod inherited;
 mod log_lines;
 mod output;
 mod record;
@@ -23,6 +24,7 @@ pub(crate) use self::report::LogMatch;
 use crate::{
     identity::WatchPatterns,
     probe::{Choice, LockedDown, NoTier},
+    say,
 };
 
 /// Exit codes.
@@ -41,6 +43,8 @@ pub mod exit {
     pub const NOT_FOUND: u8 = 127;
     /// SIGINT of an unfinished job.
     pub const INTERRUPTED: u8 = 130;
+    /// Whoever read the results has gone before the end, as of a program that SIGPIPE ends.
+    pub const NOT_READ: u8 = 141;
 }
 
 /// Names every reference that made an umount fail with "device or resource busy".
@@ -55,8 +59,8 @@ pub mod exit {
         ebusy who                                every container mount that is stuck now\n  \
         ebusy audit                              who could be next: copies, leaked and detached mounts\n  \
         ebusy demo                               make a real EBUSY and explain it\n\n\
-        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 75 ended itself as it was stuck for a minute, \
-        130 interrupted."
+        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 75 ended itself as it was stuck for \
+         a minute, 130 interrupted, 141 whoever read the results has gone before their end."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -170,7 +174,11 @@ impl Common {
 /// Parses the command line, runs the verb, and returns the exit status.
 #[must_use]
 pub fn main() -> u8 {
-    let cli = Cli::parse();
+    inherited::note();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return tell(&answer),
+    };
     let level = match cli.common.verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
@@ -183,6 +191,7 @@ pub fn main() -> u8 {
         .parse_default_env()
         .format_timestamp(None)
         .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(say::Log)))
         .init();
     let result = match cli.verb {
         Verb::Watch(watch) => watch.run(&cli.common),
@@ -195,9 +204,9 @@ pub fn main() -> u8 {
         Verb::DemoScene(scene) => scene.run(),
         Verb::Doctor(doctor) => doctor.run(&cli.common),
     };
-    result.unwrap_or_else(|error| {
+    let status = result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            return exit::OK;
+            return exit::NOT_READ;
         }
         eprintln!("ebusy: {error:#}");
         // Blind is not broken.
@@ -206,7 +215,19 @@ pub fn main() -> u8 {
         } else {
             exit::USAGE
         }
-    })
+    });
+    say::finish();
+    status
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn tell(answer: &clap::Error) -> u8 {
+    let status = u8::try_from(answer.exit_code()).unwrap_or(exit::USAGE);
+    match answer.print() {
+        Ok(()) if !(inherited::was_closed(libc::STDOUT_FILENO) && status == exit::OK) => status,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => status.max(exit::NOT_READ),
+        _ => exit::USAGE,
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

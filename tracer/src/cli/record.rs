@@ -9,7 +9,9 @@ use tokio::{
 };
 
 use super::{
-    Common, Slow, exit, need_root,
+    Common, Slow, exit,
+    inherited::settle_in,
+    need_root,
     status::Status,
     watch::{ALIVE, TICK, announce, summary, watch_descriptor},
 };
@@ -18,6 +20,7 @@ use crate::{
     live::{Options, Session, enter_host_namespace},
     probe::History,
     render::escape,
+    say,
     watchdog::{self, Step},
 };
 
@@ -125,7 +128,9 @@ impl Record {
         ensure!(path != "-", "a capture is a folder: ebusy record -o DIR");
         let patterns = common.patterns()?;
         let folder = Folder::open(path)?;
+        settle_in()?;
         enter_host_namespace()?;
+        say::without_waiting().context("starting a thread")?;
         let history = if self.history { History::On } else { History::Cheap };
         let (session, watching) = Session::start(Options {
             probe: common.probe,

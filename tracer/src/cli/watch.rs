@@ -21,7 +21,9 @@ use tokio::{
 use super::{
     Common, Slow,
     child::{Child, Running},
-    exit, need_root,
+    exit,
+    inherited::settle_in,
+    need_root,
     output::Results,
     status::Status,
 };
@@ -32,6 +34,7 @@ use crate::{
     model::Timestamp,
     probe::History,
     render::{after, escape},
+    say,
     watchdog::{self, Step},
 };
 
@@ -110,7 +113,9 @@ impl Watch {
         } else {
             Some(Child::prepare(&self.command)?)
         };
+        settle_in()?;
         enter_host_namespace()?;
+        say::without_waiting().context("starting a thread")?;
         let capture = capture.or_else(|| (!self.no_capture).then(evidence).flatten());
         let (session, watching) = Session::start(Options {
             probe: common.probe,

@@ -1,0 +1,69 @@
+//! Text for people, on stderr. Nothing depends on whether anybody reads it: it is lost where it cannot be written, and a
+//! program that runs for long does not wait for it either. The macros stand in for those of the standard library, which
+//! end the process then.
+
+use std::{io, os::fd::AsFd as _, sync::OnceLock, time::Duration};
+
+use crate::outlet::{Outlet, write_all};
+
+/// Bytes that may wait for whoever reads stderr.
+const ROOM: usize = 256 << 10;
+/// How long the last of it may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+static OUTLET: OnceLock<Outlet> = OnceLock::new();
+
+/// A line on stderr.
+macro_rules! eprintln {
+    ($($arguments:tt)*) => {
+        $crate::say::write(format!("{}\n", format_args!($($arguments)*)))
+    };
+}
+
+/// A part of a line on stderr.
+macro_rules! eprint {
+    ($($arguments:tt)*) => {
+        $crate::say::write(format!($($arguments)*))
+    };
+}
+
+/// From now on nobody waits for whoever reads stderr. Starts a thread.
+pub(crate) fn without_waiting() -> io::Result<()> {
+    if OUTLET.get().is_none() {
+        let gap = |lost| format!("ebusy: {lost} messages are missing here: stderr did not take them\n");
+        let _ = OUTLET.set(Outlet::new(io::stderr(), ROOM, Some(gap))?);
+    }
+    Ok(())
+}
+
+/// Says it, if somebody takes it.
+pub(crate) fn write(text: String) {
+    match OUTLET.get() {
+        Some(outlet) => outlet.send(text.into_bytes()),
+        None => {
+            let _ = write_all(io::stderr().as_fd(), text.as_bytes(), |_| {});
+        }
+    }
+}
+
+/// Lets the last of it be read, before the process ends.
+pub(crate) fn finish() {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.finish(PATIENCE);
+    }
+}
+
+/// What is logged goes the same way.
+#[derive(Debug)]
+pub(crate) struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -127,6 +127,15 @@ impl Outlet {
         self.shared.changed.notify_all();
     }
 
+    /// What became of the text so far.
+    pub(crate) fn outcome(&self) -> Outcome {
+        let queue = self.shared.queue();
+        Outcome {
+            lost: queue.lost,
+            error: queue.error,
+        }
+    }
+
     /// Waits until all is written, as long as somebody takes of it within `patience`. What is left then is lost.
     pub(crate) fn finish(&self, patience: Duration) -> Outcome {
         let mut queue = self.shared.queue();

@@ -37,6 +37,7 @@ mod untrusted;
 mod verbs;
 mod waiting;
 mod ways;
+mod writing;
 
 /// Tests that run in one process.
 struct Suite {
@@ -80,6 +81,7 @@ const SUITES: &[Suite] = &[
     suite("verbs", verbs::main),
     suite("waiting", waiting::main),
     suite("ways", ways::main),
+    suite("writing", writing::main),
 ];
 
 fn main() -> ExitCode {

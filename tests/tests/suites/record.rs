@@ -406,7 +406,11 @@ fn usage() -> Result<Verdict> {
     let file = tempfile::NamedTempFile::new()?;
     let on_file = ebusy::run(command("record")?.arg("-o").arg(file.path()))?;
     on_file.expect_code(2)?;
-    ensure!(on_file.stderr.contains("Not a directory"), "{}", on_file.stderr);
+    ensure!(
+        on_file.stderr.contains("not a folder but a file"),
+        "{}",
+        on_file.stderr
+    );
     let small = ebusy::run(command("record")?.args(["--max-size", "1K", "-o", "/tmp/never"]))?;
     small.expect_code(2)?;
     ensure!(!Path::new("/tmp/never").exists(), "it was made all the same");

@@ -11,24 +11,27 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::{
-    fs::{
-        AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, StatxFlags, flock, mkdirat, openat, statx, unlinkat,
-    },
+    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, flock, openat, unlinkat},
     io::Errno,
 };
 
 use super::{
+    format::{Preamble, preamble},
+    place,
     reader::{PREFIX, SUFFIX, segment_number},
+    recorder::shown,
     segment::Segment,
 };
 use crate::{
-    live::boot_nanos,
+    live::{boot_nanos, mount_id},
     model::Timestamp,
     watchdog::{self, Step},
 };
 
 /// The file that a recorder locks; it is no part of the capture.
 const LOCK: &str = "lock";
+/// What that file begins with.
+const LOCKED_BY: &str = "ebusy, pid ";
 /// What that file takes at the most.
 const LOCK_SIZE: u64 = 256;
 
@@ -97,18 +100,14 @@ impl Folder {
     /// another mount namespace later.
     pub fn open(path: &Path) -> Result<Self> {
         let _step = watchdog::within(Step::Opening, path.as_os_str().as_encoded_bytes());
-        let shown = path.display();
-        match mkdirat(CWD, path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).with_context(|| format!("making the folder {shown}")),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let shown = shown(path);
         let directory =
-            openat(CWD, path, flags, Mode::empty()).with_context(|| format!("opening the folder {shown}"))?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            place::open_folder(path).with_context(|| format!("a capture cannot be in {shown}"))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let lock = openat(&directory, LOCK, flags, Mode::RUSR | Mode::WUSR)
             .with_context(|| format!("opening {shown}/{LOCK}"))?;
         let mut lock = File::from(lock);
+        place::regular(&lock).with_context(|| format!("{shown}/{LOCK}"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -121,7 +120,7 @@ impl Folder {
         }
         let uname = rustix::system::uname();
         let mut who = format!(
-            "ebusy, pid {}, on {}, since {}",
+            "{LOCKED_BY}{}, on {}, since {}",
             std::process::id(),
             uname.nodename().to_string_lossy(),
             Timestamp::now().compact()
@@ -137,12 +136,14 @@ impl Folder {
             next: 1,
             removed: 0,
         };
-        folder.list().with_context(|| format!("listing {shown}"))?;
+        let earlier = folder.earlier().with_context(|| format!("listing {shown}"))?;
+        folder.next = earlier.last().map_or(1, |(number, _)| number.saturating_add(1));
         Ok(folder)
     }
 
-    /// Finds the segments of earlier runs.
-    fn list(&mut self) -> Result<()> {
+    /// The names of the segments of earlier runs, in order. They stay as they are, and limits are those of this run
+    /// alone, unless they are taken over.
+    fn earlier(&self) -> Result<Vec<(u64, String)>> {
         let mut found = Vec::new();
         for entry in Dir::read_from(&self.directory)? {
             let entry = entry?;
@@ -152,18 +153,21 @@ impl Folder {
             }
         }
         found.sort();
-        self.next = found.last().map_or(1, |(number, _)| number.saturating_add(1));
+        Ok(found)
+    }
+
+    /// From now on the segments of earlier runs are within the limits as well, and may go.
+    pub fn take_over(&mut self) -> Result<()> {
         let now = Timestamp::now().as_nanos();
-        for (_, name) in found {
-            let Ok(file) = openat(
-                &self.directory,
-                &*name,
-                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) else {
+        for (_, name) in self.earlier()? {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let Ok(file) = openat(&self.directory, &*name, flags, Mode::empty()) else {
                 continue;
             };
             let file = File::from(file);
+            if place::regular(&file).is_err() {
+                continue;
+            }
             let metadata = file.metadata()?;
             let written = metadata.modified().ok().and_then(|time| {
                 let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
@@ -187,17 +191,31 @@ impl Folder {
 
     /// `mnt_id` of the mount that it is on; `None` before Linux 5.8.
     pub fn mount_id(&self) -> Result<Option<u32>> {
-        let flags = AtFlags::EMPTY_PATH;
-        let found = statx(&self.directory, "", flags, StatxFlags::MNT_ID)
-            .with_context(|| format!("looking at the folder {}", self.path.display()))?;
-        let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-        Ok(u32::try_from(found.stx_mnt_id).ok().filter(|_| known))
+        mount_id(&self.directory).with_context(|| format!("looking at the folder {}", shown(&self.path)))
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Of what is there from before, how much is beyond the limits and will be removed: segments and bytes.
+    #[must_use]
+    pub fn beyond(&self, limits: &Limits) -> (usize, u64) {
+        let until = limits.max_age.map_or(i64::MIN, oldest);
+        let mut size = self.size();
+        let beyond: Vec<u64> = self
+            .stored
+            .iter()
+            .take_while(|stored| {
+                let is_beyond = stored.begun < until || size > limits.max_size;
+                size = size.saturating_sub(stored.length);
+                is_beyond
+            })
+            .map(|stored| stored.length)
+            .collect();
+        (beyond.len(), beyond.iter().sum())
     }
 
     /// Segments removed to keep the limits.
@@ -267,8 +285,7 @@ impl Folder {
 
     /// Removes the segments that were begun too long ago.
     pub(super) fn remove_older(&mut self, age: Duration) -> io::Result<()> {
-        let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
-        let until = (boot_nanos() as i64).saturating_sub(age);
+        let until = oldest(age);
         while self.stored.front().is_some_and(|oldest| oldest.begun < until) {
             self.remove_oldest()?;
         }
@@ -281,6 +298,28 @@ impl Folder {
         let _ = unlinkat(&self.directory, LOCK, AtFlags::empty());
         std::fs::remove_dir(&self.path)
     }
+}
+
+/// The boot clock so long ago, ns.
+fn oldest(age: Duration) -> i64 {
+    let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+    (boot_nanos() as i64).saturating_sub(age)
+}
+
+/// Whether a segment may be called so.
+#[must_use]
+pub fn is_segment_name(name: &[u8]) -> bool {
+    segment_number(name).is_some()
+}
+
+/// Whether a file that is open for reading is a part of a folder of a capture: a segment, or what its recorder locks.
+#[must_use]
+pub fn is_part(file: &File) -> bool {
+    let mut begin = [0; 16];
+    let length = rustix::io::pread(file, &mut begin, 0).unwrap_or(0);
+    let begin = begin.get(..length).unwrap_or_default();
+    begin.starts_with(LOCKED_BY.as_bytes())
+        || (length == begin.len() && preamble(begin) != Some(Preamble::Foreign))
 }
 
 impl Open {

@@ -8,6 +8,7 @@ mod format;
 mod line;
 mod lines;
 mod notes;
+mod place;
 mod queue;
 mod reader;
 mod recorder;
@@ -22,7 +23,7 @@ mod tests;
 
 pub use self::{
     error::CaptureError,
-    folder::{Folder, Limits},
+    folder::{Folder, Limits, is_part, is_segment_name},
     format::{Anchor, BLOCK, BLOCK_MAX, Header, VERSION, run_name},
     notes::{Gap, Notes, Place, Step},
     reader::Reader,

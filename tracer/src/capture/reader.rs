@@ -451,7 +451,7 @@ impl Source {
             offset: 0,
             error,
         };
-        let mut from = BufReader::with_capacity(64 << 10, File::open(file).map_err(failed)?);
+        let mut from = BufReader::with_capacity(64 << 10, super::place::open_file(file).map_err(failed)?);
         match from.fill_buf().map_err(failed)?.first() {
             None => Err(CaptureError::Empty {
                 file: file.to_owned(),

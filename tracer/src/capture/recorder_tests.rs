@@ -28,7 +28,8 @@ fn start() -> Start {
 }
 
 fn recorder(folder: &Path, limits: Limits) -> Recorder {
-    let folder = Folder::open(folder).unwrap();
+    let mut folder = Folder::open(folder).unwrap();
+    folder.take_over().unwrap();
     let destination = Destination {
         folder,
         limits,

@@ -43,7 +43,7 @@ impl Audit {
             }
         };
         results.audit(&report)?;
-        Ok(verdict(&report))
+        results.finish(verdict(&report))
     }
 }
 

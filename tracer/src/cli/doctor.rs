@@ -96,7 +96,7 @@ impl Checks {
 
 impl Doctor {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
-        let mut results = Results::new(common)?;
+        let mut results = Results::redacted(common, false)?;
         let mut checks = Checks::default();
         let root = rustix::process::geteuid().is_root();
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -170,13 +170,14 @@ impl Doctor {
         };
         match common.format {
             Format::Json => results.json(&report)?,
-            Format::Text | Format::Html => results.text(&text(&report, self.short))?,
+            Format::Text | Format::Html => results.text(&text(&report, self.short)),
         }
-        Ok(match (report.tier, failed) {
+        let found = match (report.tier, failed) {
             (None, _) => exit::UNKNOWN,
             (Some(_), true) => exit::FOUND,
             (Some(_), false) => exit::OK,
-        })
+        };
+        results.finish(found)
     }
 }
 

@@ -1,21 +1,23 @@
 //! `ebusy export`: a capture in the format of something else. Needs no privilege.
 
 use std::{
-    fs::File,
-    io::{BufWriter, IsTerminal as _, Write},
-    path::{Path, PathBuf},
+    io::{BufWriter, Write},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result};
 
 use super::{
-    Common, capture_source as source, exit,
-    output::create_private,
+    Common,
+    capture_source::{self as source, Damage},
+    exit,
+    output_file::InUse,
     report::{Choice, nothing},
+    sink::Sink,
 };
 use crate::{
     export::{Jsonl, Perfetto},
-    report::{Analysis, Redactor},
+    report::{Analysis, Filter, Redactor, Seen},
 };
 
 #[derive(Debug, clap::Args)]
@@ -41,22 +43,32 @@ enum To {
     Perfetto,
 }
 
-enum Writer {
-    Jsonl(Jsonl<Box<dyn Write>>),
-    Perfetto(Perfetto<Box<dyn Write>>),
+enum Writer<W: Write> {
+    Jsonl(Jsonl<W>),
+    Perfetto(Perfetto<W>),
 }
 
 impl Export {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         let filter = self.choice.filter(common, &self.capture, None)?;
-        let redactor = Redactor::new().context("making a salt")?;
-        // A capture that cannot be opened leaves no empty file behind.
+        let in_use = InUse::standard().reading(&self.capture);
+        let mut sink = Sink::open(common.output.as_deref(), &in_use)?;
         anyhow::ensure!(
-            self.capture.exists(),
-            "{}: no such capture; `ebusy record -o DIR` makes one",
-            self.capture.display()
+            self.to == To::Jsonl || !sink.is_terminal(),
+            "a trace is no text for a terminal; say where it goes: -o trace.pftrace"
         );
-        let to = output(common, self.to)?;
+        let (damage, chosen, seen) = self.write(&filter, &mut sink)?;
+        sink.finish()?;
+        if chosen == 0 {
+            nothing(&filter, &seen);
+        }
+        Ok(if damage.count > 0 { exit::UNKNOWN } else { exit::OK })
+    }
+
+    /// All of it, to its end: what was wrong, how many incidents were chosen, and out of what.
+    fn write(&self, filter: &Filter, sink: &mut Sink) -> Result<(Damage, u64, Seen)> {
+        let redactor = Redactor::new().context("making a salt")?;
+        let to = BufWriter::with_capacity(1 << 18, sink);
         let mut writer = match self.to {
             To::Jsonl => Writer::Jsonl(Jsonl::new(to, redactor.clone())),
             To::Perfetto => Writer::Perfetto(Perfetto::new(to)),
@@ -111,30 +123,11 @@ impl Export {
             },
         )?;
         let writer = writer.into_inner();
-        match writer {
+        match &mut *writer {
             Writer::Jsonl(to) => to.flush(),
             Writer::Perfetto(to) => to.flush(),
         }
         .context("writing the export")?;
-        if chosen == 0 {
-            nothing(&filter, analysis.seen());
-        }
-        Ok(if damage.count > 0 { exit::UNKNOWN } else { exit::OK })
-    }
-}
-
-fn output(common: &Common, format: To) -> Result<Box<dyn Write>> {
-    match &common.output {
-        Some(path) if path != Path::new("-") => {
-            let file: File = create_private(path)?;
-            Ok(Box::new(BufWriter::with_capacity(1 << 18, file)))
-        }
-        _ => {
-            anyhow::ensure!(
-                format == To::Jsonl || !std::io::stdout().is_terminal(),
-                "a trace is no text for a terminal; say where it goes: -o trace.pftrace"
-            );
-            Ok(Box::new(BufWriter::with_capacity(1 << 18, std::io::stdout())))
-        }
+        Ok((damage, chosen, analysis.seen().clone()))
     }
 }

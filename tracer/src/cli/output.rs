@@ -1,27 +1,32 @@
 //! Where results go, and in which format.
 
 use std::{
-    fs::File,
-    io::{IsTerminal as _, Write},
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
+    io::{self, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::{Common, Format};
+use super::{Common, Format, exit, output_file::InUse, sink::Sink};
 use crate::{
+    live::{Session, mount_id},
     model::{Audit, Incident, Who},
+    outlet::{Outcome, Outlet},
     render::{self, Style},
     report::Redactor,
-    watchdog::{self, Step},
 };
 
-/// Writes results.
+/// Bytes of results that may wait for their reader while ebusy watches.
+const ROOM: usize = 16 << 20;
+
+/// Writes results. A failure to is kept: what they say does not depend on whether anybody reads it.
 #[derive(Debug)]
 pub(super) struct Results {
-    to: Target,
+    to: To,
+    /// Why not all was written.
+    failed: Option<io::Error>,
     format: Format,
     style: Style,
     /// Takes out what somebody named.
@@ -29,23 +34,25 @@ pub(super) struct Results {
 }
 
 #[derive(Debug)]
-enum Target {
-    Stdout,
-    File(File),
+enum To {
+    Sink(Sink),
+    /// In a thread; what it is, for people, and that a loss was told.
+    Outlet(Outlet, String, bool),
 }
 
 impl Results {
-    pub(super) fn new(common: &Common) -> Result<Self> {
+    pub(super) fn new(common: &Common, in_use: &InUse) -> Result<Self> {
         anyhow::ensure!(
             common.format != Format::Html,
             "--format html is for captures: ebusy report FILE --format html -o report.html"
         );
-        let to = Self::target(common)?;
-        let terminal = matches!(to, Target::Stdout) && std::io::stdout().is_terminal();
+        let to = Sink::open(common.output.as_deref(), in_use)?;
+        let style = Style::new(to.is_terminal());
         Ok(Self {
-            to,
+            to: To::Sink(to),
+            failed: None,
             format: common.format,
-            style: Style::new(terminal),
+            style,
             redactor: None,
         })
     }
@@ -55,26 +62,91 @@ impl Results {
         let redactor = redact.then(Redactor::new).transpose().context("making a salt")?;
         Ok(Self {
             redactor,
-            ..Self::new(common)?
-        })
-    }
-
-    fn target(common: &Common) -> Result<Target> {
-        Ok(match &common.output {
-            Some(path) if path != Path::new("-") => Target::File(create_private(path)?),
-            _ => Target::Stdout,
+            ..Self::new(common, &InUse::standard())?
         })
     }
 
     /// For what has a format of its own.
-    pub(super) fn raw(common: &Common) -> Result<Self> {
-        let to = Self::target(common)?;
+    pub(super) fn raw(common: &Common, in_use: &InUse) -> Result<Self> {
         Ok(Self {
-            to,
+            to: To::Sink(Sink::open(common.output.as_deref(), in_use)?),
+            failed: None,
             format: common.format,
             style: Style::new(false),
             redactor: None,
         })
+    }
+
+    /// From now on nobody waits for whoever reads them, and what is not read is lost. Starts a thread.
+    pub(super) fn without_waiting(self) -> Result<Self> {
+        let to = match self.to {
+            To::Sink(sink) => {
+                let shown = sink.shown();
+                To::Outlet(sink.without_waiting(ROOM)?, shown, false)
+            }
+            outlet @ To::Outlet(..) => outlet,
+        };
+        Ok(Self { to, ..self })
+    }
+
+    /// The mounts that stdout, stderr and the file of `-o` are on, and what they are.
+    pub(super) fn mounts(&self) -> Vec<(u32, String)> {
+        let mut mounts = standard_mounts();
+        if let To::Sink(sink @ Sink::File(_)) = &self.to {
+            mounts.extend(mount(sink.as_fd(), sink.shown()));
+        }
+        mounts
+    }
+
+    /// Says, once, that results are lost, while ebusy goes on.
+    pub(super) fn tell_losses(&mut self) {
+        if let To::Outlet(outlet, shown, told) = &mut self.to
+            && !*told
+            && let Some(words) = losses(outlet.outcome())
+        {
+            eprintln!("ebusy: {shown}: {words}; ebusy goes on, stop it with SIGINT");
+            *told = true;
+        }
+    }
+
+    /// What went wrong, where nothing is gained by going on.
+    pub(super) fn check(&mut self) -> Result<()> {
+        self.failed
+            .take()
+            .map_or(Ok(()), |error| Err(error).context("writing the results"))
+    }
+
+    /// All was said. The exit status is that of what was found; it is a failure where that would say that all is well,
+    /// and not all was written.
+    pub(super) fn finish(self, found: u8) -> Result<u8> {
+        self.finish_within(found, Duration::ZERO)
+    }
+
+    /// The same where they are written in a thread, and their reader may take so long for the next of them.
+    pub(super) fn finish_within(mut self, found: u8, patience: Duration) -> Result<u8> {
+        if let To::Outlet(outlet, shown, _) = &self.to {
+            let outcome = outlet.finish(patience);
+            let Some(words) = losses(outcome) else {
+                return Ok(found);
+            };
+            eprintln!("ebusy: {shown}: {words}");
+            let gone = outcome.error == Some(io::ErrorKind::BrokenPipe);
+            return Ok(match found {
+                exit::OK if gone => exit::NOT_READ,
+                exit::OK => exit::USAGE,
+                found => found,
+            });
+        }
+        let written = self.check().and_then(|()| match self.to {
+            To::Sink(sink) => sink.finish(),
+            To::Outlet(..) => Ok(()),
+        });
+        match written {
+            Err(error) if found == exit::OK => return Err(error),
+            Err(error) if !super::is_broken_pipe(&error) => eprintln!("ebusy: {error:#}"),
+            _ => {}
+        }
+        Ok(found)
     }
 
     /// How text is written there.
@@ -83,8 +155,8 @@ impl Results {
     }
 
     /// Bytes as they are.
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write(bytes)
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.write(bytes);
     }
 
     /// An incident; one that is still open is shown to people only.
@@ -98,7 +170,10 @@ impl Results {
         match self.format {
             Format::Json if incident.ended.is_none() => Ok(()),
             Format::Json => self.json(incident),
-            Format::Text | Format::Html => self.text(&render::incident(incident, &self.style)),
+            Format::Text | Format::Html => {
+                self.text(&render::incident(incident, &self.style));
+                Ok(())
+            }
         }
     }
 
@@ -111,7 +186,10 @@ impl Results {
         let who = redacted.as_ref().unwrap_or(who);
         match self.format {
             Format::Json => self.json(who),
-            Format::Text | Format::Html => self.text(&render::who(who, &self.style)),
+            Format::Text | Format::Html => {
+                self.text(&render::who(who, &self.style));
+                Ok(())
+            }
         }
     }
 
@@ -124,44 +202,61 @@ impl Results {
         let audit = redacted.as_ref().unwrap_or(audit);
         match self.format {
             Format::Json => self.json(audit),
-            Format::Text | Format::Html => self.text(&render::audit(audit, &self.style)),
+            Format::Text | Format::Html => {
+                self.text(&render::audit(audit, &self.style));
+                Ok(())
+            }
         }
     }
 
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(value).context("writing JSON")?;
         line.push(b'\n');
-        self.write(&line)
+        self.write(&line);
+        Ok(())
     }
 
-    pub(super) fn text(&mut self, text: &str) -> Result<()> {
+    pub(super) fn text(&mut self, text: &str) {
         let mut text = text.trim_end().to_owned();
         text.push('\n');
-        self.write(text.as_bytes())
+        self.write(text.as_bytes());
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let _step = watchdog::within(Step::Writing, &[]);
+    fn write(&mut self, bytes: &[u8]) {
         match &mut self.to {
-            Target::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(bytes).and_then(|()| stdout.flush())
-            }
-            Target::File(file) => file.write_all(bytes),
+            To::Sink(sink) if self.failed.is_none() => self.failed = sink.write_all(bytes).err(),
+            To::Sink(_) => {}
+            To::Outlet(outlet, ..) => outlet.send(bytes.to_vec()),
         }
-        .context("writing the results")
     }
 }
 
-/// Makes a file that only its owner can read: results name processes and paths of other users.
-pub(super) fn create_private(path: &Path) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let _step = watchdog::within(Step::Opening, path.as_os_str().as_bytes());
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("creating {}", path.display()))
+/// What was lost, in words; nothing if nothing was.
+fn losses(outcome: Outcome) -> Option<String> {
+    let why = outcome
+        .error
+        .map_or_else(|| "nobody reads them".to_owned(), |error| error.to_string());
+    (outcome.lost > 0).then(|| format!("{} results are lost so far: {why}", outcome.lost))
+}
+
+/// The mounts that stdout and stderr are on, and what they are.
+pub(super) fn standard_mounts() -> Vec<(u32, String)> {
+    let stdout = mount(io::stdout().as_fd(), "stdout".to_owned());
+    let stderr = mount(io::stderr().as_fd(), "stderr".to_owned());
+    stdout.into_iter().chain(stderr).collect()
+}
+
+fn mount(of: BorrowedFd<'_>, what: String) -> Option<(u32, String)> {
+    Some((mount_id(of).ok()??, what))
+}
+
+/// ebusy must not be what keeps a mount busy that it watches.
+pub(super) fn keep_off(session: &Session, mounts: &[(u32, String)]) -> Result<()> {
+    for (mount, what) in mounts {
+        anyhow::ensure!(
+            !session.watches(*mount),
+            "{what} is a file on a mount that is watched, and would keep it busy: write to a file elsewhere"
+        );
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `ebusy record`: a long-running capture.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::{
@@ -12,6 +12,7 @@ use super::{
     Common, Slow, exit,
     inherited::settle_in,
     need_root,
+    output::{keep_off, standard_mounts},
     status::Status,
     watch::{ALIVE, TICK, announce, summary, watch_descriptor},
 };
@@ -118,6 +119,26 @@ struct Signals {
 }
 
 impl Record {
+    /// The limits hold for what is in the folder from before as well: what that will cost is said.
+    fn folder(&self, path: &Path, limits: &Limits) -> Result<Folder> {
+        let mut folder = Folder::open(path)?;
+        let shown = escape(path.as_os_str().as_encoded_bytes());
+        folder
+            .take_over()
+            .with_context(|| format!("the captures in {shown}"))?;
+        let (segments, bytes) = folder.beyond(limits);
+        if segments > 0 {
+            eprintln!(
+                "{shown}: {segments} segments of before, {} MiB, are beyond --max-size {} MiB or --max-age {} h, and \
+                 will be removed",
+                bytes.div_ceil(1 << 20),
+                self.max_size.0 >> 20,
+                self.max_age.0.as_secs() / 3600
+            );
+        }
+        Ok(folder)
+    }
+
     pub(super) fn run(&self, common: &Common) -> Result<u8> {
         need_root()?;
         watchdog::start()?;
@@ -127,7 +148,8 @@ impl Record {
             .context("where to? ebusy record -o DIR")?;
         ensure!(path != "-", "a capture is a folder: ebusy record -o DIR");
         let patterns = common.patterns()?;
-        let folder = Folder::open(path)?;
+        let limits = Limits::new(self.max_size.0, Some(self.max_age.0));
+        let folder = self.folder(path, &limits)?;
         settle_in()?;
         enter_host_namespace()?;
         say::without_waiting().context("starting a thread")?;
@@ -142,10 +164,11 @@ impl Record {
             slow: self.slow.limit(),
             capture: Some(Destination {
                 folder,
-                limits: Limits::new(self.max_size.0, Some(self.max_age.0)),
+                limits,
                 optional: false,
             }),
         })?;
+        keep_off(&session, &standard_mounts())?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::tz::TimeZone;
 
-use super::{Common, Format, capture_source as source, exit, output::Results};
+use super::{Common, Format, capture_source as source, exit, output::Results, output_file::InUse};
 use crate::{
     logs::{LogClock, LogLine, LogReader, matched},
     model::{Incident, Kind, Outcome, Since, SinceSource, Timestamp, earlier},
@@ -125,7 +125,7 @@ pub(super) fn nothing(filter: &Filter, seen: &Seen) {
 
 /// Where incidents go.
 enum Sink {
-    Lines(Results),
+    Lines,
     Page(Html),
     Nothing,
 }
@@ -142,10 +142,19 @@ impl Report {
         let mut lines = self.lines()?;
         let firsts = firsts(&lines);
         let zone = TimeZone::system();
+        let in_use = self
+            .log
+            .iter()
+            .fold(InUse::standard(), |in_use, log| in_use.reading(log));
+        let in_use = in_use.reading(&capture);
+        let mut results = match common.format {
+            Format::Html => Results::raw(common, &in_use)?,
+            _ => Results::new(common, &in_use)?,
+        };
         let mut sink = match common.format {
             Format::Html => Sink::Page(Html::new(zone.clone(), self.limit)),
             _ if self.summary => Sink::Nothing,
-            _ => Sink::Lines(Results::new(common)?),
+            _ => Sink::Lines,
         };
         let mut analysis = Analysis::default();
         let mut tally = Tally::new(zone.clone());
@@ -169,7 +178,9 @@ impl Report {
                     redactor.incident(&mut finding.incident);
                 }
                 let again = tally.add(&finding);
-                self.tell(&mut sink, &finding, &again, common)
+                self.tell((&mut sink, &mut results), &finding, &again, common)?;
+                // Nobody is waited for who reads no more.
+                results.check()
             },
         )?;
         if let Some(id) = id
@@ -194,16 +205,16 @@ impl Report {
         } else {
             capture.to_string_lossy()
         };
-        Self::end(sink, &summary, &matches, &name, common)?;
+        Self::end(sink, &mut results, &summary, &matches, &name, common)?;
         if chosen == 0 {
             nothing(&filter, analysis.seen());
         }
-        Ok(if damaged { exit::UNKNOWN } else { exit::OK })
+        results.finish(if damaged { exit::UNKNOWN } else { exit::OK })
     }
 
     fn tell(
         &self,
-        sink: &mut Sink,
+        (sink, results): (&mut Sink, &mut Results),
         finding: &Finding,
         again: &[(u64, String)],
         common: &Common,
@@ -215,20 +226,23 @@ impl Report {
         match sink {
             Sink::Page(page) => page.incident(finding, &again),
             Sink::Nothing => {}
-            Sink::Lines(results) if common.format == Format::Json => results.incident(&finding.incident)?,
-            Sink::Lines(results) => {
-                results.text(&render::of_capture(
-                    &finding.incident,
-                    &again,
-                    self.commands,
-                    results.style(),
-                ))?;
+            Sink::Lines if common.format == Format::Json => results.incident(&finding.incident)?,
+            Sink::Lines => {
+                let text = render::of_capture(&finding.incident, &again, self.commands, results.style());
+                results.text(&text);
             }
         }
         Ok(())
     }
 
-    fn end(sink: Sink, summary: &Summary, matches: &[LogMatch], name: &str, common: &Common) -> Result<()> {
+    fn end(
+        sink: Sink,
+        results: &mut Results,
+        summary: &Summary,
+        matches: &[LogMatch],
+        name: &str,
+        common: &Common,
+    ) -> Result<()> {
         match (sink, common.format) {
             (Sink::Page(page), _) => {
                 let told: Vec<(String, Option<u64>)> = matches
@@ -236,28 +250,29 @@ impl Report {
                     .map(|found| (found.words.clone(), found.incident))
                     .collect();
                 let html = page.finish(summary, &told, name);
-                Results::raw(common)?.bytes(html.as_bytes())
+                results.bytes(html.as_bytes());
+                Ok(())
             }
             (Sink::Nothing, Format::Json) => {
-                let mut results = Results::new(common)?;
                 results.json(summary)?;
                 matches.iter().try_for_each(|found| results.json(found))
             }
-            (Sink::Lines(mut results), Format::Json) => {
-                matches.iter().try_for_each(|found| results.json(found))
+            (Sink::Lines, Format::Json) => matches.iter().try_for_each(|found| results.json(found)),
+            (Sink::Nothing, _) => {
+                Self::sums(results, summary, matches);
+                Ok(())
             }
-            (Sink::Nothing, _) => Self::sums(&mut Results::new(common)?, summary, matches),
-            (Sink::Lines(mut results), _) => {
+            (Sink::Lines, _) => {
                 // One incident is its own summary.
                 if summary.incidents > 1 || !matches.is_empty() {
-                    Self::sums(&mut results, summary, matches)?;
+                    Self::sums(results, summary, matches);
                 }
                 Ok(())
             }
         }
     }
 
-    fn sums(results: &mut Results, summary: &Summary, matches: &[LogMatch]) -> Result<()> {
+    fn sums(results: &mut Results, summary: &Summary, matches: &[LogMatch]) {
         let mut text = render::summary(summary, results.style());
         for found in matches {
             let line = match found.incident {
@@ -266,7 +281,7 @@ impl Report {
             };
             text.push_str(&line);
         }
-        results.text(&text)
+        results.text(&text);
     }
 
     /// The lines of the logs that speak of something busy.

@@ -24,7 +24,7 @@ use super::{
     exit,
     inherited::settle_in,
     need_root,
-    output::Results,
+    output::{Results, keep_off},
     status::Status,
 };
 use crate::{
@@ -42,7 +42,10 @@ use crate::{
 pub(super) const TICK: Duration = Duration::from_millis(200);
 /// How long a command may take to end when ebusy is told to.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes of evidence at the most; of more, the latest are kept.
+/// How long whoever reads the results may take for the next of them, once all is over; and where ebusy was told to end.
+const READER: Duration = Duration::from_secs(10);
+const HASTE: Duration = Duration::from_millis(500);
+/// Bytes of evidence of one run at the most; of more, the latest are kept.
 const EVIDENCE_MAX: u64 = 256 << 20;
 /// How often a long run says that it is alive.
 pub(super) const ALIVE: Duration = Duration::from_mins(5);
@@ -87,6 +90,14 @@ enum End {
     Signal(Signal),
 }
 
+/// What it ended with.
+struct Ended {
+    status: u8,
+    of_command: bool,
+    /// Whoever ended it waits for that.
+    in_haste: bool,
+}
+
 impl Watch {
     /// With a command of our own.
     pub(super) fn for_demo(command: Vec<OsString>) -> Self {
@@ -106,7 +117,7 @@ impl Watch {
         need_root()?;
         watchdog::start()?;
         let patterns = common.patterns()?;
-        let mut results = Results::redacted(common, self.redact)?;
+        let results = Results::redacted(common, self.redact)?;
         let capture = self.capture.as_deref().map(Folder::open).transpose()?;
         let child = if self.command.is_empty() {
             None
@@ -116,6 +127,8 @@ impl Watch {
         settle_in()?;
         enter_host_namespace()?;
         say::without_waiting().context("starting a thread")?;
+        let mounts = results.mounts();
+        let mut results = results.without_waiting()?;
         let capture = capture.or_else(|| (!self.no_capture).then(evidence).flatten());
         let (session, watching) = Session::start(Options {
             probe: common.probe,
@@ -135,6 +148,7 @@ impl Watch {
                 optional: self.capture.is_none(),
             }),
         })?;
+        keep_off(&session, &mounts)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -145,7 +159,11 @@ impl Watch {
             let status = Status::new()?;
             watchdog::second_signal_ends()?;
             announce(&session, &watching, common);
-            self.watch(session, child, (ends, status), &mut results).await
+            let end = self.watch(session, child, (ends, status), &mut results).await?;
+            // Where a command was run, its status is what was asked for.
+            let patience = if end.in_haste { HASTE } else { READER };
+            let status = results.finish_within(end.status, patience)?;
+            Ok(if end.of_command { end.status } else { status })
         })
     }
 
@@ -155,13 +173,19 @@ impl Watch {
         child: Option<Child>,
         ((mut interrupt, mut terminate), mut status): ((SignalStream, SignalStream), Status),
         results: &mut Results,
-    ) -> Result<u8> {
+    ) -> Result<Ended> {
         let [refusals, events] = session.descriptors()?;
         let refusals = watch_descriptor(refusals)?;
         let events = watch_descriptor(events)?;
         let running = match child.map(Child::start).transpose()? {
             Some(Ok(running)) => Some(running),
-            Some(Err(status)) => return Ok(status),
+            Some(Err(status)) => {
+                return Ok(Ended {
+                    status,
+                    of_command: true,
+                    in_haste: true,
+                });
+            }
             None => None,
         };
         let exited = match &running {
@@ -201,6 +225,7 @@ impl Watch {
                 }
             };
             report(output, results)?;
+            results.tell_losses();
             status.answer(&session);
         };
         if let (End::Signal(signal), Some(running)) = (&end, &running) {
@@ -216,7 +241,11 @@ impl Watch {
         if let Some(recorder) = recorder {
             self.keep(recorder, &session);
         }
-        Ok(status)
+        Ok(Ended {
+            status,
+            of_command: running.is_some(),
+            in_haste: matches!(end, End::Signal(_)),
+        })
     }
 
     /// Evidence of nothing is not kept, unless it was asked for.

@@ -75,7 +75,8 @@ impl Who {
                     );
                 }
                 let mounts = [started_in?, ProcMounts::read(self::own_namespace())?];
-                return by_proc(&question, &mounts, &mut results);
+                let status = by_proc(&question, &mounts, &mut results)?;
+                return results.finish(status);
             }
         };
         let mut look = Look {
@@ -103,7 +104,8 @@ impl Who {
             }
         };
         if targets.is_empty() {
-            return nothing(&question, common).map(|nothing| status.max(nothing));
+            let nothing = nothing(&question, common)?;
+            return results.finish(status.max(nothing));
         }
         let identities = Identities::new(host.clock, Arc::clone(&look.containers), common.cmdline);
         for (mount, target) in targets {
@@ -117,7 +119,7 @@ impl Who {
             }
             results.who(&report)?;
         }
-        Ok(status)
+        results.finish(status)
     }
 
     fn question(&self) -> Result<Question> {

@@ -1,9 +1,10 @@
 //! The running host: its kernel's layout, memory and clock.
 
-use std::{os::fd::AsFd as _, sync::Arc};
+use std::{os::fd::AsFd, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use rustix::{
+    fs::{AtFlags, StatxFlags, statx},
     process::chdir,
     thread::{LinkNameSpaceType, move_into_link_name_space},
     time::{ClockId, clock_gettime},
@@ -128,6 +129,13 @@ pub fn own_namespace() -> Option<u32> {
         .ok()
 }
 
+/// `mnt_id` of the mount that a file is on; `None` before Linux 5.8.
+pub fn mount_id(of: impl AsFd) -> std::io::Result<Option<u32>> {
+    let found = statx(of, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(u32::try_from(found.stx_mnt_id).ok().filter(|_| known))
+}
+
 /// Moves into the mount namespace of pid 1, so that ebusy is no copy of its own (it is often started in a debug pod),
 /// and to its root, so that its working directory holds nothing. Before any thread starts. Where a hardened host hides
 /// pid 1 even from root, ebusy stays where it is: idle copies of mounts block nothing.
@@ -143,10 +151,7 @@ pub fn enter_host_namespace() -> Result<()> {
         }
     }
     let namespace = std::fs::File::open("/proc/1/ns/mnt").context("opening /proc/1/ns/mnt")?;
-    move_into_link_name_space(
-        std::os::fd::AsFd::as_fd(&namespace),
-        Some(LinkNameSpaceType::Mount),
-    )
-    .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+        .context("entering the host's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT)")?;
     chdir("/").context("changing to /")
 }

@@ -206,6 +206,12 @@ impl Session {
         Ok(None)
     }
 
+    /// Whether that mount is watched.
+    #[must_use]
+    pub fn watches(&self, mount_id: u32) -> bool {
+        self.table.has(mount_id)
+    }
+
     /// The analysis so far.
     #[must_use]
     pub fn analyzer(&self) -> &Analyzer {

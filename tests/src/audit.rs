@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     ebusy::{command, run},
-    report::{Holder, Process, Target},
+    report::{Fix, Holder, Process, Target},
     schema,
 };
 
@@ -36,7 +36,7 @@ pub struct Now {
     pub stuck: bool,
     pub holders: Vec<Holder>,
     pub unexplained: Option<u64>,
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// Who has copies.
@@ -54,7 +54,7 @@ pub struct Group {
     pub mounts: u64,
     pub in_use: u64,
     pub copies: Vec<CopiedMount>,
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// A copy.
@@ -71,7 +71,7 @@ pub struct CopiedMount {
 pub struct Leaked {
     pub what: String,
     pub places: Vec<LeakedPlace>,
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// Where it is.
@@ -97,7 +97,7 @@ pub struct KeptNamespace {
     pub number: u32,
     pub watched: u64,
     pub kept_by: Vec<Keeper>,
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// What keeps it.
@@ -225,15 +225,11 @@ impl Group {
     }
 }
 
-/// The first command of an advice that begins with a word: up to its end, or to a remark in brackets.
-pub fn command_in(advice: &[String], word: &str) -> Result<String> {
-    advice
+/// The first command of advice that begins with a word.
+pub fn command_in<'a>(fixes: &'a [Fix], word: &str) -> Result<&'a str> {
+    fixes
         .iter()
-        .find_map(|text| {
-            let start = text.find(word)?;
-            let text = &text[start..];
-            let end = [" (", "; "].iter().filter_map(|end| text.find(end)).min();
-            Some(text[..end.unwrap_or(text.len())].to_owned())
-        })
-        .with_context(|| format!("no {word} in {advice:?}"))
+        .filter_map(|fix| fix.command.as_deref())
+        .find(|command| command.starts_with(word))
+        .with_context(|| format!("no {word} in {fixes:?}"))
 }

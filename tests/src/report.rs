@@ -2,6 +2,8 @@
 
 #![expect(missing_docs, reason = "docs/schema describes the fields")]
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
@@ -28,7 +30,6 @@ pub struct Incident {
     pub bystanders: Vec<Holder>,
     pub probe: String,
     pub lost_events: u64,
-    pub advice: Vec<String>,
     pub fixes: Vec<Fix>,
     pub slow: Option<Slow>,
     pub retry: Option<Retry>,
@@ -88,6 +89,23 @@ pub struct Fix {
     pub text: String,
     pub action: String,
     pub command: Option<String>,
+}
+
+impl Fix {
+    /// As people read it: the words, then the command.
+    #[must_use]
+    pub fn reads(&self) -> String {
+        match &self.command {
+            Some(command) => format!("{}: {command}", self.text),
+            None => self.text.clone(),
+        }
+    }
+}
+
+/// The command that takes the copy of a mount away from the namespace of a process, without a program of its image.
+#[must_use]
+pub fn umount_in(pid: u32, path: &Path) -> String {
+    format!("nsenter -t {pid} -p umount -i -n -N {pid} {}", path.display())
 }
 
 /// Somebody who tried.

@@ -25,4 +25,5 @@ pub mod report;
 #[cfg(test)]
 mod schema;
 pub mod stream;
+pub mod text;
 mod watchdog;

@@ -13,8 +13,8 @@ use std::{
 
 use serde_json::Value;
 use tracer::model::{
-    Audit, Books, CopiedMount, Detached, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own,
-    Process, Setting, Since, SinceSource, Target, Timestamp, Who, Workload,
+    Audit, Books, CopiedMount, Detached, Fix, FixAction, Group, Keeper, KeptNamespace, Leaked, LeakedPlace,
+    Now, Own, Process, Setting, Since, SinceSource, Target, Timestamp, Who, Workload,
 };
 
 fn here() -> PathBuf {
@@ -105,7 +105,6 @@ fn the_schemas_describe_what_is_written() {
             time: Timestamp::from_nanos(1),
             source: SinceSource::RuntimeState,
         }),
-        advice: Vec::new(),
         fixes: Vec::new(),
     };
     // A path that is not UTF-8 has its bytes beside it.
@@ -158,7 +157,14 @@ fn an_audit(target: &Target) -> Audit {
         mounts: 1,
         in_use: 0,
         copies: vec![copy],
-        advice: vec!["narrow its hostPath".to_owned()],
+        fixes: vec![Fix {
+            text: "narrow its hostPath".to_owned(),
+            action: FixAction::Change,
+            command: None,
+            interrupts: None,
+            then: None,
+            check: None,
+        }],
     };
     let place = LeakedPlace {
         mount: target.clone(),
@@ -178,7 +184,7 @@ fn an_audit(target: &Target) -> Audit {
             stuck: true,
             holders: Vec::new(),
             unexplained: None,
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         can_pin: vec![group.clone()],
         can_leak: vec![group],
@@ -187,7 +193,7 @@ fn an_audit(target: &Target) -> Audit {
             container: None,
             pod_uid: None,
             places: vec![place],
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         detached: vec![Detached {
             mount_id: 9,
@@ -199,7 +205,7 @@ fn an_audit(target: &Target) -> Audit {
             bytes: Some(4096),
             holders: Vec::new(),
             unexplained: Some(0),
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         namespaces: vec![KeptNamespace {
             number: 10,
@@ -212,14 +218,14 @@ fn an_audit(target: &Target) -> Audit {
                 path: None,
                 mount_namespace: None,
             }],
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         settings: vec![Setting {
             name: "fs.mount-max".to_owned(),
             value: 100,
             used: Some(90),
             why: "near".to_owned(),
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         own: Some(Own {
             references: 0,

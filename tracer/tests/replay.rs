@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::Value;
 use tracer::{
     capture::Reader,
     incident::{Analyzer, Output, Timeline},
@@ -39,15 +40,33 @@ fn closed(capture: &Path) -> Vec<Incident> {
         .collect()
 }
 
+/// What a report says, without what it does not know: later versions have more fields.
+fn known(report: Value) -> Value {
+    let nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    match report {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !nothing(value))
+            .map(|(name, value)| (name, known(value)))
+            .collect(),
+        Value::Array(values) => values.into_iter().map(known).collect(),
+        other => other,
+    }
+}
+
 #[test]
 fn a_replayed_capture_gives_what_was_reported_live() {
     for capture in captures() {
         let live = fs::read_to_string(capture.with_extension("json")).unwrap();
-        let live: Vec<Incident> = live
+        let live: Vec<Value> = live
             .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
+            .map(|line| known(serde_json::from_str(line).unwrap()))
             .collect();
-        assert_eq!(closed(&capture), live, "{}", capture.display());
+        let replayed: Vec<Value> = closed(&capture)
+            .iter()
+            .map(|incident| known(serde_json::to_value(incident).unwrap()))
+            .collect();
+        assert_eq!(replayed, live, "{}", capture.display());
     }
 }
 

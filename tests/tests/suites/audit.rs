@@ -16,6 +16,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, Skip},
     namespace::Namespace,
+    report::Fix,
     schema,
     scratch::{FileSystem, Scratch},
 };
@@ -71,9 +72,9 @@ fn ours(scratch: &Scratch) -> Ours {
 }
 
 /// Does what an advice says; a machine may have neither `sh` nor `nsenter`.
-fn follow(advice: &[String], word: &str) -> Result<()> {
-    let line = command_in(advice, word)?;
-    let status = Command::new("sh").args(["-c", &line]).status();
+fn follow(fixes: &[Fix], word: &str) -> Result<()> {
+    let line = command_in(fixes, word)?;
+    let status = Command::new("sh").args(["-c", line]).status();
     let status = status.map_err(|error| Skip {
         skip: format!("sh: {error}"),
     })?;
@@ -133,7 +134,7 @@ fn slave_copy_can_pin() -> Result<Verdict> {
             "{group:#?}"
         );
         if namespace == Namespace::Slave {
-            follow(&group.advice, "nsenter")?;
+            follow(&group.fixes, "nsenter")?;
             Audit::of(&ours(&scratch), &[scratch.path()])?.expect(Found::default())?;
         }
         ensure!(scratch.umount()?, "an idle copy refused the umount");
@@ -168,7 +169,7 @@ fn open_file_on_a_slave_copy() -> Result<Verdict> {
     ensure!(audit.can_pin[0].in_use == 1, "{audit:#?}");
     ensure!(!scratch.umount()?, "not busy");
     // What it advises: have the file closed.
-    follow(&now.advice, "kill")?;
+    follow(&now.fixes, "kill")?;
     drop(holding);
     Audit::of(&ours(&scratch), &[scratch.path()])?.expect(Found::default())?;
     ensure!(scratch.umount()?, "busy");
@@ -227,7 +228,7 @@ fn stuck_container() -> Result<Verdict> {
         "{container:#?}"
     );
     ensure!(audit.can_pin[0].pid() == Some(pid(&holding)), "{audit:#?}");
-    follow(&now.advice, "umount /")?;
+    follow(&now.fixes, "umount /")?;
     Audit::of(&ours(&scratch), &[])?.expect(Found::default())?;
     drop(rootfs);
     holding.release()?;
@@ -252,7 +253,7 @@ fn private_copy() -> Result<Verdict> {
         group.copies[0].propagation.as_deref() == Some("private"),
         "{group:#?}"
     );
-    ensure!(group.advice[0].contains("slave"), "{group:#?}");
+    ensure!(group.fixes[0].text.contains("slave"), "{group:#?}");
     holding.release()?;
     // With a namespace that receives umounts, as advised, an idle copy goes.
     let (holding, _directory) = elsewhere(Namespace::Slave)?;
@@ -294,7 +295,7 @@ fn leaked_shm() -> Result<Verdict> {
         workload.is_some_and(|process| process.pid == pid(&holding)),
         "{leaked:#?}"
     );
-    follow(&leaked.advice, "nsenter")?;
+    follow(&leaked.fixes, "nsenter")?;
     Audit::of(&ours(&scratch), &[])?.expect(Found::default())?;
     holding.release()?;
     Ok(Verdict::Passed)
@@ -346,7 +347,7 @@ fn network_namespace() -> Result<Verdict> {
             .leaked
             .first()
             .context("a leak")?
-            .advice,
+            .fixes,
         "nsenter",
     )?;
     Audit::of(&ours(&scratch), &[])?.expect(Found::default())?;
@@ -379,7 +380,7 @@ fn device_stays_busy() -> Result<Verdict> {
     })?;
     ensure!(scratch.umount()?, "busy");
     ensure!(!is_free(scratch.source())?, "the device is free");
-    follow(&audit.can_leak[0].advice, "nsenter")?;
+    follow(&audit.can_leak[0].fixes, "nsenter")?;
     Audit::of(&ours(&scratch), &[scratch.path()])?.expect(Found::default())?;
     // A loop device lets go of its file when nobody has it any more.
     let backing = Path::new("/sys/block")
@@ -413,7 +414,7 @@ fn stale_namespace() -> Result<Verdict> {
         "{holder:#?}"
     );
     // The file is open: the copy is only taken away, and lives on until it is closed.
-    follow(&group.advice, "nsenter")?;
+    follow(&group.fixes, "nsenter")?;
     let gone = Ours {
         detached: vec![stale.claimed.ready.mount_id],
         ..ours(&scratch)
@@ -463,7 +464,7 @@ fn kept_by_a_descriptor() -> Result<Verdict> {
         "{answers:#?}"
     );
 
-    follow(&kept.advice, "kill")?;
+    follow(&kept.fixes, "kill")?;
     drop(holding);
     Audit::of(&ours, &[scratch.path()])?.expect(Found::default())?;
     Ok(Verdict::Passed)

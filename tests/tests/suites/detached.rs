@@ -147,9 +147,9 @@ fn still_in_use_at_the_end() -> Result<Verdict> {
         "its open was seen: {opened:#?}"
     );
     ensure!(
-        !incident.advice.is_empty() && incident.advice.iter().all(|advice| !advice.contains("umount")),
+        !incident.fixes.is_empty() && incident.fixes.iter().all(|fix| !fix.reads().contains("umount")),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     file.release()?;
     directory.release()?;

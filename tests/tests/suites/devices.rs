@@ -18,7 +18,7 @@ use ebusy_tests::{
     mapper::{By, Mapped},
     namespace::Namespace,
     pause,
-    report::{Holder, Incident},
+    report::{Holder, Incident, umount_in},
     scratch::{FileSystem, Scratch},
     swap,
 };
@@ -97,9 +97,9 @@ fn follow(command: &str) -> Result<()> {
 fn last_word_of_loop(incident: &Incident, name: &str) -> Result<()> {
     let expected = format!("then the kernel frees {name} by itself; losetup -d once more changes nothing");
     ensure!(
-        incident.advice.iter().filter(|text| **text == expected).count() == 1,
+        incident.fixes.iter().filter(|fix| fix.text == expected).count() == 1,
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     Ok(())
 }
@@ -135,9 +135,9 @@ fn loop_open_elsewhere() -> Result<Verdict> {
         "{incident:#?}"
     );
     ensure!(
-        incident.advice[0] == format!("have hold-fd close the file, or: kill {pid}"),
+        incident.fixes[0].reads() == format!("have hold-fd close the file, or end it: kill {pid}"),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     last_word_of_loop(&incident, &name)?;
     drop(holding);
@@ -170,7 +170,7 @@ fn loop_in_a_private_copy() -> Result<Verdict> {
     is_bound(&name)?;
     harness::settle()?;
     let pid = holding.claimed.ready.pid;
-    let advice = format!("nsenter -t {pid} -m umount {}", scratch.path().display());
+    let advice = umount_in(pid, scratch.path());
     follow(&advice)?;
     becomes_free(&name)?;
     harness::settle()?;
@@ -186,7 +186,11 @@ fn loop_in_a_private_copy() -> Result<Verdict> {
             && is_process(holder, pid),
         "{incident:#?}"
     );
-    ensure!(incident.advice[0].starts_with(&advice), "{:?}", incident.advice);
+    ensure!(
+        incident.fixes[0].command.as_ref() == Some(&advice),
+        "{:?}",
+        incident.fixes
+    );
     last_word_of_loop(&incident, &name)?;
     holding.release()?;
     Ok(Verdict::Passed)
@@ -213,7 +217,7 @@ fn loop_mounted_here() -> Result<Verdict> {
             && holder.through == "target"
             && holder.mount_id == Some(scratch.mount_id())
             && holder.seen_as.as_deref() == scratch.path().to_str()
-            && incident.advice[0] == advice,
+            && incident.fixes[0].command.as_ref() == Some(&advice),
         "{incident:#?}"
     );
     Ok(Verdict::Passed)
@@ -243,9 +247,9 @@ fn loop_of_a_detached_mount() -> Result<Verdict> {
         "{incident:#?}"
     );
     ensure!(
-        incident.advice[0] == format!("have hold-fd close the file, or: kill {pid}"),
+        incident.fixes[0].reads() == format!("have hold-fd close the file, or end it: kill {pid}"),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     drop(holding);
     Ok(Verdict::Passed)
@@ -314,11 +318,14 @@ impl Image {
     fn only(&self, watch: Watch) -> Result<Incident> {
         let path = self.mapped.name_path();
         let incident = only(watch, "dm_remove", "released", [&path, self.mapped.path()])?;
-        let then = format!("then dmsetup remove {path} once more;");
+        let then = format!("dmsetup remove {path}");
         ensure!(
-            incident.advice.iter().any(|text| text.starts_with(&then)),
+            incident
+                .fixes
+                .iter()
+                .any(|fix| fix.command.as_ref() == Some(&then)),
             "{:?}",
-            incident.advice
+            incident.fixes
         );
         Ok(incident)
     }
@@ -350,7 +357,7 @@ fn mapped_in_a_private_copy() -> Result<Verdict> {
     image.busy(By::Name)?;
     harness::settle()?;
     let pid = holding.claimed.ready.pid;
-    let advice = format!("nsenter -t {pid} -m umount {}", image.target.display());
+    let advice = umount_in(pid, &image.target);
     follow(&advice)?;
     image
         .mapped
@@ -368,7 +375,11 @@ fn mapped_in_a_private_copy() -> Result<Verdict> {
             && is_process(holder, pid),
         "{incident:#?}"
     );
-    ensure!(incident.advice[0].starts_with(&advice), "{:?}", incident.advice);
+    ensure!(
+        incident.fixes[0].command.as_ref() == Some(&advice),
+        "{:?}",
+        incident.fixes
+    );
     holding.release()?;
     Ok(Verdict::Passed)
 }
@@ -409,14 +420,14 @@ fn mapped_below_others() -> Result<Verdict> {
         "{incident:#?}"
     );
     for advice in [
-        format!("dmsetup remove {above_path}, once nothing uses that"),
-        format!("losetup -d {above_loop}, once nothing uses that"),
-        format!("have hold-fd close the file, or: kill {pid}"),
+        format!("remove {above_path}, once nothing uses that: dmsetup remove {above_path}"),
+        format!("detach {above_loop}, once nothing uses that: losetup -d {above_loop}"),
+        format!("have hold-fd close the file, or end it: kill {pid}"),
     ] {
         ensure!(
-            incident.advice.contains(&advice),
+            incident.fixes.iter().any(|fix| fix.reads() == advice),
             "{advice}: {:?}",
-            incident.advice
+            incident.fixes
         );
     }
     Ok(Verdict::Passed)
@@ -442,7 +453,7 @@ fn mapped_and_swapped_to() -> Result<Verdict> {
         incident.holders.len() == 1
             && incident.holders[0].kind == "kernel"
             && incident.holders[0].held_by.as_deref() == Some("swap")
-            && incident.advice[0] == format!("{advice} (needs memory for what is in there)"),
+            && incident.fixes[0].command.as_ref() == Some(&advice),
         "{incident:#?}"
     );
     drop(swapped);

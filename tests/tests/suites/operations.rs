@@ -15,7 +15,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::Holding,
     namespace::{self, Namespace},
-    report::{Holder, Incident},
+    report::{Holder, Incident, umount_in},
     scratch::{FileSystem, Scratch},
 };
 use rustix::{
@@ -104,13 +104,17 @@ fn rmdir_of_a_mount_point() -> Result<Verdict> {
         "{incident:#?}"
     );
     // Who uses what is mounted there goes first: else that umount is refused in turn.
-    let then = format!("umount {} first", scratch.path().display());
+    let commands: Vec<&str> = incident
+        .fixes
+        .iter()
+        .filter_map(|fix| fix.command.as_deref())
+        .collect();
+    let umount = format!("umount {}", scratch.path().display());
     ensure!(
-        incident.advice[0].starts_with("have hold-fd") && incident.advice[0].contains(&pid.to_string()),
+        commands.starts_with(&[&format!("kill {pid}"), &umount]),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
-    ensure!(incident.advice[1].contains(&then), "{:?}", incident.advice);
     Ok(Verdict::Passed)
 }
 
@@ -137,9 +141,9 @@ fn rmdir_of_what_is_mounted_on_elsewhere() -> Result<Verdict> {
         "{incident:#?}"
     );
     ensure!(
-        incident.advice[0].starts_with(&format!("umount {} first", volume.display())),
+        incident.fixes[0].command == Some(format!("umount {}", volume.display())),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     Ok(Verdict::Passed)
 }
@@ -233,7 +237,7 @@ fn overlay_in_a_private_copy() -> Result<Verdict> {
     // What the advice says, before the end has it in JSON.
     let pid = holding.claimed.ready.pid;
     let path = layers.target.display().to_string();
-    let advice = format!("nsenter -t {pid} -m umount {path}");
+    let advice = umount_in(pid, &layers.target);
     let status = Command::new("sh").args(["-c", &advice]).status()?;
     ensure!(status.success(), "{advice}: {status}");
     layers.mount().context("mount it once the copy is gone")?;
@@ -250,7 +254,7 @@ fn overlay_in_a_private_copy() -> Result<Verdict> {
         "{incident:#?}"
     );
     ensure!(
-        incident.advice[0].starts_with(&advice) && incident.target.path == path,
+        incident.fixes[0].command.as_ref() == Some(&advice) && incident.target.path == path,
         "{incident:#?}"
     );
     holding.release()?;
@@ -278,9 +282,9 @@ fn overlay_mounted_twice() -> Result<Verdict> {
         "{incident:#?}"
     );
     ensure!(
-        incident.advice[0] == format!("umount {}", first.display()),
+        incident.fixes[0].command == Some(format!("umount {}", first.display())),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     Ok(Verdict::Passed)
 }
@@ -324,9 +328,9 @@ fn remount_read_only() -> Result<Verdict> {
         "{incident:#?}"
     );
     ensure!(
-        incident.advice[0] == format!("have hold-fd-write close the file, or: kill {pid}"),
+        incident.fixes[0].reads() == format!("have hold-fd-write close the file, or end it: kill {pid}"),
         "{:?}",
-        incident.advice
+        incident.fixes
     );
     reads.release()?;
     Ok(Verdict::Passed)
@@ -379,8 +383,7 @@ fn device_in_a_private_copy() -> Result<Verdict> {
     exclusively_busy(&device)?;
     harness::settle()?;
     let pid = holding.claimed.ready.pid;
-    let path = scratch.path().display().to_string();
-    let advice = format!("nsenter -t {pid} -m umount {path}");
+    let advice = umount_in(pid, scratch.path());
     let status = Command::new("sh").args(["-c", &advice]).status()?;
     ensure!(status.success(), "{advice}: {status}");
     drop(exclusively(&device).context("open it once the copy is gone")?);
@@ -394,7 +397,11 @@ fn device_in_a_private_copy() -> Result<Verdict> {
             && incident.target.path == device,
         "{incident:#?}"
     );
-    ensure!(incident.advice[0].starts_with(&advice), "{:?}", incident.advice);
+    ensure!(
+        incident.fixes[0].command.as_ref() == Some(&advice),
+        "{:?}",
+        incident.fixes
+    );
     // Who only has it open is told beside.
     ensure!(
         incident.bystanders.iter().any(|holder| holder

@@ -162,10 +162,7 @@ fn scanner() -> Result<Verdict> {
             return Ok(Verdict::Passed);
         }
         ensure!(incident.probe == "tracepoint", "nobody is named: {incident:#?}");
-        ensure!(
-            !incident.advice.is_empty(),
-            "nobody, and no advice: {incident:#?}"
-        );
+        ensure!(!incident.fixes.is_empty(), "nobody, and no advice: {incident:#?}");
     }
     if refused == 0 {
         return Ok(Verdict::Skipped("the scanner never stood in the way".to_owned()));
@@ -194,10 +191,7 @@ fn scanner_that_nobody_saw() -> Result<Verdict> {
             continue;
         }
         let fix = incident.fixes.first().context("nobody, and nothing to do")?;
-        ensure!(
-            fix.action == "look" && incident.advice.contains(&fix.text),
-            "{incident:#?}"
-        );
+        ensure!(fix.action == "look", "{incident:#?}");
         let command = fix.command.as_deref().context("a command")?;
         // A path that is long is left to who reads it.
         let path = scratch.path().to_string_lossy();

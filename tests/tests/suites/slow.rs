@@ -168,7 +168,7 @@ fn expect_disk(incident: &Incident) -> Result<()> {
     let answered = slow.answered.as_deref().context("it has a result")?;
     ensure!(seconds(&incident.started, answered)? < 0.5, "{incident:#?}");
     ensure!(
-        incident.advice.iter().any(|advice| advice.contains("sync -f")),
+        incident.fixes.iter().any(|fix| fix.reads().contains("sync -f")),
         "{incident:#?}"
     );
     Ok(())

@@ -115,7 +115,7 @@ fn now(view: &View, plan: &Plan, evidence: &Evidence, describe: &dyn Fn(At) -> T
                 stuck,
                 holders,
                 unexplained,
-                advice: Vec::new(),
+                fixes: Vec::new(),
             });
         }
     }
@@ -151,7 +151,7 @@ fn leaked(view: &View, plan: &Plan, evidence: &Evidence, describe: &dyn Fn(At) -
             container: target.owner.container.clone(),
             pod_uid: target.owner.pod_uid.clone(),
             places,
-            advice: Vec::new(),
+            fixes: Vec::new(),
         });
     }
     found
@@ -244,7 +244,7 @@ fn namespaces(view: &View, plan: &Plan, evidence: &Evidence) -> Vec<KeptNamespac
             mounts: space.mounts.len() as u64,
             watched: plan.copies.get(&index).copied().unwrap_or(0),
             kept_by,
-            advice: Vec::new(),
+            fixes: Vec::new(),
         });
     }
     found

@@ -1,6 +1,9 @@
 //! Kernel settings that make busy mounts likelier, or near their limit.
 
-use crate::model::Setting;
+use crate::{
+    model::{Fix, Setting},
+    text::Command,
+};
 
 /// What was read of `/proc/sys`; `None` for what this kernel does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,11 +29,10 @@ pub fn settings(limits: &Limits) -> Vec<Setting> {
     let near = |value: Option<u64>, used: u64| {
         value.filter(|value| *value > 0 && used.saturating_mul(100) >= value.saturating_mul(NEAR_PERCENT))
     };
-    let raise = |name: &str, value: u64| {
-        vec![format!(
-            "raise it: sysctl -w {name}={}; and look for what leaves them behind (LEAKED, KEPT)",
-            value.saturating_mul(2)
-        )]
+    let raise = |name: &'static str, value: u64| {
+        let raised = Command::new(&["sysctl", "-w"]).assign(name, value.saturating_mul(2));
+        let text = "raise it, and look for what leaves them behind (LEAKED, KEPT)";
+        vec![Fix::command(text, Some(raised), "")]
     };
     let mut found = Vec::new();
     if limits.may_detach_mounts == Some(0) {
@@ -39,10 +41,11 @@ pub fn settings(limits: &Limits) -> Vec<Setting> {
             value: 0,
             used: None,
             why: "rmdir and unlink of a mount point fail while any other namespace has the mount".to_owned(),
-            advice: vec![
-                "sysctl -w fs.may_detach_mounts=1 (what runtimes set on such kernels; frees them at the next retry)"
-                    .to_owned(),
-            ],
+            fixes: vec![Fix::command(
+                "set it, as runtimes do on such kernels: that frees them at the next retry",
+                Some(Command::new(&["sysctl", "-w"]).assign("fs.may_detach_mounts", 1)),
+                "",
+            )],
         });
     }
     if let Some(value) = near(limits.mount_max, limits.mounts) {
@@ -52,7 +55,7 @@ pub fn settings(limits: &Limits) -> Vec<Setting> {
             used: Some(limits.mounts),
             why: "a namespace is near it: mounts, and new namespaces with copies of them, will fail with ENOSPC"
                 .to_owned(),
-            advice: raise("fs.mount-max", value),
+            fixes: raise("fs.mount-max", value),
         });
     }
     if let Some(value) = near(limits.max_mnt_namespaces, limits.namespaces) {
@@ -61,7 +64,7 @@ pub fn settings(limits: &Limits) -> Vec<Setting> {
             value,
             used: Some(limits.namespaces),
             why: "so many mount namespaces are near it: new containers will fail with ENOSPC".to_owned(),
-            advice: raise("user.max_mnt_namespaces", value),
+            fixes: raise("user.max_mnt_namespaces", value),
         });
     }
     found

@@ -285,7 +285,7 @@ fn a_detached_tree_is_told_by_its_top() {
         bytes: Some(4096),
         holders: Vec::new(),
         unexplained: None,
-        advice: Vec::new(),
+        fixes: Vec::new(),
     };
     let evidence = Evidence {
         detached: (100..104).map(|id| (id, known(id))).collect(),

@@ -83,7 +83,7 @@ pub(super) fn groups(
                 mounts: copies.len() as u64,
                 in_use: copies.iter().filter(|copy| in_use(copy.at)).count() as u64,
                 copies: copies.into_iter().take(COPIES_MAX).map(&describe).collect(),
-                advice: Vec::new(),
+                fixes: Vec::new(),
             }
         })
         .collect();

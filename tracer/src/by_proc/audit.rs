@@ -23,7 +23,7 @@ impl ProcMounts {
                 stuck: true,
                 holders: Vec::new(),
                 unexplained: None,
-                advice: Vec::new(),
+                fixes: Vec::new(),
             })
             .collect();
         let watched = self.lines.iter().filter(|line| patterns.is_match(&line.path));

@@ -22,7 +22,7 @@ use crate::{
     kernel::access,
     model::{Books, Container, Holder, Kind, Sharer, Target, Text, Through, Timestamp, Who},
     probe::Tier,
-    render::{fixes_of_asked, texts},
+    render::fixes_of_asked,
 };
 
 pub(crate) use self::mountinfo::parse as parse_mountinfo;
@@ -113,7 +113,6 @@ impl ProcMounts {
             bystanders: Vec::new(),
             probe: tier.to_owned(),
             since: None,
-            advice: texts(&fixes),
             fixes,
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     outlet::{Outcome, Outlet},
     render::{self, Style},
     report::Redactor,
+    watchdog::{self, Step},
 };
 
 /// Bytes of results that may wait for their reader while ebusy watches.
@@ -223,6 +224,7 @@ impl Results {
     }
 
     fn write(&mut self, bytes: &[u8]) {
+        let _step = watchdog::within(Step::Writing, &[]);
         match &mut self.to {
             To::Sink(sink) if self.failed.is_none() => self.failed = sink.write_all(bytes).err(),
             To::Sink(_) => {}

@@ -427,7 +427,7 @@ fn slim(incident: &Incident) -> Incident {
         holders: Vec::new(),
         candidates: Vec::new(),
         bystanders: Vec::new(),
-        advice: Vec::new(),
+        fixes: Vec::new(),
         ..incident.clone()
     }
 }
@@ -459,7 +459,7 @@ fn recurrence(nth: u64, holder: &str) -> String {
     };
     format!(
         "{ordinal} target of {} on that day",
-        render::escape(holder.as_bytes())
+        crate::report::said_workload(holder)
     )
 }
 

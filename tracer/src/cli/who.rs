@@ -28,7 +28,7 @@ use crate::{
     logs::LogClock,
     model::{Container, Since, SinceSource, Target, Who as Report, earlier},
     probe::{Choice, Tier, reader_only},
-    render::{escape, fixes_of_asked, texts},
+    render::{escape, fixes_of_asked},
     watchdog::{self, Step},
 };
 
@@ -406,7 +406,6 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
         bystanders: settled.bystanders,
         probe: tier.to_owned(),
         since: None,
-        advice: texts(&fixes),
         fixes,
     }
 }

@@ -329,8 +329,13 @@ fn about(incident: &Incident) -> Vec<DebugAnnotation> {
     for (name, value) in known {
         annotations.extend(value.map(|value| number(name, value)));
     }
-    let advice = incident.advice.iter().enumerate();
-    annotations.extend(advice.map(|(index, advice)| text(&format!("advice {}", index + 1), advice.clone())));
+    let advice = incident.fixes.iter().filter(|fix| fix.is_for_people());
+    for (index, fix) in advice.enumerate() {
+        annotations.push(text(&format!("advice {}", index + 1), fix.words()));
+        let command = fix.command.as_ref();
+        annotations
+            .extend(command.map(|command| text(&format!("command {}", index + 1), command.to_string())));
+    }
     annotations
 }
 

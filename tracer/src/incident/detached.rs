@@ -7,7 +7,7 @@ use super::{History, MNT_DETACH, flag_names, operations::Run, track::TELL};
 use crate::{
     identity::BootClock,
     model::{Books, Incident, Outcome},
-    render::{advise_followed, fixes_of_words},
+    render::fixes_of_followed,
     stream::{Detached, Freed},
 };
 
@@ -135,7 +135,6 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
 
 fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
-    let advice = advise_followed(&last.holders, &last.target);
     let explained = (last.holders.iter()).fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
     Incident {
         schema: Incident::SCHEMA.to_owned(),
@@ -161,8 +160,7 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
             sampled_at: Some(clock.timestamp(last.looked)),
             ..Books::default()
         },
-        fixes: fixes_of_words(&advice),
-        advice,
+        fixes: fixes_of_followed(&last.holders, &last.target),
         holders: last.holders.clone(),
         candidates: Vec::new(),
         bystanders: Vec::new(),
@@ -342,6 +340,6 @@ mod tests {
                 .all(|incident| incident.outcome == Some(Outcome::StillBusy))
         );
         assert!(ended[0].holders.is_empty() && ended[0].id == 1);
-        assert!(ended[0].advice.iter().any(|text| text.contains("ebusy audit")));
+        assert!(ended[0].fixes.iter().any(|fix| fix.text.contains("DETACH")));
     }
 }

@@ -7,7 +7,7 @@ use super::track::{GAVE_UP, TELL, bursts};
 use crate::{
     identity::BootClock,
     model::{Books, Caller, Holder, Incident, Outcome, Text},
-    render::{advise_operation, fixes_of_words},
+    render::fixes_of_operation,
     stream::{Freed, Refused},
 };
 
@@ -167,7 +167,6 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         .collect();
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let clock = run.clock;
-    let advice = advise_operation(last.operation.name(), last.reason, &last.holders, &last.target);
     Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,
@@ -191,8 +190,7 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
             sampled_at: Some(clock.timestamp(last.looked)),
             ..Books::default()
         },
-        fixes: fixes_of_words(&advice),
-        advice,
+        fixes: fixes_of_operation(last.operation.name(), last.reason, &last.holders, &last.target),
         holders: last.holders.clone(),
         candidates: Vec::new(),
         bystanders: last.bystanders.clone(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{MNT_DETACH, Output, flag_names, operations::Run, waits::waits};
 use crate::{
     model::{self, Books, Incident, Outcome},
-    render::{advise_slow, fixes_of_words},
+    render::fixes_of_slow,
     stream::Slow,
 };
 
@@ -77,7 +77,6 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         looks: (slow.stacks.iter()).fold(slow.others, |sum, stack| sum.saturating_add(stack.looks)),
         waits: waits(&slow.stacks, slow.target.fs_type.as_deref(), clock),
     };
-    let advice = advise_slow(&seen, &slow.target);
     Incident {
         schema: Incident::SCHEMA.to_owned(),
         id,
@@ -96,8 +95,7 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
             sampled_at: Some(clock.timestamp(slow.looked)),
             ..Books::default()
         },
-        fixes: fixes_of_words(&advice),
-        advice,
+        fixes: fixes_of_slow(&seen, &slow.target),
         holders: Vec::new(),
         candidates: Vec::new(),
         bystanders: Vec::new(),
@@ -214,7 +212,7 @@ mod tests {
             (most.phase, most.waits_for, most.looks),
             (Phase::Sync, Some(WaitsFor::Device), 5)
         );
-        assert!(!last.advice.is_empty());
+        assert!(!last.fixes.is_empty());
         // One that is over at once, with an error.
         let other = push(slow(Some(-16), Some(3 * S))).remove(0);
         assert_eq!((other.id, other.outcome), (2, Some(Outcome::Failed)));

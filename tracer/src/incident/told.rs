@@ -3,8 +3,8 @@
 use super::{books::Verdict, holders::Settled, track::Open};
 use crate::{
     identity::BootClock,
-    model::{Caller, Incident, Outcome, Retry, Since},
-    render::{fixes, fixes_of_refused, texts},
+    model::{Caller, Fix, Incident, Outcome, Retry, Since},
+    render::{fixes, fixes_of_refused},
 };
 
 /// What an umount of a process's own root means.
@@ -86,14 +86,12 @@ pub(super) fn incident(
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let (holders, candidates) = (&settled.holders, &settled.candidates);
     let fixes = if open.told.remount {
-        fixes(holders, candidates, &open.target)
+        let mut fixes = fixes(holders, candidates, &open.target);
+        fixes.push(Fix::change(REMOUNT));
+        fixes
     } else {
         fixes_of_refused(holders, candidates, &settled.books, tier, &open.target)
     };
-    let mut advice = texts(&fixes);
-    if open.told.remount {
-        advice.push(REMOUNT.to_owned());
-    }
     Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,
@@ -117,7 +115,6 @@ pub(super) fn incident(
         since: again.since,
         retry: again.retry,
         lost_events: lost.saturating_add(open.holders.dropped),
-        advice,
         fixes,
     }
 }

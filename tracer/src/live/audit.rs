@@ -254,7 +254,7 @@ impl<'a> Look<'a> {
                 bytes,
                 holders: Vec::new(),
                 unexplained: None,
-                advice: Vec::new(),
+                fixes: Vec::new(),
             };
             evidence.detached.insert(mount.address, known);
         }

@@ -1,11 +1,11 @@
 //! What `ebusy audit` reports: who is in a position to keep container mounts, and what is kept already.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{Container, Holder, Process, Target, Text, Timestamp};
+use super::{Container, Fix, Holder, Process, Target, Text, Timestamp};
 
 /// One look at the whole host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Audit {
     /// Its name and version.
@@ -43,7 +43,7 @@ pub struct Audit {
 }
 
 /// A mount that is stuck, or busy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Now {
     /// The mount.
@@ -55,11 +55,11 @@ pub struct Now {
     /// References on it and on its propagated copies that have no holder; `null` where they cannot be counted.
     pub unexplained: Option<u64>,
     /// What to do, least harmful first.
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// All that share what they have: the pods of one owner, a container, a unit, or one process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Workload {
     /// The process that was first in the namespace; `null` where none is in it.
@@ -71,7 +71,7 @@ pub struct Workload {
 }
 
 /// The copies that a workload has.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Group {
     /// Whose they are.
@@ -86,11 +86,11 @@ pub struct Group {
     #[cfg_attr(test, schemars(length(max = 20)))]
     pub copies: Vec<CopiedMount>,
     /// What to do, least harmful first.
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// A copy of a mount.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CopiedMount {
     /// What it is a copy of.
@@ -112,7 +112,7 @@ pub struct CopiedMount {
 }
 
 /// A mount whose container is gone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Leaked {
     /// `rootfs`, `shm`, `network namespace`, `volume NAME`...
@@ -124,11 +124,11 @@ pub struct Leaked {
     /// Where it is: the first is the one that was made, if it is there still.
     pub places: Vec<LeakedPlace>,
     /// What to do, least harmful first.
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// Where such a mount is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeakedPlace {
     /// The mount.
@@ -140,7 +140,7 @@ pub struct LeakedPlace {
 }
 
 /// A mount that is in no namespace any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Detached {
     /// Its mount id.
@@ -162,11 +162,11 @@ pub struct Detached {
     /// References that have no holder; `null` where they cannot be counted.
     pub unexplained: Option<u64>,
     /// What to do, least harmful first.
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// A mount namespace that no process is in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KeptNamespace {
     /// Its number.
@@ -178,11 +178,11 @@ pub struct KeptNamespace {
     /// What keeps it; empty where that was not found.
     pub kept_by: Vec<Keeper>,
     /// What to do, least harmful first.
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// What keeps a namespace.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Keeper {
     /// In what way.
@@ -199,7 +199,7 @@ pub struct Keeper {
 }
 
 /// A kernel setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Setting {
     /// Its name, for `sysctl`.
@@ -211,11 +211,11 @@ pub struct Setting {
     /// What follows from it.
     pub why: String,
     /// What to do.
-    pub advice: Vec<String>,
+    pub fixes: Vec<Fix>,
 }
 
 /// What ebusy itself holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Own {
     /// References on watched mounts, their copies, and detached mounts.

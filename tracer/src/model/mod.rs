@@ -29,7 +29,7 @@ pub use self::{
 };
 
 /// All refused attempts on one target, with the books of the last one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Incident {
     /// Its name and version.
@@ -82,15 +82,12 @@ pub struct Incident {
     pub retry: Option<Retry>,
     /// Records lost by any probe for any reason since ebusy started; 0 means none.
     pub lost_events: u64,
-    /// What to do, least harmful first.
-    pub advice: Vec<String>,
-    /// The same for programs, and what does not help.
-    #[serde(default)]
+    /// What to do, least harmful first; then what does not help.
     pub fixes: Vec<Fix>,
 }
 
 /// Who would block an umount now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Who {
     /// Its name and version.
@@ -113,11 +110,7 @@ pub struct Who {
     /// Since when its umount has failed, at the latest; left out where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Since>,
-    /// What to do, least harmful first.
-    #[serde(default)]
-    pub advice: Vec<String>,
-    /// The same for programs, and what does not help.
-    #[serde(default)]
+    /// What to do, least harmful first; then what does not help.
     pub fixes: Vec<Fix>,
 }
 

@@ -5,17 +5,17 @@ use super::{
     fit::{COLUMNS, wrap},
     line::Line,
     names,
+    report::command_line,
 };
 use crate::model::{
-    Audit, Detached, Group, Holder, KeptNamespace, Leaked, Now, Process, Setting, Target, Workload,
+    Audit, Detached, Fix, Group, Holder, KeptNamespace, Leaked, Now, Process, Setting, Target, Workload,
 };
+use crate::text::printable;
 
 /// Lines of a screen.
 pub(super) const LINES_MAX: usize = 40;
 /// Entries of a section at the most.
 const ENTRIES_MAX: usize = 4;
-/// Lines of an advice.
-const ADVICE_LINES: usize = 2;
 /// What is left of a line after its margin.
 const MARGIN: usize = 9;
 
@@ -56,7 +56,7 @@ fn section(entries: &[Entry], most: usize) -> Vec<String> {
         lines.push(entry.line.clone());
         lines.extend(entry.detail.clone());
         if index == 0 {
-            lines.extend(advice(&entry.advice));
+            lines.extend(advice(&entry.fixes));
         }
     }
     if entries.len() > most {
@@ -69,7 +69,7 @@ fn section(entries: &[Entry], most: usize) -> Vec<String> {
 struct Entry {
     line: String,
     detail: Option<String>,
-    advice: Vec<String>,
+    fixes: Vec<Fix>,
 }
 
 fn sections(audit: &Audit) -> [Vec<Entry>; 7] {
@@ -112,26 +112,18 @@ fn verdict(audit: &Audit) -> String {
     Line::new("AUDIT").words(words).maybe(9, of).finish()
 }
 
-fn advice(advice: &[String]) -> Vec<String> {
-    let Some(first) = advice.first() else {
+/// The first advice: its words, and its command whole on a line of its own.
+fn advice(fixes: &[Fix]) -> Vec<String> {
+    let Some(first) = fixes.iter().find(|fix| fix.is_for_people()) else {
         return Vec::new();
     };
-    let mut lines = wrap(first, COLUMNS - MARGIN);
-    if lines.len() > ADVICE_LINES {
-        lines.truncate(ADVICE_LINES);
-        if let Some(last) = lines.last_mut() {
-            last.push_str(" ..");
-        }
-    }
-    lines
-        .into_iter()
-        .enumerate()
-        .map(|(index, text)| {
-            Line::sub(if index == 0 { "fix" } else { "" })
-                .words(text)
-                .finish()
-        })
-        .collect()
+    let lines = wrap(&printable(&first.words()), COLUMNS - MARGIN);
+    let words = lines.into_iter().enumerate().map(|(index, text)| {
+        Line::sub(if index == 0 { "fix" } else { "" })
+            .words(text)
+            .finish()
+    });
+    words.chain(first.command.as_ref().map(command_line)).collect()
 }
 
 fn plural(count: u64, one: &str, many: &str) -> String {
@@ -160,7 +152,7 @@ fn now(now: &Now) -> Entry {
     Entry {
         line: line.words(words).finish(),
         detail: by(&now.holders, &now.target),
-        advice: now.advice.clone(),
+        fixes: now.fixes.clone(),
     }
 }
 
@@ -249,12 +241,12 @@ fn copies(label: &str, group: &Group) -> Entry {
     Entry {
         line: line.finish(),
         detail: used.or(example),
-        advice: group.advice.clone(),
+        fixes: group.fixes.clone(),
     }
 }
 
 fn leaked(leaked: &Leaked) -> Entry {
-    let line = Line::new("LEAKED").name(leaked.what.as_bytes());
+    let line = Line::new("LEAKED").with(|line| names::claimed(line, &leaked.what));
     let line = match (&leaked.container, &leaked.pod_uid) {
         (Some(of), _) => names::container(line.words(" of "), of),
         (None, Some(uid)) => line.words(" of pod ").name(uid.as_bytes()),
@@ -278,13 +270,16 @@ fn leaked(leaked: &Leaked) -> Entry {
     Entry {
         line: line.finish(),
         detail,
-        advice: leaked.advice.clone(),
+        fixes: leaked.fixes.clone(),
     }
 }
 
 fn detached(detached: &Detached) -> Entry {
-    let fs_type = detached.fs_type.as_deref().unwrap_or("a file system");
-    let line = Line::new("DETACH").name(fs_type.as_bytes());
+    let line = Line::new("DETACH");
+    let line = match &detached.fs_type {
+        Some(fs_type) => line.name(fs_type.as_bytes()),
+        None => line.words("a file system"),
+    };
     let line = match &detached.source {
         Some(source) => line.words(" ").path(source.as_bytes()),
         None => line,
@@ -316,7 +311,7 @@ fn detached(detached: &Detached) -> Entry {
     Entry {
         line: line.finish(),
         detail,
-        advice: detached.advice.clone(),
+        fixes: detached.fixes.clone(),
     }
 }
 
@@ -366,7 +361,7 @@ fn namespace(namespace: &KeptNamespace) -> Entry {
     Entry {
         line: line.finish(),
         detail: Some(detail.unwrap_or_else(unknown)),
-        advice: namespace.advice.clone(),
+        fixes: namespace.fixes.clone(),
     }
 }
 
@@ -379,7 +374,7 @@ fn setting(setting: &Setting) -> Entry {
     Entry {
         line: line.finish(),
         detail: None,
-        advice: setting.advice.clone(),
+        fixes: setting.fixes.clone(),
     }
 }
 

@@ -1,12 +1,10 @@
 //! What to do about the findings of an audit. Nothing of it is done by ebusy itself.
 
-use super::{
-    advice::advise,
-    names,
-    quote::{is_kubernetes_name, is_plain_name, shell},
-};
-use crate::model::{
-    Audit, Container, Detached, Group, Holder, KeptNamespace, Leaked, Process, Target, Workload,
+use super::advice::{fixes, fixes_of_detached, restart, umount_in, with_paths};
+use super::line::name_in_text;
+use crate::{
+    model::{Audit, Container, Detached, Fix, Group, KeptNamespace, Leaked, Process, Target, Workload},
+    text::Command,
 };
 
 /// Commands for one workload at the most.
@@ -15,28 +13,29 @@ const COMMANDS_MAX: usize = 4;
 /// Fills in the advice of every finding.
 pub fn advise_audit(audit: &mut Audit) {
     for now in &mut audit.now {
-        now.advice = advise(&now.holders, &now.target);
+        now.fixes = fixes(&now.holders, &[], &now.target);
         if now.stuck && now.holders.is_empty() {
-            let path = shell(now.target.path.as_bytes());
-            now.advice.push(format!(
-                "the runtime tries again by itself; if it does not, and nothing is unexplained: umount {path}"
+            now.fixes.push(Fix::command(
+                "the runtime tries again by itself; if it does not, and nothing is unexplained, unmount it",
+                umount(&[now.target.path.as_bytes()]),
+                "",
             ));
         }
     }
     for group in &mut audit.can_pin {
-        group.advice = pin(group);
+        group.fixes = pin(group);
     }
     for group in &mut audit.can_leak {
-        group.advice = leak(group);
+        group.fixes = leak(group);
     }
     for leaked in &mut audit.leaked {
-        leaked.advice = of_leaked(leaked);
+        leaked.fixes = of_leaked(leaked);
     }
     for detached in &mut audit.detached {
-        detached.advice = of_detached(detached);
+        detached.fixes = of_detached(detached);
     }
     for namespace in &mut audit.namespaces {
-        namespace.advice = of_namespace(namespace);
+        namespace.fixes = of_namespace(namespace);
     }
 }
 
@@ -44,177 +43,149 @@ fn container(workload: &Workload) -> Option<&Container> {
     workload.process.as_ref()?.container.as_ref()
 }
 
-/// The command that starts a workload anew, and with it its namespace.
-fn restart(process: &Process) -> Option<String> {
-    if let Some(of) = &process.container {
-        let names = of.pod_namespace.as_deref().zip(of.pod.as_deref());
-        let id = names::short_id(&of.id);
-        return match (names, of.runtime.as_deref()) {
-            (Some((namespace, pod)), _) if is_kubernetes_name(namespace) && is_kubernetes_name(pod) => {
-                Some(format!("kubectl -n {namespace} delete pod {pod} (interrupts it)"))
-            }
-            (None, Some(runtime @ ("docker" | "podman"))) if is_plain_name(id) => {
-                Some(format!("{runtime} restart {id} (interrupts it)"))
-            }
-            _ => None,
-        };
-    }
-    let unit = process.unit.as_deref()?;
-    (is_plain_name(unit) && unit.strip_suffix(".service").is_some())
-        .then(|| format!("systemctl restart {unit} (interrupts it)"))
+/// The umount of those mounts whose paths can be typed.
+fn umount(paths: &[&[u8]]) -> Option<Command> {
+    with_paths(&Command::new(&["umount"]), paths)
 }
 
-/// `umount` in the namespace of a process.
-fn umount_in(process: &Process, paths: impl Iterator<Item = Vec<u8>>, lazy: bool) -> Option<String> {
-    let paths: Vec<String> = paths.take(COMMANDS_MAX).map(|path| shell(&path)).collect();
-    let lazy = if lazy { "-l " } else { "" };
-    (!paths.is_empty()).then(|| format!("nsenter -t {} -m umount {lazy}{}", process.pid, paths.join(" ")))
+/// The same in the namespace of a process.
+fn take_away(process: &Process, paths: &[&[u8]], lazy: bool, text: &str) -> Option<Fix> {
+    let command = umount_in(process.pid, lazy, paths)?;
+    Some(Fix::command(text, Some(command), "runs no program of its image"))
 }
 
-fn pin(group: &Group) -> Vec<String> {
-    let mut advice = Vec::new();
+fn paths(group: &Group) -> Vec<&[u8]> {
+    let copies = group.copies.iter().take(COMMANDS_MAX);
+    copies.map(|copy| copy.path.as_bytes()).collect()
+}
+
+fn pin(group: &Group) -> Vec<Fix> {
+    let mut found = Vec::new();
     if let Some(used) = group.copies.iter().find(|copy| !copy.holders.is_empty()) {
-        let path = shell(used.target.path.as_bytes());
-        advice.push(format!(
-            "have it close what is open there, which refuses the umount now; all of it: ebusy who {path}"
-        ));
+        let text = "have it close what is open there, which refuses the umount now";
+        let who = Command::new(&["ebusy", "who"]).path(used.target.path.as_bytes());
+        found.push(match who {
+            Some(who) => Fix::look(format!("{text}; all of it"), who),
+            None => Fix::change(text),
+        });
     }
     if group.workload.same_namespace {
-        let paths: Vec<String> = group
-            .copies
-            .iter()
-            .take(COMMANDS_MAX)
-            .map(|copy| shell(copy.path.as_bytes()))
-            .collect();
-        advice.push(format!(
-            "if nothing needs the second mount: umount {}",
-            paths.join(" ")
-        ));
-        return advice;
+        let text = "if nothing needs the second mount, unmount it";
+        found.push(Fix::command(text, umount(&paths(group)), ""));
+        return found;
     }
     match (container(&group.workload), &group.workload.process) {
-        (Some(_), _) => advice.push(
+        (Some(_), _) => found.push(Fix::change(
             "narrow its hostPath to the directories that it reads, so that container mounts are not below it; \
-             HostToContainer is why its files block, not the cure: without it the copies leak"
-                .to_owned(),
-        ),
+             HostToContainer is why its files block, not the cure: without it the copies leak",
+        )),
         (None, Some(process)) => {
-            advice.push(
-                "have it open nothing below container mounts: idle copies go with the umount, open ones refuse it".to_owned(),
-            );
-            let paths = group.copies.iter().map(|copy| copy.path.as_bytes().to_vec());
-            advice.extend(umount_in(process, paths, true).map(|command| format!("or take its copies away: {command}")));
+            found.push(Fix::change(
+                "have it open nothing below container mounts: idle copies go with the umount, open ones refuse it",
+            ));
+            found.extend(take_away(
+                process,
+                &paths(group),
+                true,
+                "or take its copies away",
+            ));
         }
-        (None, None) => advice.push("end what keeps its namespace (KEPT)".to_owned()),
+        (None, None) => found.push(Fix::change("end what keeps its namespace (KEPT)")),
     }
-    advice
+    found
 }
 
-fn leak(group: &Group) -> Vec<String> {
-    let mut advice = Vec::new();
+fn leak(group: &Group) -> Vec<Fix> {
     let Some(process) = &group.workload.process else {
-        return vec!["end what keeps its namespace (KEPT): that frees them".to_owned()];
+        return vec![Fix::change(
+            "end what keeps its namespace (KEPT): that frees them",
+        )];
     };
-    if process.container.is_some() {
-        advice.push(
-            "narrow its hostPath; or set mountPropagation: HostToContainer (docker, podman: bind-propagation=rslave), \
-             and idle copies go with the umount; takes a new container"
-                .to_owned(),
-        );
+    let mut found = vec![Fix::change(if process.container.is_some() {
+        "narrow its hostPath; or set mountPropagation: HostToContainer (docker, podman: bind-propagation=rslave), \
+         and idle copies go with the umount; takes a new container"
     } else {
-        advice.push(
-            "have its namespace receive umounts (systemd: MountFlags=slave; unshare --propagation slave), and idle \
-             copies go with the umount; takes a new start"
-                .to_owned(),
-        );
-    }
-    let paths = group.copies.iter().map(|copy| copy.path.as_bytes().to_vec());
-    let command = umount_in(process, paths, group.in_use > 0);
-    advice.extend(command.map(|command| format!("for now: {command} (needs umount in its image)")));
-    advice.extend(restart(process).map(|command| format!("or: {command}")));
-    advice
+        "have its namespace receive umounts (systemd: MountFlags=slave; unshare --propagation slave), and idle \
+         copies go with the umount; takes a new start"
+    })];
+    found.extend(take_away(
+        process,
+        &paths(group),
+        group.in_use > 0,
+        "for now, take its copies away",
+    ));
+    found.extend(restarting(process, "or start it anew"));
+    found
 }
 
-fn of_leaked(leaked: &Leaked) -> Vec<String> {
-    let mut advice = Vec::new();
+fn restarting(process: &Process, text: &str) -> Option<Fix> {
+    Some(Fix::command(text, Some(restart(process)?), "interrupts it"))
+}
+
+fn of_leaked(leaked: &Leaked) -> Vec<Fix> {
+    let mut found = Vec::new();
     let used = leaked.places.iter().flat_map(|place| &place.holders).next();
     if used.is_some() {
-        advice.push("close what is open there first".to_owned());
+        found.push(Fix::change("close what is open there first"));
     }
-    let mut here = Vec::new();
-    for place in &leaked.places {
-        let path = place.mount.path.as_bytes();
-        match place
-            .workload
-            .as_ref()
-            .and_then(|workload| workload.process.as_ref())
-        {
-            None => here.push(shell(path)),
-            Some(process) => {
-                let command = umount_in(process, std::iter::once(path.to_vec()), false);
-                let again = restart(process).map(|command| format!("; or {command}"));
-                advice.extend(command.map(|command| format!("{command}{}", again.unwrap_or_default())));
-            }
-        }
-    }
+    let process = |workload: &Option<Workload>| workload.as_ref().and_then(|of| of.process.clone());
+    let mut here: Vec<&[u8]> = leaked
+        .places
+        .iter()
+        .filter(|place| process(&place.workload).is_none())
+        .map(|place| place.mount.path.as_bytes())
+        .collect();
+    here.truncate(COMMANDS_MAX);
     if !here.is_empty() {
-        here.truncate(COMMANDS_MAX);
-        advice.insert(
-            usize::from(used.is_some()),
-            format!(
-                "make sure that nothing is about to use it, then: umount {}",
-                here.join(" ")
-            ),
-        );
+        let text = "make sure that nothing is about to use it, then unmount it";
+        found.push(Fix::command(text, umount(&here), ""));
     }
-    advice.truncate(COMMANDS_MAX + 1);
-    advice
+    for place in &leaked.places {
+        let Some(process) = process(&place.workload) else {
+            continue;
+        };
+        let text = format!(
+            "take away the copy that {} has",
+            name_in_text(process.comm.as_bytes())
+        );
+        found.extend(take_away(&process, &[place.mount.path.as_bytes()], false, &text));
+        found.extend(restarting(&process, "or start it anew"));
+    }
+    found.truncate(2 * COMMANDS_MAX);
+    found
 }
 
-fn of_detached(detached: &Detached) -> Vec<String> {
+fn of_detached(detached: &Detached) -> Vec<Fix> {
     let target = Target {
         fs_type: detached.fs_type.clone(),
         ..Target::default()
     };
-    advise_detached(&detached.holders, &target)
+    fixes_of_detached(&detached.holders, &target)
 }
 
-/// What frees a detached mount.
-#[must_use]
-pub fn advise_detached(holders: &[Holder], target: &Target) -> Vec<String> {
-    // No namespace has it: there is nothing left to unmount.
-    let mut advice = advise(holders, target);
-    advice.retain(|text| !text.contains("umount"));
-    if holders.is_empty() {
-        advice.push(
-            "the kernel, or what ebusy does not see, has the last reference; it cannot be unmounted again"
-                .to_owned(),
-        );
-    }
-    advice
-}
-
-/// The same for an incident that follows it.
-#[must_use]
-pub fn advise_followed(holders: &[Holder], target: &Target) -> Vec<String> {
-    let mut advice = advise_detached(holders, target);
-    if holders.is_empty() {
-        advice.push("see whether it lives still, and what it keeps: ebusy audit (DETACHED)".to_owned());
-    }
-    advice
-}
-
-fn of_namespace(namespace: &KeptNamespace) -> Vec<String> {
-    let mut advice = Vec::new();
+fn of_namespace(namespace: &KeptNamespace) -> Vec<Fix> {
+    let mut found = Vec::new();
     for keeper in namespace.kept_by.iter().take(COMMANDS_MAX) {
         match (&keeper.process, &keeper.path) {
             (Some(process), _) => {
-                let again = restart(process).unwrap_or_else(|| format!("kill {}", process.pid));
-                advice.push(format!("have it close the descriptor, or: {again}"));
+                let kill = || Command::new(&["kill"]).number(process.pid);
+                let end = restart(process).unwrap_or_else(kill);
+                found.push(Fix::command(
+                    format!(
+                        "have {} close the descriptor, or end it",
+                        name_in_text(process.comm.as_bytes())
+                    ),
+                    Some(end),
+                    "interrupts it",
+                ));
             }
-            (None, Some(path)) => advice.push(format!("umount {}", shell(path.as_bytes()))),
+            (None, Some(path)) => found.push(Fix::command(
+                format!("unmount {}", name_in_text(path.as_bytes())),
+                umount(&[path.as_bytes()]),
+                "",
+            )),
             (None, None) => {}
         }
     }
-    advice
+    found
 }

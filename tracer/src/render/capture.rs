@@ -5,12 +5,13 @@ use std::fmt::{self, Write as _};
 use super::{
     Style,
     fit::{shorten, wrap},
-    sanitize::{escape, printable},
+    report::command_line,
     times::{between, duration, format},
 };
 use crate::{
     model::{Incident, Timestamp},
-    report::{Count, Summary},
+    report::{Count, Summary, said_workload},
+    text::{escape, printable},
 };
 
 /// Width of the longest bar of the hours.
@@ -30,7 +31,7 @@ fn date(time: Timestamp, style: &Style) -> String {
     format(time, &style.zone, "%Y-%m-%d %H:%M:%S")
 }
 
-/// An incident with its number and date, what recurs in it, and, if wanted, all advice in full, one a line.
+/// An incident with its number and date, what recurs in it, and, if wanted, all advice in full.
 #[must_use]
 pub fn of_capture(incident: &Incident, again: &[String], commands: bool, style: &Style) -> String {
     let mut text = format!("#{}  {}\n", incident.id, date(incident.started, style));
@@ -39,9 +40,16 @@ pub fn of_capture(incident: &Incident, again: &[String], commands: bool, style: 
         put(&mut text, format_args!("AGAIN  {}\n", printable(again)));
     }
     if commands {
-        for (index, advice) in incident.advice.iter().enumerate() {
+        let fixes = incident.fixes.iter().filter(|fix| fix.is_for_people());
+        for (index, fix) in fixes.enumerate() {
             let label = if index == 0 { "DO" } else { "" };
-            put(&mut text, format_args!("{label:<6} {}\n", printable(advice)));
+            put(
+                &mut text,
+                format_args!("{label:<6} {}\n", printable(&fix.words())),
+            );
+            if let Some(command) = &fix.command {
+                put(&mut text, format_args!("{}\n", command_line(command)));
+            }
         }
     }
     text.push('\n');
@@ -107,7 +115,7 @@ pub fn summary(of: &Summary, style: &Style) -> String {
             format_args!(
                 "{:<7} {} blocked {} targets on {}, {} to {}\n",
                 if index == 0 { "AGAIN" } else { "" },
-                shorten(&escape(again.holder.as_bytes()), NAME),
+                shorten(&said_workload(&again.holder), NAME),
                 again.targets,
                 again.day,
                 format(again.first, &style.zone, "%H:%M:%S"),
@@ -134,7 +142,7 @@ fn table(text: &mut String, label: &str, attempts: &str, counts: &[Count]) {
             format_args!(
                 "{:<7} {:<width$}  {incidents:>14}, {} {attempts}\n",
                 if index == 0 { label } else { "" },
-                shorten(&escape(count.name.as_bytes()), NAME),
+                shorten(&said_workload(&count.name), NAME),
                 count.attempts,
                 width = NAME.min(counts.iter().map(|count| count.name.len()).max().unwrap_or(0)),
             ),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::{Incident, Outcome};
 
-/// The incident in at most 14 lines of 110 columns.
+/// The incident in at most 18 lines of 110 columns.
 pub(super) fn report(incident: &Incident, style: &Style) -> String {
     let sampled = incident.references.sampled_at;
     let account = Account {
@@ -41,10 +41,10 @@ pub(super) fn report(incident: &Incident, style: &Style) -> String {
             zone: &style.zone,
         },
         account: vec![books(account), state(incident, "umount", &style.zone)],
-        advice: if incident.outcome == Some(Outcome::Released) {
+        fixes: if incident.outcome == Some(Outcome::Released) {
             &[]
         } else {
-            &incident.advice
+            &incident.fixes
         },
         over: false,
         check: None,
@@ -88,7 +88,7 @@ mod tests {
 
     use crate::{
         model::{Books, Holder, Incident, Kind, Outcome, Process, Target, Timestamp},
-        render::{Style, advise_detached, incident, samples},
+        render::{Style, fixes_of_detached, incident, samples},
     };
 
     fn text(holders: Vec<Holder>, outcome: Option<Outcome>) -> String {
@@ -118,7 +118,7 @@ mod tests {
                 sampled_at: Some(later(1)),
                 ..Books::default()
             },
-            advice: advise_detached(&holders, &target),
+            fixes: fixes_of_detached(&holders, &target),
             target,
             holders,
             ..of
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn it_lives_on() {
-        insta::assert_snapshot!(text(tail(), None), @r"
+        insta::assert_snapshot!(text(tail(), None), @r#"
         DETACHED /srv/volume (tmpfs), by umount 812: still in use
         HOLDER tail, pid 4242, fd 3 (read)
           file   in the mount /log
@@ -157,8 +157,9 @@ mod tests {
           since  unknown: its open was not seen
         BOOKS  1 counted = 1 explained + 0 unexplained; 0 lost; tier fentry
         STATE  in use for 1.00 s since the umount (03:43:18)
-        FIX    have tail close the file, or: kill 4242
-        ");
+        FIX    have tail close the file, or end it:
+                 kill 4242
+        "#);
     }
 
     #[test]

@@ -128,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{columns, share, shorten, units, wrap};
-    use crate::render::sanitize::escape;
+    use crate::text::escape;
 
     #[test]
     fn paths_lose_their_middle() {

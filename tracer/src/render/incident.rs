@@ -2,7 +2,6 @@
 
 use super::{
     Style,
-    advice::advise,
     books::{Account, again, books, state},
     detached,
     holder::View,
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::model::{Incident, Outcome};
 
-/// The incident in at most 14 lines of 110 columns.
+/// The incident in at most 18 lines of 110 columns.
 #[must_use]
 pub fn incident(incident: &Incident, style: &Style) -> String {
     if let Some(reason) = incident.reason {
@@ -25,13 +24,6 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
     if let Some(slow) = &incident.slow {
         return slow::report(incident, slow, style);
     }
-    let computed;
-    let advice = if incident.advice.is_empty() {
-        computed = advise(&incident.holders, &incident.target);
-        &computed
-    } else {
-        &incident.advice
-    };
     let now = incident.seen_at();
     let released = incident.outcome.is_some_and(Outcome::is_over);
     let account = Account {
@@ -58,7 +50,7 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
             .into_iter()
             .chain(again(incident, &style.zone))
             .collect(),
-        advice,
+        fixes: &incident.fixes,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!released).then(|| check(&incident.target)),
     }
@@ -137,11 +129,14 @@ mod tests {
           since  03:02:11, 41 min, opened by the same process (tid 48230)
         BOOKS  2 counted = 2 explained + 0 unexplained, the same in 50 of 50 attempts; 0 lost; tier fentry
         STATE  gave up after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
-        FIX    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
+        FIX    have node-agent close the file, or end it (the pod is recreated):
+                 kubectl -n monitoring delete pod node-agent-x7k2p
+               or leave it running, and take its copy away (its files stay open; runs no program of its image):
+                 nsenter -t 48211 -p umount -i -n -N 48211 -l /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs
                to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block,
                not the cure
-               +1 more to try: see --format json
-        CHECK  ebusy who 9c41d0e7a2f4 (exit 0 means free)
+        CHECK  exit status 0 means free:
+                 ebusy who 9c41d0e7a2f4
         "#);
     }
 
@@ -156,18 +151,21 @@ mod tests {
         insta::assert_snapshot!(text(&of), @r#"
         EBUSY  rootfs of ci/wf-build-7h2kq "main" (containerd 9c41d0e7a2f4), refused to containerd-shim 19871
         HOLDER monitoring/node-agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211, fd 37 (read)
-          file   in the container /var/log/app.log; in the holder /host/run/containerd/[..]/rootfs/var/log/app.log
-          through  its own slave copy of the mount (hostPath / at /host, HostToContainer), mnt ns 4026533012
-          since  03:02:11, 41 min, opened by the same process (tid 48230)
+          file   /var/log/app.log; through its own slave copy; since 03:02:11, 41 min
         HOLDER bash, pid 412, working directory
-          cwd    in the container /var; seen as /run/containerd/io.containerd.runtime.v2.task/k8s.io/[..]/rootfs/var
-          through  the mount itself, mnt ns 4026531841
-          since  unknown
+          cwd    /var; through the mount itself; since unknown
         BESIDE not blocking, but keeping the file system busy: scanner 900
         BOOKS  3 counted = 3 explained + 0 unexplained, the same in 50 of 50 attempts; 0 lost; tier fentry
         STATE  gave up after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
-        FIX    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
-        CHECK  ebusy who 9c41d0e7a2f4 (exit 0 means free)
+        FIX    have node-agent close the file, or end it (the pod is recreated):
+                 kubectl -n monitoring delete pod node-agent-x7k2p
+               and have bash leave the directory, or end it:
+                 kill -HUP 412
+               or leave it running, and take its copy away (its files stay open; runs no program of its image):
+                 nsenter -t 48211 -p umount -i -n -N 48211 -l /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs
+               +1 more to try: see --format json
+        CHECK  exit status 0 means free:
+                 ebusy who 9c41d0e7a2f4
         "#);
     }
 
@@ -184,11 +182,15 @@ mod tests {
         HOLDER tail, pid 404, fd 3 (read): /var/log/messages (the mount itself)
         BOOKS  6 counted = 6 explained + 0 unexplained, the same in 50 of 50 attempts; 0 lost; tier fentry
         STATE  gave up after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
-        FIX    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
-               and have tail close the file, or: kill 401
-               and have tail close the file, or: kill 402
-               and have tail close the file, or: kill 403
-        CHECK  ebusy who 9c41d0e7a2f4 (exit 0 means free)
+        FIX    have node-agent close the file, or end it (the pod is recreated):
+                 kubectl -n monitoring delete pod node-agent-x7k2p
+               and have tail close the file, or end it:
+                 kill 401
+               and have tail close the file, or end it:
+                 kill 402
+               +4 more to try: see --format json
+        CHECK  exit status 0 means free:
+                 ebusy who 9c41d0e7a2f4
         "#);
     }
 
@@ -214,9 +216,13 @@ mod tests {
         BESIDE not blocking, but keeping the file system busy: idle 500, idle 501, idle 502 and 2 more
         BOOKS  9 counted = 9 explained + 0 unexplained, the same in 50 of 50 attempts; 0 lost; tier fentry
         STATE  gave up after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
-        FIX    have tail close the file, or: kill 400
-               and have tail close the file, or: kill 401
-        CHECK  ebusy who 9c41d0e7a2f4 (exit 0 means free)
+        FIX    have tail close the file, or end it:
+                 kill 400
+               and have tail close the file, or end it:
+                 kill 401
+               and do the same for 1 other holders
+        CHECK  exit status 0 means free:
+                 ebusy who 9c41d0e7a2f4
         "#);
     }
 
@@ -231,7 +237,8 @@ mod tests {
         HOLDER none found: no open file, directory, mapping or mount of a live process; something in the kernel
         BOOKS  1 counted = 0 explained + 1 unexplained; 0 lost; tier fentry
         STATE  still refused after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
-        CHECK  ebusy who 9c41d0e7a2f4 (exit 0 means free)
+        CHECK  exit status 0 means free:
+                 ebusy who 9c41d0e7a2f4
         "#);
         of.references = samples::books(0, 0);
         assert!(text(&of).contains("HOLDER none any more: "));
@@ -262,7 +269,6 @@ mod tests {
         of.attempts = 1;
         of.flags = vec!["UMOUNT_NOFOLLOW".into()];
         of.outcome = Some(Outcome::Released);
-        of.advice.clear();
         of.probe = "tracepoint".into();
         insta::assert_snapshot!(text(&of), @r#"
         EBUSY  /mnt/data (ext4), refused to umount 19871, run by fish 300, UMOUNT_NOFOLLOW
@@ -272,7 +278,8 @@ mod tests {
           since  unknown
         BOOKS  1 counted = 1 explained + 0 unexplained; 0 lost; tier tracepoint
         STATE  released after 32 s, 1 attempt refused (03:43:49)
-        FIX    for the next time: have bash leave the directory, or: kill -HUP 412
+        FIX    for the next time: have bash leave the directory, or end it:
+                 kill -HUP 412
         "#);
     }
 

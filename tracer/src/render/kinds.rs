@@ -1,7 +1,10 @@
 //! Each kind of reference in words: what it is, and what lets go of it.
 
-use super::{line::short_name, sanitize::escape};
-use crate::model::{AIO_REQUEST, Holder, Kind, Text, URING_REQUEST};
+use super::line::short_name;
+use crate::{
+    model::{AIO_REQUEST, Holder, Kind, Text, URING_REQUEST},
+    text::said,
+};
 
 /// What stands before the path.
 pub(super) fn label(kind: Kind) -> &'static str {
@@ -115,7 +118,7 @@ pub(super) fn action(kind: Kind) -> Option<&'static str> {
 }
 
 fn or(name: Option<&Text>, otherwise: &str) -> String {
-    name.map_or_else(|| otherwise.to_owned(), |name| escape(name.as_bytes()))
+    name.map_or_else(|| otherwise.to_owned(), |name| said(name.as_bytes()))
 }
 
 #[cfg(test)]

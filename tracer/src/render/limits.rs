@@ -8,14 +8,13 @@ use super::{
     fit::{COLUMNS, columns},
     incident,
     report::LINES,
-    samples,
-    sanitize::is_deceptive,
-    who,
+    samples, who,
 };
 use crate::model::{
-    Books, Caller, Container, Entered, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Sharer, Text,
-    Through, Timestamp,
+    Books, Caller, Container, Entered, Fix, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Reason,
+    Sharer, Text, Through, Timestamp,
 };
+use crate::text::{Command, command::pasted, is_deceptive};
 
 /// Bytes that a file can be called.
 fn text() -> BoxedStrategy<Text> {
@@ -239,20 +238,47 @@ fn report() -> BoxedStrategy<Incident> {
                     sampled_at: sampled.map(Timestamp::from_nanos),
                     changed_during_snapshot: changed,
                 };
-                of.flags.clone_from(&advice);
-                of.advice = advice;
+                of.fixes = super::fixes(&of.holders, &of.candidates, &of.target);
+                of.flags = advice;
                 of
             },
         )
         .boxed()
 }
 
-fn check(text: &str) -> Result<(), TestCaseError> {
+fn reason() -> impl Strategy<Value = Reason> {
+    proptest::sample::select(vec![
+        Reason::MountPoint,
+        Reason::MountedThere,
+        Reason::OverlayInUse,
+        Reason::DeviceInUse,
+        Reason::OpenFiles,
+        Reason::Unknown,
+    ])
+}
+
+fn operation() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec!["rmdir", "mount", "open", "dm_remove", "loop_clear"])
+}
+
+fn check(text: &str, fixes: &[Fix]) -> Result<(), TestCaseError> {
     prop_assert!(text.ends_with('\n'));
     let lines: Vec<&str> = text.lines().collect();
     prop_assert!(lines.len() <= LINES, "{} lines:\n{text}", lines.len());
+    let known = |line: &str| {
+        fixes
+            .iter()
+            .flat_map(|fix| fix.command.iter().chain(&fix.check))
+            .any(|command| line.trim_start() == command.to_string())
+    };
     for line in lines {
-        prop_assert!(columns(line) <= COLUMNS, "{} columns: {line}", columns(line));
+        // A command is whole, or not there.
+        let whole = line.starts_with("         ") && known(line);
+        prop_assert!(
+            whole || columns(line) <= COLUMNS,
+            "{} columns: {line}",
+            columns(line)
+        );
         prop_assert!(
             !line.chars().any(|char| char.is_control() || is_deceptive(char)),
             "{line:?}"
@@ -269,7 +295,7 @@ proptest! {
     fn reports_stay_within_their_limits(of in report()) {
         let style = Style { terminal: false, zone: TimeZone::UTC };
         let text = incident(&of, &style);
-        check(&text)?;
+        check(&text, &of.fixes)?;
         // Both are always there.
         prop_assert!(text.contains("; tier fentry\n"), "{text}");
         let lost = format!("; {} lost; ", of.lost_events);
@@ -281,6 +307,27 @@ proptest! {
         question.holders = of.holders;
         question.candidates = of.candidates;
         question.bystanders = of.bystanders;
-        check(&who(&question, &style))?;
+        question.fixes = of.fixes;
+        check(&who(&question, &style), &question.fixes)?;
+    }
+
+    #[test]
+    fn advice_is_pasted_as_it_was_meant(of in report(), reason in reason(), operation in operation()) {
+        let holders = &of.holders;
+        let mut fixes = of.fixes;
+        fixes.extend(super::fixes_of_operation(operation, reason, holders, &of.target));
+        fixes.extend(super::fixes_of_followed(holders, &of.target));
+        fixes.extend(super::fixes_of_refused(&[], &[], &of.references, "tracepoint", &of.target));
+        let commands: Vec<Command> = fixes
+            .into_iter()
+            .flat_map(|fix| fix.command.into_iter().chain(fix.check))
+            .collect();
+        pasted::check(&commands)?;
+        // Nothing of a container's image is run: its namespace is entered by the host's umount alone.
+        let entered = |command: &Command| {
+            let words = command.arguments();
+            words[0] == "nsenter" && words.iter().any(|word| word == "-m" || word == "-a" || word.starts_with("-r"))
+        };
+        prop_assert!(!commands.iter().any(entered), "{commands:?}");
     }
 }

@@ -1,9 +1,7 @@
 //! A line of output: a label, and parts that can be cut or left out until it fits.
 
-use super::{
-    fit::{COLUMNS, columns, share, shorten},
-    sanitize::{escape, printable},
-};
+use super::fit::{COLUMNS, columns, share, shorten};
+use crate::text::{escape, is_bare, printable, said_always};
 
 /// A name is not cut below that.
 const LEAST_NAME: usize = 20;
@@ -14,8 +12,11 @@ const LEAST_PATH: usize = 30;
 enum Part {
     Words(String),
     Cut {
+        /// Escaped.
         text: String,
         least: usize,
+        /// It could be taken for words of ours.
+        quoted: bool,
     },
     /// The lowest rank is left out first.
     Maybe {
@@ -54,30 +55,39 @@ impl Line {
         self
     }
 
-    /// A name that somebody chose.
-    pub(super) fn name(mut self, name: &[u8]) -> Self {
-        self.parts.push(Part::Cut {
-            text: escape(name),
-            least: LEAST_NAME,
-        });
-        self
+    /// A name that somebody chose: in quotes, unless it is a word like any other.
+    pub(super) fn name(self, name: &[u8]) -> Self {
+        self.cut(name, LEAST_NAME)
     }
 
-    /// Names that are escaped already.
-    pub(super) fn name_escaped(mut self, name: String) -> Self {
+    /// The same, always in quotes.
+    pub(super) fn quoted(self, name: &[u8]) -> Self {
+        if is_bare(&escape(name)) {
+            self.words("\"").name(name).words("\"")
+        } else {
+            self.name(name)
+        }
+    }
+
+    /// Words that hold names already.
+    pub(super) fn brief(mut self, words: String) -> Self {
         self.parts.push(Part::Cut {
-            text: name,
+            text: words,
             least: LEAST_NAME,
+            quoted: false,
         });
         self
     }
 
     /// A path that somebody chose.
-    pub(super) fn path(mut self, path: &[u8]) -> Self {
-        self.parts.push(Part::Cut {
-            text: escape(path),
-            least: LEAST_PATH,
-        });
+    pub(super) fn path(self, path: &[u8]) -> Self {
+        self.cut(path, LEAST_PATH)
+    }
+
+    fn cut(mut self, name: &[u8], least: usize) -> Self {
+        let text = escape(name);
+        let quoted = !is_bare(&text);
+        self.parts.push(Part::Cut { text, least, quoted });
         self
     }
 
@@ -110,14 +120,16 @@ impl Line {
             self.parts.remove(index);
         }
         let fixed: usize = self.parts.iter().map(Part::fixed).sum();
-        let needs: Vec<usize> = self.parts.iter().filter_map(Part::cut).map(columns).collect();
+        let needs: Vec<usize> = self.parts.iter().filter_map(Part::cut).collect();
         let left = COLUMNS.saturating_sub(columns(&self.label) + fixed);
         let mut shares = share(&needs, left).into_iter();
         let mut line = self.label.clone();
         for part in &self.parts {
             match part {
                 Part::Words(text) | Part::Maybe { text, .. } => line.push_str(text),
-                Part::Cut { text, .. } => line.push_str(&shorten(text, shares.next().unwrap_or(0))),
+                Part::Cut { text, quoted, .. } => {
+                    line.push_str(&fitted(text, *quoted, shares.next().unwrap_or(0)));
+                }
             }
         }
         shorten(&printable(line.trim_end()), COLUMNS)
@@ -137,9 +149,10 @@ impl Part {
         }
     }
 
-    fn cut(&self) -> Option<&str> {
-        if let Self::Cut { text, .. } = self {
-            Some(text)
+    /// The columns of what can be cut.
+    fn cut(&self) -> Option<usize> {
+        if let Self::Cut { text, quoted, .. } = self {
+            Some(needs(text, *quoted))
         } else {
             None
         }
@@ -147,15 +160,50 @@ impl Part {
 
     fn least(&self) -> usize {
         match self {
-            Self::Cut { text, least } => columns(text).min(*least),
+            Self::Cut { text, least, quoted } => needs(text, *quoted).min(*least),
             _ => self.fixed(),
         }
     }
 }
 
-/// A name short enough for an optional part.
+/// Columns of a name, with its quotes.
+fn needs(escaped: &str, quoted: bool) -> usize {
+    if quoted {
+        columns(&said_always(escaped))
+    } else {
+        columns(escaped)
+    }
+}
+
+/// A name in so many columns. It is cut before it is quoted, so that the quotes are there at both ends.
+fn fitted(escaped: &str, quoted: bool, limit: usize) -> String {
+    if !quoted {
+        return shorten(escaped, limit);
+    }
+    // Quotes in it take a column more each.
+    let mut room = limit.saturating_sub(2);
+    loop {
+        let text = said_always(&shorten(escaped, room));
+        if columns(&text) <= limit || room == 0 {
+            return text;
+        }
+        room = room.saturating_sub(columns(&text) - limit);
+    }
+}
+
+/// A name short enough for an optional part: in quotes, unless it is a word like any other.
 pub(super) fn short_name(name: &[u8]) -> String {
-    shorten(&escape(name), 40)
+    name_within(name, 40)
+}
+
+/// A name for a sentence that is wrapped, where a longer one would be cut within its quotes.
+pub(super) fn name_in_text(name: &[u8]) -> String {
+    name_within(name, 60)
+}
+
+fn name_within(name: &[u8], limit: usize) -> String {
+    let text = escape(name);
+    fitted(&text, !is_bare(&text), limit)
 }
 
 #[cfg(test)]
@@ -194,6 +242,6 @@ mod tests {
     #[test]
     fn names_cannot_write_outside_of_their_place() {
         let line = Line::new("EBUSY").name(b"a\n\x1b[2Jb").words(", done").finish();
-        assert_eq!(line, "EBUSY  a\\n\\x1b[2Jb, done");
+        assert_eq!(line, "EBUSY  'a\\n\\x1b[2Jb', done");
     }
 }

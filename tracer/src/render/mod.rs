@@ -1,7 +1,7 @@
 //! Text output: the verdict first, then who, where, through what, since when, then the books, then what to do.
 //!
-//! A report has at most 14 lines of 110 columns. Names and paths are escaped ([`escape`]), always: the text ends up
-//! on a terminal sooner or later.
+//! A report has at most 18 lines of 110 columns, but for commands, which are never cut. Names and paths are escaped
+//! ([`escape`]), always: the text ends up on a terminal sooner or later.
 
 mod advice;
 mod audit;
@@ -21,12 +21,10 @@ mod line;
 mod names;
 mod operation;
 mod operation_advice;
-mod quote;
 mod report;
 mod retry;
 #[cfg(test)]
 pub(crate) mod samples;
-mod sanitize;
 mod slow;
 mod times;
 mod who;
@@ -35,19 +33,19 @@ use jiff::tz::TimeZone;
 
 pub(crate) use self::retry::retries_by_rule;
 pub use self::{
-    advice::{advise, fixes, fixes_of_asked, fixes_of_refused, fixes_of_words, texts},
+    advice::{fixes, fixes_of_asked, fixes_of_detached, fixes_of_followed, fixes_of_refused},
     audit::audit,
-    audit_advice::{advise_audit, advise_detached, advise_followed},
+    audit_advice::advise_audit,
     capture::of_capture,
     capture::summary,
     html::Html,
     incident::incident,
-    operation_advice::advise_operation,
+    operation_advice::fixes_of_operation,
     retry::after,
-    sanitize::escape,
-    slow::advise_slow,
+    slow::fixes_of_slow,
     who::who,
 };
+pub use crate::text::escape;
 
 /// How text is written.
 #[derive(Debug, Clone, PartialEq, Eq)]

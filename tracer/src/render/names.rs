@@ -1,9 +1,6 @@
 //! What processes, containers and mounts are called.
 
-use super::{
-    line::{Line, short_name},
-    sanitize::escape,
-};
+use super::line::{Line, short_name};
 use crate::{
     identity::{mount_claim, requester},
     model::{Container, Process, Target},
@@ -25,11 +22,11 @@ pub(super) fn container(line: Line, container: &Container) -> Line {
             let namespace = container.pod_namespace.as_deref().unwrap_or("?");
             let line = line.name(format!("{namespace}/{pod}").as_bytes());
             match name {
-                Some(name) => line.words(" \"").name(name.as_bytes()).words("\""),
+                Some(name) => line.words(" ").quoted(name.as_bytes()),
                 None => line,
             }
         }
-        (None, Some(name)) => line.words("container \"").name(name.as_bytes()).words("\""),
+        (None, Some(name)) => line.words("container ").quoted(name.as_bytes()),
         (None, None) => line.words("container ").name(short_id(&container.id).as_bytes()),
     }
 }
@@ -84,7 +81,7 @@ pub(super) fn target(line: Line, target: &Target) -> Line {
     let claim = mount_claim(target.path.as_bytes());
     match (&target.container, claim) {
         (Some(of), Some(claim)) => {
-            let line = line.name(claim.what.as_bytes());
+            let line = line.with(|line| claimed(line, &claim.what));
             let below = claim.what.starts_with("mount ");
             let line = if below {
                 line.words(" ").path(target.path.as_bytes())
@@ -99,7 +96,7 @@ pub(super) fn target(line: Line, target: &Target) -> Line {
         }
         (None, claim) => {
             let line = match claim {
-                Some(claim) => line.name(claim.what.as_bytes()).words(" "),
+                Some(claim) => line.with(|line| claimed(line, &claim.what)).words(" "),
                 None => line,
             };
             let line = line.path(target.path.as_bytes());
@@ -108,6 +105,20 @@ pub(super) fn target(line: Line, target: &Target) -> Line {
                 None => line,
             }
         }
+    }
+}
+
+/// `rootfs` or `volume data`: words of ebusy's own with a name of a volume among them, as one thing where that name
+/// could be taken for more words.
+pub(super) fn claimed(line: Line, what: &str) -> Line {
+    let own = |word: &str| {
+        word.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+    };
+    if what.split(' ').all(own) {
+        line.brief(what.to_owned())
+    } else {
+        line.quoted(what.as_bytes())
     }
 }
 
@@ -134,7 +145,7 @@ pub(super) fn caller(line: Line, process: &Process) -> Line {
         Some((Some(of), _)) if Some(of) != process.container.as_ref() => {
             line.maybe(4, format!(" of {}", container_short(of)))
         }
-        Some((None, Some(unit))) => line.maybe(4, format!(" ({})", escape_unit(unit))),
+        Some((None, Some(unit))) => line.maybe(4, format!(" ({})", short_name(unit.as_bytes()))),
         _ => line,
     }
 }
@@ -160,13 +171,9 @@ pub(super) fn home(line: Line, of: &Process, target: &Target) -> Line {
             };
             line.words(": ")
         }
-        (None, Some(unit)) => line.maybe(4, format!("{}: ", escape_unit(unit))),
+        (None, Some(unit)) => line.maybe(4, format!("{}: ", short_name(unit.as_bytes()))),
         (None, None) => line,
     }
-}
-
-fn escape_unit(unit: &str) -> String {
-    super::fit::shorten(&escape(unit.as_bytes()), 48)
 }
 
 /// Whether both are the same container.

@@ -7,12 +7,14 @@ use super::{
     holder::View,
     line::{Line, short_name},
     names,
-    quote::shell,
     report::Report,
 };
-use crate::model::{Incident, Operation, Outcome, Reason};
+use crate::{
+    model::{Incident, Operation, Outcome, Reason},
+    text::Command,
+};
 
-/// The incident in at most 14 lines of 110 columns.
+/// The incident in at most 18 lines of 110 columns.
 pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> String {
     let now = incident.seen_at();
     let pending = incident.operation == Operation::LoopClear.name();
@@ -41,7 +43,7 @@ pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> Stri
             zone: &style.zone,
         },
         account: vec![why(incident, reason), state],
-        advice: &incident.advice,
+        fixes: &incident.fixes,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!over).then(|| check(incident, reason)).flatten(),
     }
@@ -125,23 +127,22 @@ fn why(incident: &Incident, of: Reason) -> String {
 }
 
 /// What to run to see whether it is free.
-fn check(incident: &Incident, reason: Reason) -> Option<String> {
-    let path = std::str::from_utf8(incident.target.path.as_bytes()).ok()?;
-    let word = shell(path.as_bytes());
-    let command = match reason {
+fn check(incident: &Incident, reason: Reason) -> Option<(&'static str, Command)> {
+    let (words, command): (_, &[&'static str]) = match reason {
         _ if incident.operation == Operation::LoopClear.name() => {
-            format!("losetup {word} (no such device once it is free)")
+            ("no such device once it is free", &["losetup"])
         }
         _ if incident.operation == Operation::DmRemove.name() => {
-            format!("dmsetup info {word} (open count 0 once nobody has it)")
+            ("open count 0 once nobody has it", &["dmsetup", "info"])
         }
         Reason::MountPoint | Reason::MountedThere => {
-            format!("findmnt --mountpoint {word} (prints nothing once it is free)")
+            ("prints nothing once it is free", &["findmnt", "--mountpoint"])
         }
-        Reason::OpenFiles => format!("ebusy who {word} (no HOLDER that writes)"),
+        Reason::OpenFiles => ("no HOLDER that writes", &["ebusy", "who"]),
         _ => return None,
     };
-    (word.len() <= 50).then(|| Line::new("CHECK").words(command).finish())
+    let command = Command::new(command).path(incident.target.path.as_bytes())?;
+    Some((words, command))
 }
 
 #[cfg(test)]
@@ -150,7 +151,7 @@ mod tests {
 
     use crate::{
         model::{Books, Holder, Incident, Kind, Operation, Process, Reason, Sharer, Target, Through},
-        render::{Style, advise_operation, incident, samples},
+        render::{Style, fixes_of_operation, incident, samples},
     };
 
     fn text(operation: Operation, reason: Reason, path: &str, holders: Vec<Holder>) -> String {
@@ -173,7 +174,7 @@ mod tests {
             sampled_at: of.references.sampled_at,
             ..Books::default()
         };
-        of.advice = advise_operation(operation.name(), reason, &holders, &of.target);
+        of.fixes = fixes_of_operation(operation.name(), reason, &holders, &of.target);
         of.holders = holders;
         let style = Style {
             terminal: false,
@@ -226,10 +227,14 @@ mod tests {
           since  unknown, used by tail 700 (fd 3)
         WHY    something is mounted on it in the caller's mount namespace; 0 lost; tier tracepoint
         STATE  gave up after 2.46 s, 1 attempt (03:43:19)
-        FIX    have tail leave the mount on top, or: kill 700
-               and umount /srv/volume first: it is mounted on top
-               that umount will be refused in turn because of tail 700: ebusy who /srv/volume
-        CHECK  findmnt --mountpoint /srv/volume (prints nothing once it is free)
+        FIX    have tail leave the mount on top, or end it:
+                 kill 700
+               and unmount /srv/volume first, which is mounted on top (whoever uses that mount):
+                 umount /srv/volume
+               that umount will be refused in turn because of tail 700:
+                 ebusy who /srv/volume
+        CHECK  prints nothing once it is free:
+                 findmnt --mountpoint /srv/volume
         "#);
     }
 
@@ -246,9 +251,12 @@ mod tests {
           through  the caller's own mount namespace, mnt ns 4026532180
         WHY    the block device is in use; 0 lost; tier tracepoint
         STATE  gave up after 2.46 s, 1 attempt (03:43:19)
-        FIX    nsenter -t 18905 -m umount /mnt/data (takes its copy away; needs umount in its image)
-               and umount /mnt/data
-               or end lxcfs: kill 18905
+        FIX    take away the copy that lxcfs has (runs no program of its image):
+                 nsenter -t 18905 -p umount -i -n -N 18905 /mnt/data
+               and unmount /mnt/data:
+                 umount /mnt/data
+               or end lxcfs:
+                 kill 18905
                +2 more to try: see --format json
         "#);
     }
@@ -281,9 +289,11 @@ mod tests {
           since  unknown: its open was not seen
         WHY    the kernel said yes, and waits until nobody has the device open; 0 lost; tier tracepoint
         STATE  still in use when ebusy stopped, 32 s after the detach (03:43:49)
-        FIX    have dd close the file, or: kill 700
+        FIX    have dd close the file, or end it:
+                 kill 700
                then the kernel frees /dev/loop3 by itself; losetup -d once more changes nothing
-        CHECK  losetup /dev/loop3 (no such device once it is free)
+        CHECK  no such device once it is free:
+                 losetup /dev/loop3
         "#);
     }
 
@@ -305,11 +315,15 @@ mod tests {
           since  unknown
         WHY    the block device is in use; 0 lost; tier tracepoint
         STATE  gave up after 2.46 s, 1 attempt (03:43:19)
-        FIX    dmsetup remove /dev/dm-1, once nothing uses that
-               then dmsetup remove /dev/mapper/data once more; or now, for the kernel to remove it when the last one
-               closes it: dmsetup remove --deferred /dev/mapper/data
+        FIX    remove /dev/dm-1, once nothing uses that:
+                 dmsetup remove /dev/dm-1
+               then remove /dev/mapper/data once more:
+                 dmsetup remove /dev/mapper/data
+               or now, for the kernel to remove it when the last one closes it:
+                 dmsetup remove --deferred /dev/mapper/data
                dmsetup remove --force does not help: it only makes all I/O of those who have it fail
-        CHECK  dmsetup info /dev/mapper/data (open count 0 once nobody has it)
+        CHECK  open count 0 once nobody has it:
+                 dmsetup info /dev/mapper/data
         "#);
     }
 
@@ -320,8 +334,10 @@ mod tests {
         HOLDER none found: it was gone before ebusy looked, or is of a kind that ebusy does not know
         WHY    nothing was found that explains it; 0 lost; tier tracepoint
         STATE  gave up after 2.46 s, 1 attempt (03:43:19)
-        FIX    see which mount namespaces have a mount there: grep -lF /mnt /proc/[0-9]*/mountinfo
-               look for leaked, detached and copied mounts: ebusy audit
+        FIX    see which processes have a mount there:
+                 sh -c 'grep -lF -e "$1" /proc/[0-9]*/mountinfo' sh /mnt
+               look for leaked, detached and copied mounts:
+                 ebusy audit
         "#);
     }
 }

@@ -2,26 +2,25 @@
 
 use super::{
     Style,
-    fit::{COLUMNS, columns, wrap},
+    fit::{COLUMNS, wrap},
     holder::{View, block, brief},
     line::Line,
     names,
-    quote::shell,
-    sanitize::printable,
 };
 use crate::{
     identity::mount_claim,
-    model::{Holder, Target},
+    model::{Fix, Holder, Target},
+    text::{Command, printable},
 };
 
 /// Lines of a report.
-pub(super) const LINES: usize = 14;
+pub(super) const LINES: usize = 18;
 /// Holders that are told one by one.
 const HOLDERS: usize = 5;
 /// Columns of a label.
 const LABEL: usize = 7;
 /// Lines of advice, where there is room: the rest is in the JSON.
-const ADVICE_LINES: usize = 4;
+const ADVICE_LINES: usize = 7;
 
 /// The parts of a report.
 pub(super) struct Report<'a> {
@@ -34,10 +33,11 @@ pub(super) struct Report<'a> {
     pub(super) view: View<'a>,
     /// Books and state.
     pub(super) account: Vec<String>,
-    pub(super) advice: &'a [String],
+    pub(super) fixes: &'a [Fix],
     /// It is over: what helps is for the next time.
     pub(super) over: bool,
-    pub(super) check: Option<String>,
+    /// What shows that it is free, with the words before it.
+    pub(super) check: Option<(&'static str, Command)>,
 }
 
 impl Report<'_> {
@@ -59,19 +59,13 @@ impl Report<'_> {
             ));
         }
         after.extend(self.account);
-        let fixed = 1 + after.len() + usize::from(self.check.is_some());
-        let mut advices: Vec<String> = self
-            .advice
-            .iter()
-            .filter(|text| !text.trim().is_empty())
-            .cloned()
+        let fixed = 1 + after.len() + 2 * usize::from(self.check.is_some());
+        let fixes = self.fixes.iter().filter(|fix| fix.is_for_people());
+        let advices: Vec<Vec<String>> = fixes
+            .enumerate()
+            .map(|(index, fix)| advice(fix, index == 0 && self.over))
             .collect();
-        if let Some(first) = advices.first_mut().filter(|_| self.over) {
-            first.insert_str(0, "for the next time: ");
-        }
-        let advices: Vec<&String> = advices.iter().collect();
-        // The first advice is never cut off.
-        let least_advice = advices.first().map_or(0, |first| wrapped(first).len().min(2));
+        let least_advice = chosen(&advices, ADVICE_LINES).len();
 
         let mut lines = vec![self.verdict];
         lines.extend(self.no_holder);
@@ -82,8 +76,11 @@ impl Report<'_> {
         ));
         let left = LINES.saturating_sub(lines.len() - 1 + fixed);
         lines.extend(after);
-        lines.extend(advice(&advices, left.min(ADVICE_LINES)));
-        lines.extend(self.check);
+        lines.extend(chosen(&advices, left.min(ADVICE_LINES)));
+        if let Some((words, command)) = self.check {
+            lines.push(Line::new("CHECK").words(words).words(":").finish());
+            lines.push(command_line(&command));
+        }
 
         let mut text = String::new();
         for line in lines {
@@ -126,7 +123,7 @@ fn list(label: &str, introduction: &str, holders: &[Holder]) -> String {
     let mut line = Line::new(label).words(introduction);
     for (index, holder) in holders.iter().take(3).enumerate() {
         let comma = if index == 0 { "" } else { ", " };
-        line = line.words(comma).name_escaped(brief(holder));
+        line = line.words(comma).brief(brief(holder));
     }
     match holders.len().saturating_sub(3) {
         0 => line,
@@ -136,64 +133,69 @@ fn list(label: &str, introduction: &str, holders: &[Holder]) -> String {
 }
 
 /// The first advice, and others as far as they fit whole.
-fn advice(advice: &[&String], room: usize) -> Vec<String> {
+fn chosen(advices: &[Vec<String>], room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut left_out = 0;
-    for text in advice.iter().copied() {
-        let wrapped = wrapped(text);
-        // A command that was cut is of no use.
-        let whole = text
-            .split(' ')
-            .all(|word| columns(&printable(word)) <= COLUMNS - LABEL);
-        if lines.is_empty() || whole && lines.len() + wrapped.len() <= room {
-            lines.extend(wrapped);
+    for advice in advices {
+        if lines.is_empty() || lines.len() + advice.len() <= room {
+            lines.extend(advice.iter().cloned());
         } else {
             left_out += 1;
         }
     }
-    lines.truncate(room.max(usize::from(!advice.is_empty())));
     if left_out > 0 && lines.len() < room {
-        lines.push(format!("+{left_out} more to try: see --format json"));
+        lines.push(format!("{:LABEL$}+{left_out} more to try: see --format json", ""));
     }
-    let label = |index: usize| if index == 0 { "FIX" } else { "" };
+    if let Some(first) = lines.first_mut() {
+        first.replace_range(..LABEL, &format!("{:<LABEL$}", "FIX"));
+    }
     lines
-        .iter()
-        .enumerate()
-        .map(|(index, line)| format!("{:<6} {line}", label(index)))
-        .collect()
 }
 
-fn wrapped(advice: &str) -> Vec<String> {
-    wrap(&printable(advice), COLUMNS - LABEL)
-}
-
-/// What to run to see whether it is free, as a line.
-pub(super) fn check(target: &Target) -> String {
-    let words = match check_command(target) {
-        Some(command) => format!("{command} (exit 0 means free)"),
-        None => "ebusy who (lists every mount that is stuck)".to_owned(),
+/// An advice: its words, and its command whole on a line of its own, however long that is.
+pub(super) fn advice(fix: &Fix, for_the_next_time: bool) -> Vec<String> {
+    let words = fix.words();
+    let words = if for_the_next_time {
+        format!("for the next time: {words}")
+    } else {
+        words
     };
-    Line::new("CHECK").words(words).finish()
+    // All of it: what is cut off could be the end of a quoted name.
+    let mut lines: Vec<String> = wrap(&printable(&words), COLUMNS - LABEL)
+        .into_iter()
+        .map(|line| format!("{:LABEL$}{line}", ""))
+        .collect();
+    lines.extend(fix.command.as_ref().map(command_line));
+    lines
+}
+
+/// To be copied as a line: nothing else stands there, and it is never cut.
+pub(super) fn command_line(command: &Command) -> String {
+    format!("{:LABEL$}  {command}", "")
+}
+
+/// What to run to see whether it is free.
+pub(super) fn check(target: &Target) -> (&'static str, Command) {
+    match check_command(target) {
+        Some(command) => ("exit status 0 means free", command),
+        None => ("lists every mount that is stuck", Command::new(&["ebusy", "who"])),
+    }
 }
 
 /// The command whose exit status 0 means free.
-pub(super) fn check_command(target: &Target) -> Option<String> {
+pub(super) fn check_command(target: &Target) -> Option<Command> {
     let claim = mount_claim(target.path.as_bytes());
     let rootfs = claim.is_some_and(|claim| claim.what == "rootfs");
     let container = target.container.as_ref();
-    let what = match container.filter(|_| rootfs) {
-        Some(of) if names::short_id(&of.id) != of.id => Some(names::short_id(&of.id).to_owned()),
-        Some(of) => of
-            .namespace
-            .as_ref()
-            .map(|namespace| format!("{namespace}/{}", of.id)),
-        None => None,
-    };
-    let path = || String::from_utf8_lossy(target.path.as_bytes()).into_owned();
-    let word = shell(what.unwrap_or_else(path).as_bytes());
-    // A command that was cut is of no use.
-    let fits = word.len() <= 70 && std::str::from_utf8(target.path.as_bytes()).is_ok();
-    fits.then(|| format!("ebusy who {word}"))
+    let who = Command::new(&["ebusy", "who"]);
+    match container.filter(|_| rootfs) {
+        Some(of) if names::short_id(&of.id) != of.id => who.name(names::short_id(&of.id).as_bytes()),
+        Some(of) if of.namespace.is_some() => {
+            let namespace = of.namespace.as_deref().unwrap_or_default();
+            who.name(format!("{namespace}/{}", of.id).as_bytes())
+        }
+        _ => who.path(target.path.as_bytes()),
+    }
 }
 
 /// The label in bold, a verdict of being busy in red: escape sequences of our own, around text that has none.

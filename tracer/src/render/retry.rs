@@ -81,7 +81,9 @@ fn of_cri(target: &Target) -> bool {
 }
 
 fn who(by: &str) -> String {
-    let by = if by == KUBELET.by { "the kubelet" } else { by };
+    if by == KUBELET.by {
+        return "the kubelet".to_owned();
+    }
     short_name(by.as_bytes())
 }
 

@@ -1,7 +1,7 @@
 //! Reports to render in tests.
 
 use crate::model::{
-    Books, Caller, Container, Holder, Incident, Kind, Outcome, Owner, Process, Target, Text, Through,
+    Books, Caller, Container, Fix, Holder, Incident, Kind, Outcome, Owner, Process, Target, Text, Through,
     Timestamp, Who,
 };
 
@@ -115,6 +115,15 @@ pub(crate) fn plain(pid: u32, comm: &str, kind: Kind, path: &str) -> Holder {
     }
 }
 
+/// What people read of advice, one a line: words, then the command.
+pub(crate) fn read(fixes: &[Fix]) -> Vec<String> {
+    let line = |fix: &Fix| match &fix.command {
+        Some(command) => format!("{} {command}", fix.words()),
+        None => fix.words(),
+    };
+    fixes.iter().filter(|fix| fix.is_for_people()).map(line).collect()
+}
+
 pub(crate) fn books(counted: u64, explained: u64) -> Books {
     Books {
         counted: Some(counted),
@@ -152,7 +161,6 @@ pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
             comm: "containerd-shim".into(),
             attempts: 50,
         }],
-        advice: super::advise(&holders, &target()),
         fixes: super::fixes(&holders, &[], &target()),
         target: target(),
         references: books(refs, refs),
@@ -176,12 +184,11 @@ pub(crate) fn who(holders: Vec<Holder>) -> Who {
         time: at(0),
         target: target(),
         references: books(refs, refs),
+        fixes: super::fixes(&holders, &[], &target()),
         holders,
         candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: "tracepoint".into(),
         since: None,
-        advice: Vec::new(),
-        fixes: Vec::new(),
     }
 }

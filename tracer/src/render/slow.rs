@@ -5,18 +5,20 @@ use super::{
     holder::View,
     line::{Line, short_name},
     names,
-    quote::shell,
     report::Report,
     times::{between, clock, duration},
 };
-use crate::model::{Incident, Outcome, Phase, Slow, Target, Timestamp, Wait, WaitsFor};
+use crate::{
+    model::{Fix, Incident, Outcome, Phase, Slow, Target, Timestamp, Wait, WaitsFor},
+    text::Command,
+};
 
 /// Waits that are told one by one.
 const WAITS: usize = 4;
 /// What is left to do after the result is worth a word from then on, ns.
 const AFTERWARDS: i64 = 10_000_000;
 
-/// The incident in at most 14 lines of 110 columns.
+/// The incident in at most 18 lines of 110 columns.
 pub(super) fn report(incident: &Incident, slow: &Slow, style: &Style) -> String {
     let now = until(incident);
     let mut account = waits(slow);
@@ -34,7 +36,7 @@ pub(super) fn report(incident: &Incident, slow: &Slow, style: &Style) -> String 
             zone: &style.zone,
         },
         account,
-        advice: &incident.advice,
+        fixes: &incident.fixes,
         over: incident.ended.is_some() && incident.outcome != Some(Outcome::StillBusy),
         check: None,
     }
@@ -172,49 +174,44 @@ fn state(incident: &Incident, slow: &Slow, now: Timestamp, style: &Style) -> Str
 
 /// What shortens it, by what it was seen at most often; then what does not help.
 #[must_use]
-pub fn advise_slow(slow: &Slow, target: &Target) -> Vec<String> {
-    let mut advice: Vec<String> = Vec::new();
-    let mut add = |text: String| {
-        if !advice.contains(&text) {
-            advice.push(text);
+pub fn fixes_of_slow(slow: &Slow, target: &Target) -> Vec<Fix> {
+    let mut fixes: Vec<Fix> = Vec::new();
+    let mut add = |fix: Fix| {
+        if !fixes.contains(&fix) {
+            fixes.push(fix);
         }
     };
     let is_overlay = target.fs_type.as_deref() == Some("overlay");
     for wait in slow.waits.iter().take(WAITS) {
         match wait.waits_for {
-            Some(WaitsFor::FuseServer) => add(
-                "have the FUSE server answer, or end it; what waits for it is aborted by: \
-                 echo 1 > /sys/fs/fuse/connections/N/abort (N: its minor device number)"
-                    .to_owned(),
-            ),
-            Some(WaitsFor::NetworkServer) => {
-                add("see whether the file server answers; the umount goes on once it does".to_owned());
-            }
+            Some(WaitsFor::FuseServer) => add(Fix::change(
+                "have the FUSE server answer, or end it; what waits for it is aborted by a 1 in \
+                 /sys/fs/fuse/connections/N/abort (N: its minor device number)",
+            )),
+            Some(WaitsFor::NetworkServer) => add(Fix::change(
+                "see whether the file server answers; the umount goes on once it does",
+            )),
             _ => {}
         }
         match wait.phase {
-            Phase::Sync if is_overlay => add(
+            Phase::Sync if is_overlay => add(Fix::change(
                 "an overlay syncs the whole file system of its upper directory: write that back before (sync -f of it), \
-                 or mount the overlay with `volatile` (Linux 5.10 on) where its data may be lost in a crash"
-                    .to_owned(),
-            ),
-            Phase::Sync => {
-                let path = shell(target.path.as_bytes());
-                add(format!(
-                    "write back what is dirty before, while it is still mounted: sync -f {path}"
-                ));
-            }
-            Phase::Evict => add(
-                "what is cached of it has to be freed: the more files and pages, the longer; have whoever unmounts wait"
-                    .to_owned(),
-            ),
-            Phase::Tables if wait.waits_for == Some(WaitsFor::Lock) => add(
-                "somebody else changes mount tables: look for other slow umounts and mounts, and for very many mounts"
-                    .to_owned(),
-            ),
-            Phase::Tables if wait.waits_for == Some(WaitsFor::Rcu) => {
-                add("each umount waits for all CPUs once: nothing but fewer umounts shortens that".to_owned());
-            }
+                 or mount the overlay with `volatile` (Linux 5.10 on) where its data may be lost in a crash",
+            )),
+            Phase::Sync => add(Fix::command(
+                "write back what is dirty before, while it is still mounted",
+                Command::new(&["sync", "-f"]).path(target.path.as_bytes()),
+                "",
+            )),
+            Phase::Evict => add(Fix::change(
+                "what is cached of it has to be freed: the more files and pages, the longer; have whoever unmounts wait",
+            )),
+            Phase::Tables if wait.waits_for == Some(WaitsFor::Lock) => add(Fix::change(
+                "somebody else changes mount tables: look for other slow umounts and mounts, and for very many mounts",
+            )),
+            Phase::Tables if wait.waits_for == Some(WaitsFor::Rcu) => add(Fix::change(
+                "each umount waits for all CPUs once: nothing but fewer umounts shortens that",
+            )),
             _ => {}
         }
     }
@@ -223,16 +220,18 @@ pub fn advise_slow(slow: &Slow, target: &Target) -> Vec<String> {
         .iter()
         .any(|wait| wait.phase == Phase::Sync || wait.phase == Phase::Evict)
     {
-        add("umount -l does not help: whoever drops the last reference waits as long".to_owned());
+        add(Fix::change(
+            "umount -l does not help: whoever drops the last reference waits as long",
+        ));
     }
-    advice
+    fixes
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::advise_slow;
+    use super::fixes_of_slow;
     use crate::{
         model::{Books, Incident, Outcome, Phase, Process, Slow, Target, Timestamp, Wait, WaitsFor},
         render::{Style, incident, samples},
@@ -283,7 +282,7 @@ mod tests {
                 sampled_at: Some(later(1_040)),
                 ..Books::default()
             },
-            advice: advise_slow(&slow, &target),
+            fixes: fixes_of_slow(&slow, &target),
             target,
             slow: Some(slow),
             ..of
@@ -320,15 +319,16 @@ mod tests {
             "request_wait_answer",
             150,
         )];
-        insta::assert_snapshot!(text(Some(Outcome::Released), Some(2), None, &seen), @r"
+        insta::assert_snapshot!(text(Some(Outcome::Released), Some(2), None, &seen), @r#"
         SLOW   umount of /run/containerd/rootfs (overlay), by umount 812: took 31 s
         WAIT   150 of 150 looks: writing back dirty data (sync), waits for a FUSE server (request_wait_answer)
         STATE  unmounted after 2 ms, then 30 s until the file system was freed (03:43:48); 0 lost; tier fentry
-        FIX    for the next time: have the FUSE server answer, or end it; what waits for it is aborted by: echo 1 >
+        FIX    for the next time: have the FUSE server answer, or end it; what waits for it is aborted by a 1 in
                /sys/fs/fuse/connections/N/abort (N: its minor device number)
                an overlay syncs the whole file system of its upper directory: write that back before (sync -f of it),
                or mount the overlay with `volatile` (Linux 5.10 on) where its data may be lost in a crash
-        ");
+               umount -l does not help: whoever drops the last reference waits as long
+        "#);
     }
 
     #[test]
@@ -339,16 +339,16 @@ mod tests {
         ];
         let failed = text(Some(Outcome::Failed), Some(31_000), Some("EBUSY"), &seen);
         let open = text(Some(Outcome::StillBusy), None, None, &[]);
-        insta::assert_snapshot!(format!("{failed}{open}"), @r"
+        insta::assert_snapshot!(format!("{failed}{open}"), @r#"
         SLOW   umount of /run/containerd/rootfs (overlay), by umount 812: took 31 s
         WAIT   9 of 11 looks: changing the mount tables, waits for a lock (path_umount)
-               2 of 11 looks: in the kernel, unknown at what (vendor_\x1b[31mthing)
+               2 of 11 looks: in the kernel, unknown at what ('vendor_\x1b[31mthing')
         STATE  failed with EBUSY (03:43:48); 0 lost; tier fentry
         FIX    for the next time: somebody else changes mount tables: look for other slow umounts and mounts, and for
                very many mounts
         SLOW   umount of /run/containerd/rootfs (overlay), by umount 812: 31 s and not over
         WAIT   unknown: it was over, or could not be looked at, before ebusy looked
         STATE  not over when ebusy stopped (03:43:48); 0 lost; tier fentry
-        ");
+        "#);
     }
 }

@@ -4,7 +4,6 @@ use jiff::tz::TimeZone;
 
 use super::{
     Style,
-    advice::advise,
     books::{Account, books},
     holder::View,
     line::Line,
@@ -15,16 +14,9 @@ use super::{
 };
 use crate::model::Who;
 
-/// The answer in at most 14 lines of 110 columns.
+/// The answer in at most 18 lines of 110 columns.
 #[must_use]
 pub fn who(who: &Who, style: &Style) -> String {
-    let computed;
-    let advice = if who.advice.is_empty() {
-        computed = advise(&who.holders, &who.target);
-        &computed
-    } else {
-        &who.advice
-    };
     let account = Account {
         books: &who.references,
         holders: &who.holders,
@@ -48,7 +40,7 @@ pub fn who(who: &Who, style: &Style) -> String {
         account: std::iter::once(books(account))
             .chain(state(who, &style.zone))
             .collect(),
-        advice,
+        fixes: &who.fixes,
         over: false,
         check: None,
     }
@@ -124,10 +116,12 @@ mod tests {
           through  its own slave copy of the mount (hostPath / at /host, HostToContainer), mnt ns 4026533012
           since  03:02:11, 41 min, opened by the same process (tid 48230)
         BOOKS  2 counted = 2 explained + 0 unexplained (overlay file: 2); tier tracepoint
-        FIX    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
+        FIX    have node-agent close the file, or end it (the pod is recreated):
+                 kubectl -n monitoring delete pod node-agent-x7k2p
+               or leave it running, and take its copy away (its files stay open; runs no program of its image):
+                 nsenter -t 48211 -p umount -i -n -N 48211 -l /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs
                to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block,
                not the cure
-               +1 more to try: see --format json
         "#);
         let two = vec![samples::holder(), plain(412, "bash", Kind::Cwd, "/var")];
         insta::assert_snapshot!(text(&samples::who(two)), @r#"
@@ -141,10 +135,13 @@ mod tests {
           through  the mount itself, mnt ns 4026531841
           since  unknown
         BOOKS  3 counted = 3 explained + 0 unexplained (overlay file: 2); tier tracepoint
-        FIX    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
-               and have bash leave the directory, or: kill -HUP 412
-               to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block,
-               not the cure
+        FIX    have node-agent close the file, or end it (the pod is recreated):
+                 kubectl -n monitoring delete pod node-agent-x7k2p
+               and have bash leave the directory, or end it:
+                 kill -HUP 412
+               or leave it running, and take its copy away (its files stay open; runs no program of its image):
+                 nsenter -t 48211 -p umount -i -n -N 48211 -l /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs
+               +1 more to try: see --format json
         "#);
     }
 

@@ -13,5 +13,5 @@ pub use self::{
     filter::{Filter, When, glob},
     redact::Redactor,
     summary::{Count, Hour, Recurrence, Summary, Tally},
-    workload::{of_container, of_holder, of_target},
+    workload::{of_container, of_holder, of_target, said_workload},
 };

@@ -13,13 +13,10 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     incident::REMOUNT,
     model::{
-        AIO_REQUEST, Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
+        AIO_REQUEST, Container, Entered, Fix, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
         URING_REQUEST, Who,
     },
-    render::{
-        advise_followed, advise_operation, advise_slow, fixes, fixes_of_asked, fixes_of_refused,
-        fixes_of_words, texts,
-    },
+    render::{fixes, fixes_of_asked, fixes_of_followed, fixes_of_operation, fixes_of_refused, fixes_of_slow},
 };
 
 /// Hexadecimal digits of a hash that are kept: with a million names the odds that two share one are below 1 in 500.
@@ -245,7 +242,6 @@ impl Redactor {
         }
         let (holders, candidates) = (&who.holders, &who.candidates);
         who.fixes = fixes_of_asked(holders, candidates, &who.references, &who.probe, &who.target);
-        who.advice = texts(&who.fixes);
     }
 
     /// An incident, with advice that says the same of the hashes.
@@ -260,30 +256,23 @@ impl Redactor {
         {
             self.holder(holder);
         }
-        let remount = incident.advice.iter().any(|advice| advice == REMOUNT);
+        let remount = incident.fixes.iter().any(|fix| fix.text == REMOUNT);
         // From what is redacted already: commands have paths and names in them.
-        if let Some(reason) = incident.reason {
-            incident.advice =
-                advise_operation(&incident.operation, reason, &incident.holders, &incident.target);
-            incident.fixes = fixes_of_words(&incident.advice);
+        let (holders, target) = (&incident.holders, &incident.target);
+        incident.fixes = if let Some(reason) = incident.reason {
+            fixes_of_operation(&incident.operation, reason, holders, target)
         } else if incident.operation == Incident::DETACH {
-            incident.advice = advise_followed(&incident.holders, &incident.target);
-            incident.fixes = fixes_of_words(&incident.advice);
+            fixes_of_followed(holders, target)
         } else if let Some(slow) = &incident.slow {
-            incident.advice = advise_slow(slow, &incident.target);
-            incident.fixes = fixes_of_words(&incident.advice);
+            fixes_of_slow(slow, target)
+        } else if remount {
+            fixes(holders, &incident.candidates, target)
         } else {
-            let (holders, candidates) = (&incident.holders, &incident.candidates);
-            incident.fixes = if remount {
-                fixes(holders, candidates, &incident.target)
-            } else {
-                let (books, tier) = (&incident.references, &incident.probe);
-                fixes_of_refused(holders, candidates, books, tier, &incident.target)
-            };
-            incident.advice = texts(&incident.fixes);
-        }
+            let (books, tier) = (&incident.references, &incident.probe);
+            fixes_of_refused(holders, &incident.candidates, books, tier, target)
+        };
         if remount {
-            incident.advice.push(REMOUNT.to_owned());
+            incident.fixes.push(Fix::change(REMOUNT));
         }
     }
 }
@@ -372,10 +361,10 @@ mod tests {
         for operation in ["umount2", Incident::DETACH] {
             let mut incident = samples::incident(Vec::new());
             incident.operation = operation.to_owned();
-            incident.advice.clear();
+            incident.fixes.clear();
             redactor.incident(&mut incident);
             assert!(
-                incident.fixes.iter().any(|fix| fix.text.contains("ebusy ")),
+                incident.fixes.iter().any(|fix| fix.command.is_some()),
                 "{incident:#?}"
             );
         }

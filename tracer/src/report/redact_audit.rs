@@ -105,8 +105,8 @@ impl Redactor {
 mod tests {
     use super::Redactor;
     use crate::model::{
-        Audit, Container, CopiedMount, Detached, Group, Holder, Keeper, KeptNamespace, Leaked, LeakedPlace,
-        Now, Process, Target, Text, Timestamp, Workload,
+        Audit, Container, CopiedMount, Detached, Fix, Group, Holder, Keeper, KeptNamespace, Leaked,
+        LeakedPlace, Now, Process, Target, Text, Timestamp, Workload,
     };
 
     fn process() -> Process {
@@ -157,7 +157,7 @@ mod tests {
                 propagation: None,
                 holders: holders(),
             }],
-            advice: vec!["narrow /x/secret".into()],
+            fixes: vec![Fix::change("narrow /x/secret")],
         };
         Audit {
             now: vec![Now {
@@ -165,7 +165,7 @@ mod tests {
                 stuck: true,
                 holders: holders(),
                 unexplained: Some(0),
-                advice: vec!["umount /x/secret".into()],
+                fixes: vec![Fix::change("umount /x/secret")],
             }],
             can_pin: vec![group()],
             can_leak: vec![group()],
@@ -178,7 +178,7 @@ mod tests {
                     workload: Some(workload()),
                     holders: holders(),
                 }],
-                advice: vec!["umount /x/secret".into()],
+                fixes: vec![Fix::change("umount /x/secret")],
             }],
             detached: vec![Detached {
                 mount_id: 9,
@@ -190,7 +190,7 @@ mod tests {
                 bytes: None,
                 holders: holders(),
                 unexplained: None,
-                advice: vec!["end /x/secret".into()],
+                fixes: vec![Fix::change("end /x/secret")],
             }],
             namespaces: vec![KeptNamespace {
                 number: 10,
@@ -203,7 +203,7 @@ mod tests {
                     path: Some(path()),
                     mount_namespace: Some(11),
                 }],
-                advice: vec!["umount /x/secret".into()],
+                fixes: vec![Fix::change("umount /x/secret")],
             }],
             ..Audit::of(Timestamp::from_nanos(1))
         }
@@ -219,6 +219,6 @@ mod tests {
             json.contains("subPath of volume h") && json.contains("\"agent\"") && json.contains("containerd"),
             "{json}"
         );
-        assert!(!audit.now[0].advice.is_empty(), "{json}");
+        assert!(!audit.now[0].fixes.is_empty(), "{json}");
     }
 }

@@ -1,6 +1,31 @@
 //! What a holder or a target is part of, in few words: what somebody would look up or fix as a whole.
 
-use crate::model::{Container, Holder, Target};
+use crate::{
+    model::{Container, Holder, Target},
+    text::{is_bare, said},
+};
+
+/// What stands before the name of a workload.
+const SORTS: [&str; 9] = [
+    "container",
+    "CronJob",
+    "DaemonSet",
+    "Deployment",
+    "Job",
+    "Node",
+    "pod",
+    "ReplicaSet",
+    "StatefulSet",
+];
+
+/// Any of them in a sentence: in quotes, unless it is a word, or a word after what it is.
+#[must_use]
+pub fn said_workload(name: &str) -> String {
+    match name.split_once(' ') {
+        Some((sort, name)) if SORTS.contains(&sort) && is_bare(name) => format!("{sort} {name}"),
+        _ => said(name.as_bytes()),
+    }
+}
 
 /// `DaemonSet monitoring/node-agent`, `pod ci/build-1`, `container web` or `container 9c41d0e7a2f4`.
 #[must_use]

@@ -1,16 +1,14 @@
 //! What to do about a holder's own copy of the mount.
 
-use super::{
-    Step,
-    owners::{Owner, OwnerKind},
-};
+use super::owners::{Owner, OwnerKind};
 use crate::{
-    model::{Holder, Process, Target, Through},
-    render::{quote::shell, sanitize::escape},
+    model::{Fix, Holder, Process, Target, Through},
+    render::line::name_in_text,
+    text::Command,
 };
 
 /// In a propagated copy, it is enough to take the copy away.
-pub(super) fn detach(owner: &Owner<'_>, target: &Target) -> Option<Step> {
+pub(super) fn detach(owner: &Owner<'_>, target: &Target) -> Option<Fix> {
     let mut copies = owner
         .holders
         .iter()
@@ -21,34 +19,51 @@ pub(super) fn detach(owner: &Owner<'_>, target: &Target) -> Option<Step> {
     if !propagation.contains("slave") {
         // Peers: what is unmounted in one is unmounted in all.
         return (propagation == "shared").then(|| {
-            let name = escape(process.comm.as_bytes());
-            Step::note(format!(
+            let name = name_in_text(process.comm.as_bytes());
+            Fix::note(format!(
                 "no umount in the mount namespace of {name}: its copy is shared, the target would go with it"
             ))
         });
     }
-    let path = shell(&mountpoint);
-    let kept = "takes its copy away; its files stay open";
-    if holder.mount_namespace.is_some() && holder.mount_namespace == target.mount_namespace {
-        let command = format!("umount -l {path}");
-        return Some(Step::command("or leave it running", command, kept));
-    }
-    Some(Step::command(
-        "or leave it running",
-        in_namespace(process, &path),
-        &format!("{kept}; its image needs no umount"),
-    ))
+    let own = holder.mount_namespace.is_some() && holder.mount_namespace == target.mount_namespace;
+    let (command, kept) = if own {
+        (
+            Command::new(&["umount", "-l"]).path(&mountpoint),
+            "its files stay open",
+        )
+    } else {
+        (
+            umount_in(process.pid, true, &[&mountpoint]),
+            "its files stay open; runs no program of its image",
+        )
+    };
+    let text = "or leave it running, and take its copy away";
+    command.map(|command| Fix::command(text, Some(command), kept))
 }
 
-/// The host's own umount, in the mount namespace of a process: its image may have none. umount reads the table of
-/// mounts in that namespace's /proc, where it finds itself only as a member of that pid namespace.
-fn in_namespace(process: &Process, path: &str) -> String {
-    let pid = process.pid;
-    format!("nsenter -t {pid} -p umount -N {pid} -l {path}")
+/// The host's own umount for a mount that is in the namespace of a process. Its image is not trusted: nothing of it may
+/// run as root of the host, so that the namespace is entered by umount itself (`-N`, util-linux 2.33 on), and only for
+/// the system call; helpers for file system types (`-i`) and the record below `/run/mount` (`-n`) are left out. umount
+/// reads the table of mounts in that namespace's `/proc`, where it finds itself only as a member of its pid namespace.
+///
+/// Paths that cannot be typed are left out; `None` where none is left.
+pub(in crate::render) fn umount_in(pid: u32, lazy: bool, paths: &[&[u8]]) -> Option<Command> {
+    let command = Command::new(&["nsenter", "-t"]).number(pid);
+    let command = command.words(&["-p", "umount", "-i", "-n", "-N"]).number(pid);
+    let command = if lazy { command.words(&["-l"]) } else { command };
+    with_paths(&command, paths)
+}
+
+/// A command with those paths that can be typed.
+pub(in crate::render) fn with_paths(command: &Command, paths: &[&[u8]]) -> Option<Command> {
+    let all = paths.iter().fold(command.clone(), |command, path| {
+        command.clone().path(path).unwrap_or(command)
+    });
+    (all != *command).then_some(all)
 }
 
 /// What would keep it from happening again.
-pub(super) fn narrow(owner: &Owner<'_>) -> Option<Step> {
+pub(super) fn narrow(owner: &Owner<'_>) -> Option<Fix> {
     let OwnerKind::Container(container) = owner.kind else {
         return None;
     };
@@ -61,7 +76,7 @@ pub(super) fn narrow(owner: &Owner<'_>) -> Option<Step> {
     };
     owner.holders.iter().find(copy)?;
     container.pod.as_ref()?;
-    Some(Step::change(
+    Some(Fix::change(
         "to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block, not the cure",
     ))
 }

@@ -1,49 +1,57 @@
 //! What frees references that no process has.
 
-use super::{MAX_OWNERS, Step};
+use super::MAX_OWNERS;
 use crate::{
-    model::{Holder, Kind, Target, Text, UNIX_GARBAGE},
-    render::{quote::shell, sanitize::escape},
+    model::{Fix, Holder, Kind, Target, Text, UNIX_GARBAGE},
+    render::line::name_in_text,
+    text::Command,
 };
 
 /// A mount on top has to go first.
-pub(super) fn child_mounts(holders: &[Holder], target: &Target) -> Vec<Step> {
+pub(super) fn child_mounts(holders: &[Holder], target: &Target) -> Vec<Fix> {
     let children = holders
         .iter()
         .filter(|holder| holder.kind == Kind::ChildMount)
         .take(MAX_OWNERS);
-    let mut steps = Vec::new();
+    let mut fixes = Vec::new();
     for holder in children {
-        steps.extend(users(holder));
+        fixes.extend(users(holder));
         let seen = holder.seen_as.as_ref().map(|seen| seen.as_bytes().to_vec());
         let path = seen.unwrap_or_else(|| joined(target.path.as_bytes(), holder.path.as_bytes()));
-        let command = format!("umount {}", shell(&path));
-        steps.push(Step {
-            text: format!("{command} first: it is mounted on top"),
-            ..Step::command("", command, "whoever uses that mount")
-        });
+        fixes.push(Fix::command(
+            format!("unmount {} first, which is mounted on top", name_in_text(&path)),
+            Command::new(&["umount"]).path(&path),
+            "whoever uses that mount",
+        ));
     }
-    steps
+    fixes
 }
 
 /// Whoever uses the mount on top would refuse its umount.
-fn users(holder: &Holder) -> Option<Step> {
-    let pids: Vec<String> = holder
+fn users(holder: &Holder) -> Option<Fix> {
+    let first = holder.shared_with.first()?;
+    let pids: Vec<u32> = holder
         .shared_with
         .iter()
-        .filter(|sharer| sharer.pid > 1)
+        .map(|sharer| sharer.pid)
+        .filter(|pid| *pid > 1)
         .take(MAX_OWNERS)
-        .map(|sharer| sharer.pid.to_string())
         .collect();
-    let first = holder.shared_with.first()?;
-    let comm = escape(first.comm.as_bytes());
-    let text = format!("have {comm} leave the mount on top, or");
-    (!pids.is_empty()).then(|| Step::command(&text, format!("kill {}", pids.join(" ")), ""))
+    let text = format!(
+        "have {} leave the mount on top, or end it",
+        name_in_text(first.comm.as_bytes())
+    );
+    (!pids.is_empty()).then(|| Fix::command(text, Some(numbers(Command::new(&["kill"]), &pids)), ""))
+}
+
+/// A command with the numbers of processes.
+pub(super) fn numbers(command: Command, pids: &[u32]) -> Command {
+    pids.iter().fold(command, |command, pid| command.number(*pid))
 }
 
 /// What no process has.
-pub(super) fn held(holders: &[Holder]) -> Vec<Step> {
-    let mut found: Vec<Step> = holders
+pub(super) fn held(holders: &[Holder]) -> Vec<Fix> {
+    let mut found: Vec<Fix> = holders
         .iter()
         .filter(|holder| holder.process.is_none())
         .filter_map(release)
@@ -59,82 +67,99 @@ fn joined(mountpoint: &[u8], path: &[u8]) -> Vec<u8> {
     [mountpoint, path].concat()
 }
 
-fn release(holder: &Holder) -> Option<Step> {
-    let by = holder.held_by.as_ref();
-    let seen = holder.seen_as.as_ref().unwrap_or(&holder.path);
+/// A script of ebusy's own, to which the words of others are arguments.
+fn script(text: &'static str) -> Command {
+    Command::new(&["sh", "-c", text, "sh"])
+}
+
+fn release(holder: &Holder) -> Option<Fix> {
+    let by = holder.held_by.as_ref().map(Text::as_bytes);
+    let seen = holder.seen_as.as_ref().unwrap_or(&holder.path).as_bytes();
     Some(match holder.kind {
         Kind::Loop => match by {
-            Some(device) => Step::command(
-                "detach the loop device",
-                format!("losetup -d {}", shell(device.as_bytes())),
-                "if it is in use it goes when that ends: lsblk",
+            Some(device) => Fix::command(
+                format!("detach the loop device {}", name_in_text(device)),
+                Command::new(&["losetup", "-d"]).path(device),
+                "if it is in use it goes when that ends, see lsblk",
             ),
-            None => Step::change("detach the loop device: losetup -l shows it"),
+            None => Fix::look(
+                "detach the loop device; find it first",
+                Command::new(&["losetup", "-l"]),
+            ),
         },
-        Kind::Swap => Step::command(
-            "stop swapping to it",
-            format!("swapoff {}", shell(seen.as_bytes())),
+        Kind::Swap => Fix::command(
+            format!("stop swapping to {}", name_in_text(seen)),
+            Command::new(&["swapoff"]).path(seen),
             "what is swapped out goes back into memory",
         ),
-        Kind::Uprobe => match by.map(Text::as_bytes) {
+        Kind::Uprobe => match by {
             Some(event) if event.contains(&b'/') => uprobe(event),
-            _ => Step::change("end the tracer that set the uprobe"),
+            _ => Fix::change("end the tracer that set the uprobe"),
         },
-        Kind::BinfmtMisc => {
-            let name = by.map_or(&b"NAME"[..], Text::as_bytes);
-            let entry = shell(&[&b"/proc/sys/fs/binfmt_misc/"[..], name].concat());
-            Step::command(
-                "remove the entry",
-                format!("echo -1 > {entry}"),
-                "its programs do not start until it is back",
-            )
-        }
+        Kind::BinfmtMisc => binfmt(by),
         // Each pid namespace has its own.
-        Kind::Accounting => Step::command(
+        Kind::Accounting => Fix::command(
             "turn process accounting off",
-            by.map_or_else(
-                || "accton off".to_owned(),
-                |namespace| format!("nsenter --pid={} accton off", shell(namespace.as_bytes())),
-            ),
+            match by {
+                Some(namespace) => Command::new(&["nsenter"])
+                    .joined("--pid=", namespace)
+                    .map(|command| command.words(&["accton", "off"])),
+                None => Some(Command::new(&["accton", "off"])),
+            },
             "nothing is accounted until it is turned on again",
         ),
-        Kind::NfsExport => {
-            let client = by.map_or(&b"CLIENT"[..], Text::as_bytes);
-            let export = shell(&[client, b":", seen.as_bytes()].concat());
-            Step::command(
-                "withdraw the export",
-                format!("exportfs -u {export}; exportfs -f"),
-                "its clients get stale handles",
-            )
-        }
-        Kind::Deferred if by.is_some_and(|by| by.as_bytes() == UNIX_GARBAGE.as_bytes()) => Step::command(
+        Kind::NfsExport => export(by, seen),
+        Kind::Deferred if by == Some(UNIX_GARBAGE.as_bytes()) => Fix::command(
             // KERNEL.md 4.3: glibc asks nscd by a UNIX socket, whether that runs or not.
             "close any UNIX socket, for then the kernel drops it",
-            "getent passwd root".to_owned(),
+            Some(Command::new(&["getent", "passwd", "root"])),
             "nothing; killing does not help",
         ),
-        Kind::Deferred => Step::wait(
+        Kind::Deferred => Fix::wait(
             "wait and try again: the kernel drops it by itself; no process has it, so killing does not help",
         ),
         Kind::UnixSocket | Kind::ScmRights => {
-            Step::change("end the process at the other end of the socket: no process has this end")
+            Fix::change("end the process at the other end of the socket: no process has this end")
         }
-        Kind::Kernel => Step::change(format!(
+        Kind::Kernel => Fix::change(format!(
             "end what in the kernel uses it{}: no command is known for that",
-            by.map_or_else(String::new, |by| format!(", {}", escape(by.as_bytes())))
+            by.map_or_else(String::new, |by| format!(", {}", name_in_text(by)))
         )),
         _ => return None,
     })
 }
 
+/// The name of an entry is whatever was registered.
+fn binfmt(name: Option<&[u8]>) -> Fix {
+    let Some(name) = name else {
+        return Fix::change("remove the entry of binfmt_misc that names it");
+    };
+    let entry = [&b"/proc/sys/fs/binfmt_misc/"[..], name].concat();
+    Fix::command(
+        format!("remove the entry {}", name_in_text(name)),
+        script("echo -1 > \"$1\"").path(&entry),
+        "its programs do not start until it is back",
+    )
+}
+
+fn export(client: Option<&[u8]>, path: &[u8]) -> Fix {
+    let withdraw = |client: &[u8]| {
+        let export = [client, b":", path].concat();
+        script("exportfs -u \"$1\"; exportfs -f").name(&export)
+    };
+    Fix::command(
+        format!("withdraw the export of {}", name_in_text(path)),
+        client.and_then(withdraw),
+        "its clients get stale handles",
+    )
+}
+
 /// An event can be removed only while it is off.
-fn uprobe(event: &[u8]) -> Step {
-    let tracing = "/sys/kernel/tracing";
-    let enable = shell(&[tracing.as_bytes(), b"/events/", event, b"/enable"].concat());
-    let remove = shell(&[b"-:", event].concat());
-    Step::command(
-        "remove the uprobe",
-        format!("echo 0 > {enable}; echo {remove} >> {tracing}/uprobe_events"),
+fn uprobe(event: &[u8]) -> Fix {
+    let remove = "cd /sys/kernel/tracing && echo 0 > \"events/$1/enable\"; echo \"-:$1\" >> uprobe_events";
+    Fix::command(
+        format!("remove the uprobe {}", name_in_text(event)),
+        script(remove).name(event),
         "whoever traces with it",
     )
 }

@@ -1,13 +1,11 @@
 //! What to do where nobody was found: how to see who it was while it lasts, or the next time.
 
-use super::{Step, fixes};
+use super::fixes;
 use crate::{
-    model::{Books, Fix, FixAction, Holder, Target},
-    render::{quote::shell, report::check_command},
+    model::{Books, Fix, Holder, Target},
+    render::report::check_command,
+    text::Command,
 };
-
-/// A longer word would be cut where a report is text.
-const WORD_MAX: usize = 100;
 
 /// What frees a target that was refused; where nobody was found, what tells more.
 #[must_use]
@@ -44,99 +42,72 @@ pub fn fixes_of_asked(
 /// What tells more; none of it frees the target.
 fn fixes_for_nobody(books: &Books, tier: &str, target: &Target) -> Vec<Fix> {
     let there = books.sampled_at.is_some() && books.counted.is_some_and(|counted| counted > 0);
-    let steps = if there {
+    if there {
         lasting(target)
     } else {
         momentary(tier, target)
-    };
-    let fix = |step: Step| Fix {
-        text: step.text,
-        action: step.action,
-        command: step.command,
-        interrupts: None,
-        then: None,
-        check: None,
-    };
-    steps.into_iter().map(fix).collect()
+    }
 }
 
 /// The references were still there when they were looked for.
-fn lasting(target: &Target) -> Vec<Step> {
+fn lasting(target: &Target) -> Vec<Fix> {
     let again = "look again while it is refused, for what comes and goes";
-    let look = match check_command(target) {
-        Some(command) => Step::look(again, command),
-        None => Step::look(again, "ebusy who".to_owned()),
-    };
+    let look = check_command(target).unwrap_or_else(|| Command::new(&["ebusy", "who"]));
     vec![
-        look,
-        Step::wait("or wait and try again: what no process has, the kernel may drop by itself"),
+        Fix::look(again, look),
+        Fix::wait("or wait and try again: what no process has, the kernel may drop by itself"),
     ]
 }
 
 /// They were gone, or nobody can say.
-fn momentary(tier: &str, target: &Target) -> Vec<Step> {
+fn momentary(tier: &str, target: &Target) -> Vec<Fix> {
     if tier == "proc" {
-        return vec![Step::look(
+        return vec![Fix::look(
             "without the kernel's memory only descriptors and child mounts are seen; what the kernel would allow, and \
              what mends it",
-            "ebusy doctor".to_owned(),
+            Command::new(&["ebusy", "doctor"]),
         )];
     }
-    let only = only(target);
-    let record = |history: &str| format!("ebusy record{history} -o DIR{only}");
+    let record = |words: &[&'static str]| only(Command::new(words).words(&["-o", "DIR"]), target);
     if tier == "tracepoint" {
         // Releases are not seen there, so that what was open for a moment proves nothing.
         return vec![
-            Step::look(
+            Fix::look(
                 "to catch who holds it for a moment, watch at a tier that sees every open and close (ebusy doctor says \
                  whether this kernel has one)",
-                format!("ebusy watch --probe fentry{only}"),
+                only(Command::new(&["ebusy", "watch", "--probe", "fentry"]), target),
             ),
-            Step::look(
+            Fix::look(
                 "or record who opens its files, for ebusy export DIR --to jsonl",
-                record(" --history"),
+                record(&["ebusy", "record", "--history"]),
             ),
         ];
     }
-    vec![Step::look(
+    vec![Fix::look(
         "to catch who holds it for a moment, record from before it is opened, for ebusy report DIR",
-        record(""),
+        record(&["ebusy", "record"]),
     )]
 }
 
-/// The mounts of containers are watched anyway; others have to be said: by their path where that is no pattern and is
-/// not cut, else `PATH` stands for it.
-fn only(target: &Target) -> String {
+/// The mounts of containers are watched anyway; others have to be said: by their path where that is no pattern and can
+/// be typed, else `PATH` stands for it.
+fn only(command: Command, target: &Target) -> Command {
     if target.container.is_some() {
-        return String::new();
+        return command;
     }
+    let command = command.words(&["--target"]);
     let path = target.path.as_bytes();
-    let plain = std::str::from_utf8(path).is_ok()
-        && path.starts_with(b"/")
-        && !path.iter().any(|byte| b"*?[]{}!\\".contains(byte));
-    let word = shell(path);
-    if plain && word.len() <= WORD_MAX {
-        format!(" --target {word}")
-    } else {
-        " --target PATH".to_owned()
-    }
-}
-
-impl Step {
-    fn look(text: &str, command: String) -> Self {
-        Self {
-            action: FixAction::Look,
-            ..Self::command(text, command, "")
-        }
-    }
+    let pattern = path.iter().any(|byte| b"*?[]{}!\\".contains(byte));
+    let typed = command.clone().path(path).filter(|_| !pattern);
+    typed.unwrap_or_else(|| command.words(&["PATH"]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{WORD_MAX, fixes_for_nobody};
+    use super::fixes_for_nobody;
     use crate::{
         model::{Books, FixAction, Target, Text},
-        render::{samples, texts},
+        render::samples,
     };
 
     fn plain() -> Target {
@@ -150,7 +121,7 @@ mod tests {
     fn what_was_there_is_looked_for_again() {
         let fixes = fixes_for_nobody(&samples::books(1, 0), "fentry", &plain());
         assert_eq!(
-            texts(&fixes),
+            samples::read(&fixes),
             [
                 "look again while it is refused, for what comes and goes: ebusy who /srv/volume",
                 "or wait and try again: what no process has, the kernel may drop by itself"
@@ -167,8 +138,9 @@ mod tests {
             counted: None,
             ..samples::books(0, 0)
         };
-        let words =
-            |books: &Books, tier: &str, target: &Target| texts(&fixes_for_nobody(books, tier, target));
+        let words = |books: &Books, tier: &str, target: &Target| {
+            samples::read(&fixes_for_nobody(books, tier, target))
+        };
         assert_eq!(
             words(&uncounted, "tracepoint", &plain()),
             [
@@ -194,7 +166,7 @@ mod tests {
         let record = format!("{record} --target PATH");
         assert_eq!(words(&Books::default(), "fentry", &pattern), [record.as_str()]);
         let long = Target {
-            path: Text::from(format!("/srv/{}", "a".repeat(WORD_MAX))),
+            path: Text::from(format!("/srv/{}", "a".repeat(4_090))),
             ..Target::default()
         };
         assert_eq!(words(&Books::default(), "fentry", &long), [record.as_str()]);

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::Step;
+use super::kernel::numbers;
 use crate::{
-    model::{Container, FixAction, Holder, Kind, Process, Target},
-    render::{
-        kinds, names,
-        quote::{is_kubernetes_name, is_plain_name},
-        sanitize::escape,
-    },
+    model::{Container, Fix, FixAction, Holder, Kind, Process, Target},
+    render::line::name_in_text,
+    render::{kinds, names},
+    text::{Command, is_kubernetes_name, is_plain_name},
 };
 
 /// Processes in one `kill`.
@@ -62,14 +60,18 @@ fn owner_kind<'a>(process: &'a Process, target: &Target) -> OwnerKind<'a> {
 }
 
 /// The command that ends whoever a holder belongs to, and what that interrupts.
-pub(in crate::render) fn ending(holder: &Holder, target: &Target) -> Option<String> {
+pub(in crate::render) fn ending(holder: &Holder, target: &Target) -> Option<Fix> {
     let process = holder.process.as_ref()?;
     let owner = Owner {
         kind: owner_kind(process, target),
         holders: vec![(holder, process)],
     };
     let (command, interrupts) = owner.command()?;
-    Some(Step::command(&format!("end {}", owner.name()), command, interrupts).text)
+    Some(Fix::command(
+        format!("end {}", owner.name()),
+        Some(command),
+        interrupts,
+    ))
 }
 
 /// Sessions and scopes cannot be restarted; `user@1000.service` is everything that somebody runs.
@@ -80,7 +82,7 @@ fn is_restartable(unit: &str) -> bool {
 
 impl Owner<'_> {
     /// The first thing to do: close, or end.
-    pub(super) fn release(&self) -> Step {
+    pub(super) fn release(&self) -> Fix {
         let name = self.name();
         let has = |kind: Kind| {
             self.holders
@@ -96,8 +98,8 @@ impl Owner<'_> {
         if let Some((_, why)) = ending.iter().find(|(kind, _)| has(*kind)) {
             let text = format!("end {name}, {why}");
             return match command {
-                Some((command, interrupts)) => Step::command(&text, command, interrupts),
-                None => Step::change(text),
+                Some((command, interrupts)) => Fix::command(text, Some(command), interrupts),
+                None => Fix::change(text),
             };
         }
         let files = self
@@ -123,8 +125,10 @@ impl Owner<'_> {
         }
         let gentle = format!("have {name} {}", steps.join(" and "));
         match command {
-            Some((command, interrupts)) => Step::command(&format!("{gentle}, or"), command, interrupts),
-            None => Step::change(gentle),
+            Some((command, interrupts)) => {
+                Fix::command(format!("{gentle}, or end it"), Some(command), interrupts)
+            }
+            None => Fix::change(gentle),
         }
     }
 
@@ -133,7 +137,7 @@ impl Owner<'_> {
         let Some((_, first)) = self.holders.first() else {
             return String::new();
         };
-        let comm = escape(first.comm.as_bytes());
+        let comm = name_in_text(first.comm.as_bytes());
         match pids.len() {
             0 | 1 => comm,
             many => format!("{comm} and {} more", many - 1),
@@ -151,10 +155,10 @@ impl Owner<'_> {
     }
 
     /// The command that ends the owner, and what that interrupts.
-    fn command(&self) -> Option<(String, &'static str)> {
+    fn command(&self) -> Option<(Command, &'static str)> {
         match self.kind {
             OwnerKind::Container(container) => container_command(container).or_else(|| self.kill()),
-            OwnerKind::Unit(unit) => Some((format!("systemctl restart {unit}"), "restarts that service")),
+            OwnerKind::Unit(unit) => Some((restart_of_unit(unit)?, "restarts that service")),
             OwnerKind::Process(_) => self.kill(),
         }
     }
@@ -174,45 +178,77 @@ impl Owner<'_> {
         (!pids.is_empty() && pids.len() <= MAX_PIDS).then_some(pids)
     }
 
-    fn kill(&self) -> Option<(String, &'static str)> {
+    fn kill(&self) -> Option<(Command, &'static str)> {
         let pids = self.killable()?;
-        let list: Vec<String> = pids.iter().map(u32::to_string).collect();
         // A shell that somebody types into ignores SIGTERM.
         let shell = |comm: &[u8]| SHELLS.iter().any(|shell| shell.as_bytes() == comm);
         let shells = self
             .holders
             .iter()
             .any(|(_, process)| shell(process.comm.as_bytes()));
-        let signal = if shells { "-HUP " } else { "" };
-        Some((format!("kill {signal}{}", list.join(" ")), ""))
+        let signal: &[&str] = if shells { &["-HUP"] } else { &[] };
+        Some((numbers(Command::new(&["kill"]).words(signal), &pids), ""))
     }
 }
 
 /// SIGTERM waits while a process is stopped or traced, and the init of a pid namespace does not get it (`pid_namespaces(7)`).
-pub(super) fn force(owners: &[Owner<'_>]) -> Option<Step> {
+pub(super) fn force(owners: &[Owner<'_>]) -> Option<Fix> {
     let pids: BTreeSet<u32> = owners.iter().filter_map(Owner::killable).flatten().collect();
-    let list: Vec<String> = pids.iter().take(MAX_PIDS).map(u32::to_string).collect();
-    (!list.is_empty()).then(|| Step {
+    let pids: Vec<u32> = pids.into_iter().take(MAX_PIDS).collect();
+    (!pids.is_empty()).then(|| Fix {
         action: FixAction::Force,
-        ..Step::command(
+        ..Fix::command(
             "where that is ignored",
-            format!("kill -9 {}", list.join(" ")),
+            Some(numbers(Command::new(&["kill", "-9"]), &pids)),
             "no time to save anything",
         )
     })
 }
 
-fn container_command(container: &Container) -> Option<(String, &'static str)> {
+fn restart_of_unit(unit: &str) -> Option<Command> {
+    Command::new(&["systemctl", "restart"]).name(unit.as_bytes())
+}
+
+fn delete_pod(namespace: &str, pod: &str) -> Option<Command> {
+    if !is_kubernetes_name(namespace) || !is_kubernetes_name(pod) {
+        return None;
+    }
+    Command::new(&["kubectl", "-n"])
+        .name(namespace.as_bytes())?
+        .words(&["delete", "pod"])
+        .name(pod.as_bytes())
+}
+
+/// The command that starts a workload anew, and with it its namespace.
+pub(in crate::render) fn restart(process: &Process) -> Option<Command> {
+    let Some(of) = &process.container else {
+        let unit = process.unit.as_deref()?;
+        return restart_of_unit(unit).filter(|_| is_restartable(unit));
+    };
+    if let (Some(namespace), Some(pod)) = (&of.pod_namespace, &of.pod) {
+        return delete_pod(namespace, pod);
+    }
+    let id = names::short_id(&of.id);
+    restart_of_container(of, Some(id).filter(|id| is_plain_name(id))?)
+}
+
+fn restart_of_container(of: &Container, name: &str) -> Option<Command> {
+    let restart = match of.runtime.as_deref()? {
+        "docker" => Command::new(&["docker", "restart"]),
+        "podman" => Command::new(&["podman", "restart"]),
+        _ => return None,
+    };
+    restart.name(name.as_bytes())
+}
+
+fn container_command(container: &Container) -> Option<(Command, &'static str)> {
     if let (Some(namespace), Some(pod)) = (&container.pod_namespace, &container.pod) {
-        if !is_kubernetes_name(namespace) || !is_kubernetes_name(pod) {
-            return None;
-        }
         let after = if container.owner.is_some() {
-            "is recreated"
+            "the pod is recreated"
         } else {
             "ends that pod"
         };
-        return Some((format!("kubectl -n {namespace} delete pod {pod}"), after));
+        return Some((delete_pod(namespace, pod)?, after));
     }
     let id = Some(container.id.as_str()).filter(|id| is_plain_name(id))?;
     let name = container
@@ -220,19 +256,19 @@ fn container_command(container: &Container) -> Option<(String, &'static str)> {
         .as_deref()
         .filter(|name| is_plain_name(name))
         .unwrap_or(names::short_id(id));
-    match container.runtime.as_deref()? {
-        "docker" => Some((format!("docker restart {name}"), "restarts that container")),
-        "podman" => Some((format!("podman restart {name}"), "restarts that container")),
-        "containerd" => {
-            let namespace = container
-                .namespace
-                .as_deref()
-                .filter(|namespace| is_plain_name(namespace))?;
-            Some((
-                format!("ctr -n {namespace} task kill {id}"),
-                "ends that container; -s KILL if it ignores that",
-            ))
-        }
-        _ => None,
+    if let Some(restart) = restart_of_container(container, name) {
+        return Some((restart, "restarts that container"));
     }
+    if container.runtime.as_deref() != Some("containerd") {
+        return None;
+    }
+    let namespace = container
+        .namespace
+        .as_deref()
+        .filter(|namespace| is_plain_name(namespace))?;
+    let kill = Command::new(&["ctr", "-n"])
+        .name(namespace.as_bytes())?
+        .words(&["task", "kill"])
+        .name(id.as_bytes())?;
+    Some((kill, "ends that container; -s KILL if it ignores that"))
 }

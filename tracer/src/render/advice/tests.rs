@@ -1,7 +1,8 @@
-use super::{advise, fixes};
+use super::fixes;
 use crate::{
-    model::{Container, FixAction, Holder, Kind, Owner, Process, Sharer, Target, Through, UNIX_GARBAGE},
+    model::{Container, Fix, FixAction, Holder, Kind, Owner, Process, Sharer, Target, Through, UNIX_GARBAGE},
     render::samples,
+    text::Command,
 };
 
 fn plain(pid: u32, comm: &str, kind: Kind) -> Holder {
@@ -19,7 +20,11 @@ fn plain(pid: u32, comm: &str, kind: Kind) -> Holder {
 }
 
 fn advice(holders: &[Holder]) -> Vec<String> {
-    advise(holders, &samples::target())
+    samples::read(&fixes(holders, &[], &samples::target()))
+}
+
+fn shown(command: Option<&Command>) -> Option<String> {
+    command.map(ToString::to_string)
 }
 
 #[test]
@@ -27,10 +32,11 @@ fn a_pod_with_a_slave_copy() {
     assert_eq!(
         advice(&[samples::holder()]),
         [
-            "have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)",
-            "or leave it running: nsenter -t 48211 -p umount -N 48211 -l \
-             /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs \
-             (takes its copy away; its files stay open; its image needs no umount)",
+            "have node-agent close the file, or end it (the pod is recreated): kubectl -n monitoring delete pod \
+             node-agent-x7k2p",
+            "or leave it running, and take its copy away (its files stay open; runs no program of its image): nsenter -t \
+             48211 -p umount -i -n -N 48211 -l \
+             /host/run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs",
             "to keep it from happening again, narrow that pod's hostPath; HostToContainer is why its files block, not \
              the cure",
         ]
@@ -54,7 +60,12 @@ fn a_shared_copy_must_not_be_unmounted() {
             "umount -l of the target only hides it: its space and its device stay busy until the last holder ends",
         ]
     );
-    assert!(fixes.iter().all(|fix| !fix.text.contains("umount -N")));
+    let nsenter = |fix: &Fix| {
+        fix.command
+            .as_ref()
+            .is_some_and(|command| command.arguments()[0] == "nsenter")
+    };
+    assert!(!fixes.iter().any(nsenter));
 }
 
 #[test]
@@ -64,22 +75,26 @@ fn a_program_finds_the_command_what_it_interrupts_and_what_follows() {
         .unwrap();
     assert_eq!(first.action, FixAction::Command);
     assert_eq!(
-        first.command.as_deref(),
+        shown(first.command.as_ref()).as_deref(),
         Some("kubectl -n monitoring delete pod node-agent-x7k2p")
     );
-    assert_eq!(first.interrupts.as_deref(), Some("is recreated"));
+    assert_eq!(first.interrupts.as_deref(), Some("the pod is recreated"));
     assert_eq!(
         first.then.as_deref(),
         Some("containerd tries again by itself, within 5 min")
     );
-    assert_eq!(first.check.as_deref(), Some("ebusy who 9c41d0e7a2f4"));
+    assert_eq!(
+        shown(first.check.as_ref()).as_deref(),
+        Some("ebusy who 9c41d0e7a2f4")
+    );
     assert!(
         copy.command
             .unwrap()
-            .starts_with("nsenter -t 48211 -p umount -N 48211 -l /host/")
+            .to_string()
+            .starts_with("nsenter -t 48211 -p umount -i -n -N 48211 -l /host/")
     );
     assert_eq!((setting.action, setting.command), (FixAction::Change, None));
-    assert_eq!(force.command.as_deref(), Some("kill -9 48211"));
+    assert_eq!(shown(force.command.as_ref()).as_deref(), Some("kill -9 48211"));
     assert_eq!(
         (hides.action, hides.then, hides.check),
         (FixAction::Note, None, None)
@@ -115,9 +130,8 @@ fn kernel(kind: Kind, by: &str) -> Holder {
 #[test]
 fn what_no_process_has() {
     let command = |kind, by: &str| {
-        fixes(&[kernel(kind, by)], &[], &samples::target())
-            .remove(0)
-            .command
+        let fix = fixes(&[kernel(kind, by)], &[], &samples::target()).remove(0);
+        shown(fix.command.as_ref())
     };
     for (kind, by, expected) in [
         (Kind::Loop, "/dev/loop3", "losetup -d /dev/loop3"),
@@ -129,16 +143,20 @@ fn what_no_process_has() {
         ),
         (Kind::ChildMount, "", "umount /m/img"),
         (Kind::Deferred, UNIX_GARBAGE, "getent passwd root"),
-        (Kind::NfsExport, "*", "exportfs -u '*:/m/img'; exportfs -f"),
+        (
+            Kind::NfsExport,
+            "*",
+            "sh -c 'exportfs -u \"$1\"; exportfs -f' sh '*:/m/img'",
+        ),
         (
             Kind::BinfmtMisc,
             "a b",
-            "echo -1 > '/proc/sys/fs/binfmt_misc/a b'",
+            "sh -c 'echo -1 > \"$1\"' sh '/proc/sys/fs/binfmt_misc/a b'",
         ),
         (
             Kind::Uprobe,
             "g/e",
-            "echo 0 > /sys/kernel/tracing/events/g/e/enable; echo -:g/e >> /sys/kernel/tracing/uprobe_events",
+            "sh -c 'cd /sys/kernel/tracing && echo 0 > \"events/$1/enable\"; echo \"-:$1\" >> uprobe_events' sh g/e",
         ),
     ] {
         assert_eq!(command(kind, by).as_deref(), Some(expected));
@@ -148,7 +166,7 @@ fn what_no_process_has() {
         ..kernel(Kind::Accounting, "")
     };
     let off = fixes(&[of_the_host], &[], &samples::target()).remove(0);
-    assert_eq!(off.command.as_deref(), Some("accton off"));
+    assert_eq!(shown(off.command.as_ref()).as_deref(), Some("accton off"));
     let fixes = fixes(&[kernel(Kind::Deferred, "")], &[], &samples::target());
     assert_eq!(fixes[0].action, FixAction::Wait);
     assert!(fixes[1].text.starts_with("killing does not help"));
@@ -184,14 +202,17 @@ fn what_is_only_suspected_comes_after_what_is_known() {
         &[plain(77, "ls", Kind::PathWalk)],
         &samples::target(),
     );
-    assert_eq!(fixes[1].text, "perhaps: have ls finish its lookup, or: kill 77");
+    assert_eq!(
+        samples::read(&fixes)[1],
+        "perhaps: have ls finish its lookup, or end it: kill 77"
+    );
 }
 
 #[test]
 fn every_kind_of_a_plain_process() {
     for (kind, text) in [
-        (Kind::Fd, "have tail close the file, or: kill 412"),
-        (Kind::Cwd, "have tail leave the directory, or: kill 412"),
+        (Kind::Fd, "have tail close the file, or end it: kill 412"),
+        (Kind::Cwd, "have tail leave the directory, or end it: kill 412"),
         (Kind::Root, "end tail, whose root directory it is: kill 412"),
         (Kind::Exe, "end tail, which runs from it: kill 412"),
         (Kind::Mmap, "end tail, which has a file of it mapped: kill 412"),
@@ -201,7 +222,7 @@ fn every_kind_of_a_plain_process() {
     let both = [plain(412, "tail", Kind::Fd), plain(412, "tail", Kind::Cwd)];
     assert_eq!(
         advice(&both),
-        ["have tail close the file and leave the directory, or: kill 412"]
+        ["have tail close the file and leave the directory, or end it: kill 412"]
     );
 }
 
@@ -218,12 +239,12 @@ fn a_mount_on_top_goes_first() {
         path: "/mnt/x".into(),
         ..samples::target()
     };
-    let advice = advise(&[plain(412, "tail", Kind::Fd), child], &target);
+    let advice = samples::read(&fixes(&[plain(412, "tail", Kind::Fd), child], &[], &target));
     assert_eq!(
         advice,
         [
-            "umount /mnt/x/data first: it is mounted on top",
-            "and have tail close the file, or: kill 412"
+            "unmount /mnt/x/data first, which is mounted on top (whoever uses that mount): umount /mnt/x/data",
+            "and have tail close the file, or end it: kill 412"
         ]
     );
 }
@@ -246,28 +267,28 @@ fn units_containers_and_what_is_left_of_the_target() {
     let of = |container: &Container| with(&|process| process.container = Some(container.clone()));
     assert_eq!(
         unit("log.service"),
-        "have tail close the file, or: systemctl restart log.service (restarts that service)"
+        "have tail close the file, or end it (restarts that service): systemctl restart log.service"
     );
     for name in ["session-3.scope", "user@0.service", "a b.service"] {
-        assert_eq!(unit(name), "have tail close the file, or: kill 412");
+        assert_eq!(unit(name), "have tail close the file, or end it: kill 412");
     }
     assert_eq!(
         of(&container("docker", Some("moby"), Some("web"))),
-        "have tail close the file, or: docker restart web (restarts that container)"
+        "have tail close the file, or end it (restarts that container): docker restart web"
     );
     assert_eq!(
         of(&container("podman", None, None)),
-        "have tail close the file, or: podman restart d0d0d0d0d0d0 (restarts that container)"
+        "have tail close the file, or end it (restarts that container): podman restart d0d0d0d0d0d0"
     );
     assert_eq!(
         of(&Container {
             id: "web".into(),
             ..container("containerd", Some("default"), None)
         }),
-        "have tail close the file, or: ctr -n default task kill web (ends that container; -s KILL if it ignores that)"
+        "have tail close the file, or end it (ends that container; -s KILL if it ignores that): ctr -n default task kill web"
     );
     let own = samples::target().container.unwrap();
-    assert_eq!(of(&own), "have tail close the file, or: kill 412");
+    assert_eq!(of(&own), "have tail close the file, or end it: kill 412");
     assert_eq!(
         with(&|process| process.comm = "containerd-shim".into()),
         "have containerd-shim close the file"
@@ -285,7 +306,7 @@ fn who_shares_a_reference_has_to_let_go_as_well() {
     }];
     assert_eq!(
         advice(&[holder]),
-        ["have sh and 1 more close the file, or: kill -HUP 412 415"]
+        ["have sh and 1 more close the file, or end it: kill -HUP 412 415"]
     );
 }
 
@@ -294,12 +315,12 @@ fn one_advice_for_every_owner() {
     let holders: Vec<Holder> = (0..20)
         .map(|index| plain(400 + index, "tail", Kind::Fd))
         .collect();
-    let advice = advice(&holders);
-    assert_eq!(advice.len(), 9);
-    assert_eq!(advice[8], "and the same for 12 other holders");
+    let told = advice(&holders);
+    assert_eq!(told.len(), 9);
+    assert_eq!(told[8], "and do the same for 12 other holders");
     let mut same = vec![samples::holder(), samples::holder()];
     same[1].fd = Some(38);
-    assert_eq!(advise(&same, &samples::target()).len(), 3);
+    assert_eq!(advice(&same).len(), 3);
 }
 
 #[test]
@@ -316,14 +337,17 @@ fn hostile_names_stay_words() {
     });
     holder.seen_as = Some("/host/$(reboot)\n/f".into());
     holder.path = "/f".into();
-    let advice = advice(&[holder]);
-    assert_eq!(advice[0], "have x\\n\\u{202e} close the file, or: kill 48211");
-    assert!(
-        advice[1].contains("umount -N 48211 -l $'/host/$(reboot)\\012' ("),
-        "{}",
-        advice[1]
+    let fixes = fixes(&[holder], &[], &samples::target());
+    assert_eq!(
+        samples::read(&fixes)[0],
+        "have 'x\\n\\u{202e}' close the file, or end it: kill 48211"
     );
-    assert!(!advice.concat().contains("--all"));
+    // The path of its copy cannot be typed.
+    let commands: Vec<String> = fixes
+        .iter()
+        .filter_map(|fix| shown(fix.command.as_ref()))
+        .collect();
+    assert_eq!(commands, ["kill 48211", "kill -9 48211"]);
 }
 
 #[test]

@@ -2,18 +2,19 @@
 
 use jiff::tz::TimeZone;
 
-use super::{LINES_MAX, audit};
+use super::{LINES_MAX, MARGIN, audit};
 use crate::{
     audit::testing,
     model::{
-        Audit, CopiedMount, Detached, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own, Setting,
-        Text, Workload,
+        Audit, CopiedMount, Detached, Fix, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own,
+        Setting, Text, Workload,
     },
     render::{
         Style, advise_audit,
         fit::{COLUMNS, columns},
         samples,
     },
+    text::Command,
 };
 
 fn group(slave: bool) -> Group {
@@ -36,7 +37,7 @@ fn group(slave: bool) -> Group {
             propagation: Some(if slave { "slave" } else { "private" }.to_owned()),
             holders: if slave { vec![holder] } else { Vec::new() },
         }],
-        advice: Vec::new(),
+        fixes: Vec::new(),
     }
 }
 
@@ -50,7 +51,7 @@ fn full() -> Audit {
             stuck: true,
             holders: vec![samples::holder()],
             unexplained: Some(0),
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         can_pin: vec![group(true)],
         can_leak: vec![group(false)],
@@ -63,7 +64,7 @@ fn full() -> Audit {
                 workload: None,
                 holders: Vec::new(),
             }],
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         detached: vec![Detached {
             mount_id: 9,
@@ -75,7 +76,7 @@ fn full() -> Audit {
             bytes: Some(5 << 20),
             holders: vec![samples::plain(412, "bash", crate::model::Kind::Cwd, "/var")],
             unexplained: Some(0),
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         namespaces: vec![KeptNamespace {
             number: 4_026_533_999,
@@ -88,14 +89,18 @@ fn full() -> Audit {
                 path: None,
                 mount_namespace: None,
             }],
-            advice: Vec::new(),
+            fixes: Vec::new(),
         }],
         settings: vec![Setting {
             name: "fs.may_detach_mounts".to_owned(),
             value: 0,
             used: None,
             why: "rmdir of a mount point fails".to_owned(),
-            advice: vec!["sysctl -w fs.may_detach_mounts=1".to_owned()],
+            fixes: vec![Fix::command(
+                "set it",
+                Some(Command::new(&["sysctl", "-w"]).assign("fs.may_detach_mounts", 1)),
+                "",
+            )],
         }],
         own: Some(Own {
             references: 0,
@@ -121,27 +126,31 @@ fn every_section() {
     AUDIT  1 stuck now, 1 can pin, 1 can leak, 1 leaked, 1 detached, 1 kept, 1 sysctl
     NOW    rootfs of ci/wf-build-7h2kq "main" (containerd 9c41d0e7a2f4): stuck, 1 holder
       by     monito[..]e-agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211, fd 37 /var/log/app.log
-      fix    have node-agent close the file, or: kubectl -n monitoring delete pod node-agent-x7k2p (is recreated)
+      fix    have node-agent close the file, or end it (the pod is recreated):
+             kubectl -n monitoring delete pod node-agent-x7k2p
     PIN    monito[..]-agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211: 24 slave copies, 1 in use
       open   /var/log/app.log, on the rootfs of ci/wf-build-7h2kq "main" (containerd 9c41d0e7a2f4)
-      fix    have it close what is open there, which refuses the umount now; all of it: ebusy who
-             /run/containerd/io.containerd.runtime.v2.task/k8s.io/[..]/rootfs
+      fix    have it close what is open there, which refuses the umount now; all of it:
+             ebusy who /run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs
     LEAK   monit[..]agent-x7k2p "agent" (DaemonSet node-agent): node-agent, pid 48211: 24 private copies, 0 in use
       as     /host/run/x/rootfs, rootfs of ci/wf-build-7h2kq "main" (containerd 9c41d0e7a2f4) +23
       fix    narrow its hostPath; or set mountPropagation: HostToContainer (docker, podman:
              bind-propagation=rslave), and idle copies go with the umount; takes a new container
     LEAKED shm of ci/wf-build-7h2kq "main", which is gone
       at     /run/containerd/io.containerd.runtime.v2.task/k8s.io/[..]/rootfs
-      fix    make sure that nothing is about to use it, then: umount
-             /run/containerd/io.containerd.runtime.v2.task/k8s.io/[..]/rootfs
+      fix    make sure that nothing is about to use it, then unmount it:
+             umount /run/containerd/io.containerd.runtime.v2.task/k8s.io/9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5/rootfs
     DETACH tmpfs scratch, 5.0 MiB not freed, 1 mount below it
       by     bash, pid 412, cwd /var
-      fix    have bash leave the directory, or: kill -HUP 412
+      fix    have bash leave the directory, or end it:
+             kill -HUP 412
     KEPT   mnt ns 4026533999 without a process: 31 mounts, 4 copies of container mounts
       by     keeper, pid 7, fd 8
-      fix    have it close the descriptor, or: kill 7
+      fix    have keeper close the descriptor, or end it (interrupts it):
+             kill 7
     SYSCTL fs.may_detach_mounts = 0: rmdir of a mount point fails
-      fix    sysctl -w fs.may_detach_mounts=1
+      fix    set it:
+             sysctl -w fs.may_detach_mounts=1
     OWN    ebusy itself: 0 references on these mounts, 0 descriptors of mount namespaces (measured)
     "#);
 }
@@ -171,7 +180,13 @@ fn whatever_there_is_fits_a_screen() {
     advise_audit(&mut of);
     let text = text(&of);
     assert!(text.lines().count() <= LINES_MAX, "{text}");
-    assert!(text.lines().all(|line| columns(line) <= COLUMNS), "{text}");
+    // Commands are never cut.
+    let is_command = |line: &str| line.starts_with(&" ".repeat(MARGIN));
+    assert!(
+        text.lines()
+            .all(|line| is_command(line) || columns(line) <= COLUMNS),
+        "{text}"
+    );
     assert!(text.contains("more: see --format json"));
     // What ebusy itself holds is never cut off.
     assert!(text.lines().any(|line| line.starts_with("OWN")), "{text}");

@@ -69,7 +69,7 @@ mod tests {
             text_of_open.contains("Stuck since 03:36:37 at the latest (an attempt)."),
             "{text_of_open}"
         );
-        let next = "by <b>&lt;shim&gt;</b>, is expected about 03:43:27: the last pause was 4.09 s.";
+        let next = "by <b>&#39;&lt;shim&gt;&#39;</b>, is expected about 03:43:27: the last pause was 4.09 s.";
         assert!(text_of_open.contains(next), "{text_of_open}");
         assert_eq!(text(Some(Outcome::Released)), "");
     }

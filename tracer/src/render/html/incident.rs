@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use super::{
     again::again,
     slow,
-    text::{Name, Page, Words, advice},
+    text::{Apart, Name, Page, Words, advice},
     timeline::timeline,
     verdict::{container, verdict},
 };
@@ -17,10 +17,10 @@ use crate::{
         kinds::{also, way},
         names::container_short,
         operation,
-        sanitize::escape,
         times::{between, duration, moment},
     },
-    report::{Finding, of_holder, of_target},
+    report::{Finding, of_holder, of_target, said_workload},
+    text::said,
 };
 
 /// Holders that are told one by one.
@@ -81,11 +81,12 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
     } else if incident.slow.is_none() {
         account(page, incident);
     }
-    if !incident.advice.is_empty() {
+    let mut fixes = incident.fixes.iter().filter(|fix| fix.is_for_people()).peekable();
+    if fixes.peek().is_some() {
         page.put(format_args!("<h3>What to do, least harmful first</h3>\n<ol>\n"));
-        for text in &incident.advice {
+        for fix in fixes {
             page.put(format_args!("<li>"));
-            advice(page, text);
+            advice(page, fix);
             page.put(format_args!("</li>\n"));
         }
         page.put(format_args!("</ol>\n"));
@@ -213,14 +214,14 @@ fn holder(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Inci
     if !holder.path.is_empty() {
         page.put(format_args!(
             "<dt>path inside</dt><dd><code>{}</code>{}</dd>\n",
-            Name(holder.path.as_bytes()),
+            Apart(holder.path.as_bytes()),
             if holder.deleted { " (deleted)" } else { "" }
         ));
     }
     if let Some(seen) = holder.seen_as.as_ref().filter(|seen| **seen != holder.path) {
         page.put(format_args!(
             "<dt>as it sees it</dt><dd><code>{}</code></dd>\n",
-            Name(seen.as_bytes())
+            Apart(seen.as_bytes())
         ));
     }
     let copy = match holder.through {
@@ -276,7 +277,7 @@ fn way_in(page: &mut Page, holder: &Holder, zone: &TimeZone) {
             let of = entered.container.as_ref();
             let of = of.map_or(String::new(), |of| format!(" of {}", container_short(of)));
             let by = entered.by.as_ref().map_or(String::new(), |by| {
-                format!("its ancestor {} ({}) ", by.comm.to_str_lossy(), by.pid)
+                format!("its ancestor {} ({}) ", said(by.comm.as_bytes()), by.pid)
             });
             format!(
                 "{by}entered mount namespace {namespace}{of} by setns at {}",
@@ -312,7 +313,7 @@ fn since(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Incid
         if own {
             words.push_str(", opened by the same process");
         } else {
-            words = format!("{words}, opened by {} ({})", by.comm.to_str_lossy(), by.pid);
+            words = format!("{words}, opened by {} ({})", said(by.comm.as_bytes()), by.pid);
         }
     }
     if let Some(span) = span.filter(|span| span.ended) {
@@ -333,22 +334,22 @@ fn process(page: &mut Page, process: &Process) {
             ));
         }
         if let Some(image) = &container.image {
-            page.put(format_args!(", image <code>{}</code>", Name(image.as_bytes())));
+            page.put(format_args!(", image <code>{}</code>", Apart(image.as_bytes())));
         }
         page.put(format_args!("</dd>\n"));
     } else if let Some(unit) = &process.unit {
-        row(page, "unit", unit);
+        row(page, "unit", &said(unit.as_bytes()));
     }
     if let Some(exe) = &process.exe {
         page.put(format_args!(
             "<dt>program</dt><dd><code>{}</code></dd>\n",
-            Name(exe.as_bytes())
+            Apart(exe.as_bytes())
         ));
     }
     if let Some(arguments) = &process.cmdline {
         let line: Vec<String> = arguments
             .iter()
-            .map(|part| Name(part.as_bytes()).to_string())
+            .map(|part| Apart(part.as_bytes()).to_string())
             .collect();
         page.put(format_args!(
             "<dt>command line</dt><dd><code>{}</code></dd>\n",
@@ -359,7 +360,7 @@ fn process(page: &mut Page, process: &Process) {
         let parents: Vec<String> = process
             .parents
             .iter()
-            .map(|parent| format!("{} {}", parent.comm.to_str_lossy(), parent.pid))
+            .map(|parent| format!("{} {}", said(parent.comm.as_bytes()), parent.pid))
             .collect();
         row(page, "started by", &parents.join(" ← "));
     }
@@ -373,7 +374,7 @@ fn sharers(page: &mut Page, holder: &Holder) {
         .shared_with
         .iter()
         .take(SHARERS)
-        .map(|sharer| format!("{} {}", sharer.comm.to_str_lossy(), sharer.pid))
+        .map(|sharer| format!("{} {}", said(sharer.comm.as_bytes()), sharer.pid))
         .collect();
     if holder.shared_with.len() > SHARERS {
         names.push(format!("{} more", holder.shared_with.len() - SHARERS));
@@ -412,15 +413,15 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     let target = &incident.target;
     page.put(format_args!(
         "<details>\n<summary>Particulars</summary>\n<dl>\n<dt>mount</dt><dd><code>{}</code></dd>\n",
-        Name(target.path.as_bytes())
+        Apart(target.path.as_bytes())
     ));
     if let Some(fs_type) = &target.fs_type {
-        row(page, "file system", fs_type);
+        row(page, "file system", &said(fs_type.as_bytes()));
     }
     if let Some(source) = &target.source {
         page.put(format_args!(
             "<dt>source</dt><dd><code>{}</code></dd>\n",
-            Name(source.as_bytes())
+            Apart(source.as_bytes())
         ));
     }
     let numbers = [
@@ -435,7 +436,7 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     if let Some(container) = &target.container {
         page.put(format_args!(
             "<dt>container id</dt><dd><code>{}</code></dd>\n",
-            Name(container.id.as_bytes())
+            Apart(container.id.as_bytes())
         ));
     }
     let callers: Vec<String> = incident
@@ -445,7 +446,7 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
         .map(|caller| {
             format!(
                 "{} {} ({} attempts)",
-                caller.comm.to_str_lossy(),
+                said(caller.comm.as_bytes()),
                 caller.pid,
                 caller.attempts
             )
@@ -480,8 +481,10 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
         incident
             .holders
             .first()
-            .map(|holder| escape(of_holder(holder).as_bytes()))
-            .map_or_else(|| "nobody found".to_owned(), |name| Words(&name).to_string()),
+            .map_or_else(
+                || "nobody found".to_owned(),
+                |holder| Apart(of_holder(holder).as_bytes()).to_string()
+            ),
         incident.attempts,
         outcome.replace('_', " ")
     ));
@@ -489,12 +492,12 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
 
 /// `rmdir of /srv/volume`; of an umount, its target.
 fn about(incident: &Incident) -> String {
-    let target = escape(of_target(&incident.target).as_bytes());
+    let target = said_workload(&of_target(&incident.target));
     match incident.operation.as_str() {
         Incident::DETACH => format!("{target}, detached"),
         Incident::SLOW => format!("{target}, slow"),
         operation if incident.reason.is_some() => {
-            format!("{} of {target}", escape(operation.as_bytes()))
+            format!("{} of {target}", said(operation.as_bytes()))
         }
         _ => target,
     }

@@ -9,10 +9,10 @@ use super::{
 use crate::{
     model::{Incident, Outcome, Slow},
     render::{
-        sanitize::escape,
         slow::words,
         times::{between, duration},
     },
+    text::said,
 };
 
 /// ` took long to unmount: writing back dirty data (sync), waits for the disk.`
@@ -29,7 +29,7 @@ pub(super) fn state(page: &mut Page, incident: &Incident, slow: &Slow, zone: &Ti
     let took = duration(between(incident.started, ended));
     let class = incident.outcome.map_or("", Outcome::name);
     let words = match (&slow.error, incident.outcome) {
-        (Some(error), _) => format!("It failed with {} after {took}.", escape(error.as_bytes())),
+        (Some(error), _) => format!("It failed with {} after {took}.", said(error.as_bytes())),
         (None, Some(Outcome::StillBusy)) => format!("It was not over when the capture ended, {took} later."),
         (None, _) => format!("It took {took}."),
     };
@@ -42,7 +42,7 @@ pub(super) fn state(page: &mut Page, incident: &Incident, slow: &Slow, zone: &Ti
     ));
     for wait in &slow.waits {
         let function = wait.function.as_deref().map_or_else(String::new, |function| {
-            format!(" ({})", escape(function.as_bytes()))
+            format!(" ({})", said(function.as_bytes()))
         });
         let looks = format!("{} of {} looks", wait.looks, slow.looks);
         row(page, &looks, &format!("{}{function}", self::words(wait)));

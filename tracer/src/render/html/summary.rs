@@ -2,11 +2,11 @@
 
 use jiff::tz::TimeZone;
 
-use super::text::{Page, Words};
+use super::text::{Apart, Page, Words};
 use crate::{
     model::Timestamp,
     render::times::{between, duration, format},
-    report::{Count, Hour, Summary},
+    report::{Count, Hour, Summary, said_workload},
 };
 
 const HOUR: i64 = 3_600_000_000_000;
@@ -58,7 +58,7 @@ pub(super) fn summary(page: &mut Page, summary: &Summary, zone: &TimeZone) {
     if let Some(top) = summary.holders.first() {
         page.put(format_args!(
             "<p class=\"lead\"><b>{}</b> blocked most: {} refused attempts in {}.</p>\n",
-            Words(&crate::render::escape(top.name.as_bytes())),
+            Words(&said_workload(&top.name)),
             top.attempts,
             plural(top.incidents, "incident")
         ));
@@ -108,7 +108,7 @@ pub(super) fn summary(page: &mut Page, summary: &Summary, zone: &TimeZone) {
         for again in &summary.recurrences {
             page.put(format_args!(
                 "<p>{} blocked {} different targets on {}, from {} to {}.</p>\n",
-                Words(&crate::render::escape(again.holder.as_bytes())),
+                Words(&said_workload(&again.holder)),
                 again.targets,
                 again.day,
                 format(again.first, zone, "%H:%M:%S"),
@@ -134,7 +134,7 @@ fn counts(page: &mut Page, title: &str, attempts: &str, counts: &[Count]) {
     for count in counts {
         page.put(format_args!(
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
-            Words(&crate::render::escape(count.name.as_bytes())),
+            Apart(count.name.as_bytes()),
             count.incidents,
             count.attempts
         ));

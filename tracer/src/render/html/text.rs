@@ -3,15 +3,27 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use crate::render::sanitize::{escape, printable};
+use crate::{
+    model::Fix,
+    text::{escape, printable, said},
+};
 
-/// A name or path that somebody chose.
+/// A name that somebody chose, in a sentence: in quotes, unless it is a word like any other.
 pub(super) struct Name<'a>(pub(super) &'a [u8]);
+
+/// The same where the page sets it apart, as in `<code>`.
+pub(super) struct Apart<'a>(pub(super) &'a [u8]);
 
 /// Words of our own, which may quote others.
 pub(super) struct Words<'a>(pub(super) &'a str);
 
 impl Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        markup(f, &said(self.0))
+    }
+}
+
+impl Display for Apart<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         markup(f, &escape(self.0))
     }
@@ -48,83 +60,65 @@ impl Page {
     }
 }
 
-/// Commands that advice tells.
-const COMMANDS: [&str; 11] = [
-    "kill ",
-    "kubectl ",
-    "systemctl ",
-    "docker ",
-    "podman ",
-    "ctr ",
-    "nsenter ",
-    "umount ",
-    "umount -l ",
-    "dmsetup ",
-    "ebusy ",
-];
-
-/// Advice, with the command in it set apart: it begins the text or stands after a colon, and ends before a
-/// parenthesis.
-pub(super) fn advice(page: &mut Page, text: &str) {
-    let starts = |at: usize| {
-        text.get(at..)
-            .is_some_and(|rest| COMMANDS.iter().any(|command| rest.starts_with(command)))
-    };
-    let after_colon = text.match_indices(": ").map(|(at, colon)| at + colon.len());
-    let begin = std::iter::once(0)
-        .chain(text.starts_with("and ").then_some(4))
-        .chain(after_colon)
-        .find(|at| starts(*at));
-    let Some((before, rest)) = begin.and_then(|begin| text.split_at_checked(begin)) else {
-        page.put(format_args!("{}", Words(text)));
-        return;
-    };
-    let end = [" (", " first: ", "; "]
-        .iter()
-        .filter_map(|mark| rest.find(mark))
-        .min()
-        .unwrap_or(rest.len());
-    let (command, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
-    page.put(format_args!(
-        "{}<code>{}</code>{}",
-        Words(before),
-        Words(command),
-        Words(after)
-    ));
+/// Advice, with its command set apart: whole, on a line of its own.
+pub(super) fn advice(page: &mut Page, fix: &Fix) {
+    page.put(format_args!("{}", Words(&fix.words())));
+    if let Some(command) = &fix.command {
+        page.put(format_args!(
+            "<pre><code>{}</code></pre>",
+            Words(&command.to_string())
+        ));
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Name, Page, advice};
+    use super::{Apart, Name, Page, advice};
+    use crate::{
+        model::Fix,
+        text::{Command, said},
+    };
 
     #[test]
     fn a_hostile_name_is_only_text() {
-        let name = Name("<img src=x onerror=\"alert('1')\">&\u{202e}\x1b[31m".as_bytes()).to_string();
+        let hostile = "<img src=x onerror=\"alert('1')\">&\u{202e}\x1b[31m".as_bytes();
         assert_eq!(
-            name,
+            Apart(hostile).to_string(),
             "&lt;img src=x onerror=&quot;alert(&#39;1&#39;)&quot;&gt;&amp;\\u{202e}\\x1b[31m"
         );
+        let name = Name(hostile).to_string();
+        assert!(
+            name.starts_with("&#39;&lt;img src=x onerror=&quot;alert(&#39;\\&#39;&#39;1"),
+            "{name}"
+        );
+        assert_eq!(Name(b"node-agent").to_string(), "node-agent");
     }
 
     #[test]
-    fn the_command_in_an_advice_is_set_apart() {
-        let html = |text: &str| {
+    fn only_the_command_is_set_apart() {
+        let html = |fix: &Fix| {
             let mut page = Page::default();
-            advice(&mut page, text);
+            advice(&mut page, fix);
             page.0
         };
-        assert_eq!(
-            html("have sh close the file, or: kill -HUP 7"),
-            "have sh close the file, or: <code>kill -HUP 7</code>"
+        let name = said(b"x: umount -l / (");
+        let kill = Fix::command(
+            format!("have {name} close the file, or end it"),
+            Some(Command::new(&["kill", "-HUP"]).number(7_u32)),
+            "",
         );
         assert_eq!(
-            html("umount /a first: it is mounted on top"),
-            "<code>umount /a</code> first: it is mounted on top"
+            html(&kill),
+            "have &#39;x: umount -l / (&#39; close the file, or end it:<pre><code>kill -HUP 7</code></pre>"
+        );
+        let quoted = Command::new(&["umount"]).path(b"/a  <b>");
+        assert_eq!(
+            html(&Fix::command("unmount it", quoted, "whoever uses it")),
+            "unmount it (whoever uses it):<pre><code>umount &#39;/a  &lt;b&gt;&#39;</code></pre>"
         );
         assert_eq!(
-            html("or leave it running: nsenter -t 1 -m umount -l /a (takes its copy away)"),
-            "or leave it running: <code>nsenter -t 1 -m umount -l /a</code> (takes its copy away)"
+            html(&Fix::change("umount -l / does not help")),
+            "umount -l / does not help"
         );
-        assert_eq!(html("have <b> let go of it"), "have &lt;b&gt; let go of it");
     }
 }

@@ -8,10 +8,10 @@ use crate::{
     model::{Holder, Incident, Timestamp},
     render::{
         fit::shorten,
-        sanitize::escape,
         times::{between, duration, moment},
     },
     report::Finding,
+    text::said,
 };
 
 const WIDTH: f64 = 1000.0;
@@ -168,7 +168,7 @@ fn bar(
     zone: &TimeZone,
 ) {
     let name = match &holder.process {
-        Some(process) => format!("{} {}", escape(process.comm.as_bytes()), process.pid),
+        Some(process) => format!("{} {}", said(process.comm.as_bytes()), process.pid),
         None => holder.kind.name().to_owned(),
     };
     let name = match holder.fd {

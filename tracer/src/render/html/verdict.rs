@@ -2,12 +2,16 @@
 
 use super::{
     slow,
-    text::{Name, Page, Words},
+    text::{Apart, Name, Page, Words},
 };
 use crate::{
     identity::mount_claim,
     model::{Container, Holder, Incident, Kind, Outcome, Target, Through},
-    render::{kinds::way, names::short_id},
+    render::{
+        kinds::way,
+        line::Line,
+        names::{claimed, short_id},
+    },
 };
 
 /// `The root file system of ci/build could not be unmounted: node-agent (pid 48211) had /var/log/app.log open.`
@@ -62,10 +66,10 @@ fn nobody(incident: &Incident) -> &'static str {
 }
 
 fn holder(page: &mut Page, of: &Holder) {
-    let path = Name(of.path.as_bytes());
+    let path = Apart(of.path.as_bytes());
     match of.kind {
         Kind::Mount => {
-            let at = Name(of.seen_as.as_ref().unwrap_or(&of.path).as_bytes());
+            let at = Apart(of.seen_as.as_ref().unwrap_or(&of.path).as_bytes());
             page.put(format_args!("{}, at <code>{at}</code>", Words(&way(of))));
             if of.process.is_some() {
                 page.put(format_args!(", in the mount namespace of "));
@@ -115,14 +119,15 @@ fn target(page: &mut Page, target: &Target) {
             container(page, of);
         }
         (Some(of), Some(claim)) if !claim.what.starts_with("mount ") => {
-            page.put(format_args!("The {} of ", Words(&claim.what)));
+            let what = claimed(Line::new(""), &claim.what).finish();
+            page.put(format_args!("The {} of ", Words(what.trim())));
             container(page, of);
         }
         (Some(of), _) => {
-            page.put(format_args!("<code>{}</code> of ", Name(target.path.as_bytes())));
+            page.put(format_args!("<code>{}</code> of ", Apart(target.path.as_bytes())));
             container(page, of);
         }
-        (None, _) => page.put(format_args!("<code>{}</code>", Name(target.path.as_bytes()))),
+        (None, _) => page.put(format_args!("<code>{}</code>", Apart(target.path.as_bytes()))),
     }
 }
 
@@ -134,10 +139,10 @@ pub(super) fn container(page: &mut Page, of: &Container) {
             }
             page.put(format_args!("{}", Name(pod.as_bytes())));
             if let Some(name) = name {
-                page.put(format_args!(" “{}”", Name(name.as_bytes())));
+                page.put(format_args!(" “{}”", Apart(name.as_bytes())));
             }
         }
-        (None, Some(name)) => page.put(format_args!("container “{}”", Name(name.as_bytes()))),
+        (None, Some(name)) => page.put(format_args!("container “{}”", Apart(name.as_bytes()))),
         (None, None) => page.put(format_args!("container {}", Name(short_id(&of.id).as_bytes()))),
     }
 }

@@ -12,9 +12,32 @@ pub fn escape(bytes: &[u8]) -> String {
     escaped(bytes, true)
 }
 
-/// The same for text of our own that may quote others: its backslashes stay single, for they are a shell's.
-pub(super) fn printable(text: &str) -> String {
+/// The same for text of our own that may quote others: its backslashes stay single.
+#[must_use]
+pub fn printable(text: &str) -> String {
     escaped(text.as_bytes(), false)
+}
+
+/// A name of somebody else's for a sentence: as it is where it is a word like any other, else in quotes, so that nobody
+/// takes it for a part of the sentence.
+#[must_use]
+pub fn said(name: &[u8]) -> String {
+    let text = escape(name);
+    if is_bare(&text) { text } else { said_always(&text) }
+}
+
+/// An escaped name in quotes: those of a shell, for sentences are pasted by mistake.
+pub(crate) fn said_always(escaped: &str) -> String {
+    format!("'{}'", escaped.replace('\'', "'\\''"))
+}
+
+/// A word: letters, digits, and what paths and names of units and containers have between them.
+pub(crate) fn is_bare(escaped: &str) -> bool {
+    let own = |char: char| char.is_alphanumeric() || "-_./+@~=%,#:".contains(char);
+    !escaped.is_empty()
+        && !escaped.starts_with('-')
+        && !escaped.ends_with([':', ','])
+        && escaped.chars().all(own)
 }
 
 fn escaped(bytes: &[u8], backslash: bool) -> String {
@@ -46,7 +69,7 @@ fn push_hex(out: &mut String, byte: u8) {
 }
 
 /// Characters without a shape of their own, and those that reorder the ones around them.
-pub(super) fn is_deceptive(char: char) -> bool {
+pub(crate) fn is_deceptive(char: char) -> bool {
     matches!(char,
         '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -59,7 +82,7 @@ pub(super) fn is_deceptive(char: char) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{escape, is_deceptive, printable};
+    use super::{escape, is_deceptive, printable, said};
 
     #[test]
     fn what_cannot_be_seen_is_escaped() {
@@ -82,6 +105,24 @@ mod tests {
         assert_eq!(printable("kill 1\\2\n"), "kill 1\\2\\n");
     }
 
+    #[test]
+    fn names_in_sentences_cannot_be_taken_for_more() {
+        for (name, text) in [
+            (&b"node-agent"[..], "node-agent"),
+            (b"kworker/0:1", "kworker/0:1"),
+            ("größe".as_bytes(), "größe"),
+            (b"x: kill -9 1 (", "'x: kill -9 1 ('"),
+            (b"x:", "'x:'"),
+            (b"-rf", "'-rf'"),
+            (b"$(id)", "'$(id)'"),
+            (b"it's", "'it'\\''s'"),
+            (b"\x1b[2J", "'\\x1b[2J'"),
+            (b"", "''"),
+        ] {
+            assert_eq!(said(name), text);
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_deceptive_is_left(bytes in proptest::collection::vec(any::<u8>(), 0..200), text: String) {
@@ -94,6 +135,7 @@ mod tests {
         fn different_names_stay_different(left in proptest::collection::vec(any::<u8>(), 0..12),
             right in proptest::collection::vec(any::<u8>(), 0..12)) {
             prop_assert_eq!(left == right, escape(&left) == escape(&right));
+            prop_assert_eq!(left == right, said(&left) == said(&right));
         }
     }
 }

@@ -1,8 +1,6 @@
 //! ebusy: names every reference that made an umount fail with "device or resource busy".
 
-// Before all others: its macros are for them.
-#[macro_use]
-mod say;
+#![deny(clippy::print_stderr, reason = "`say!` does not end the process where nobody reads it")]
 
 pub mod audit;
 pub mod btf;
@@ -24,6 +22,7 @@ pub mod render;
 pub mod report;
 #[cfg(test)]
 mod schema;
+mod stderr;
 pub mod stream;
 pub mod text;
 mod watchdog;

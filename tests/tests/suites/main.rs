@@ -25,6 +25,7 @@ mod ledger;
 mod lockdown;
 mod operations;
 mod outcomes;
+mod pasted;
 mod peers;
 mod record;
 mod runtimes;
@@ -69,6 +70,7 @@ const SUITES: &[Suite] = &[
     suite("lockdown", lockdown::main),
     suite("operations", operations::main),
     suite("outcomes", outcomes::main),
+    suite("pasted", pasted::main),
     suite("peers", peers::main),
     suite("record", record::main),
     suite("runtimes", runtimes::main),

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     live::boot_nanos,
     stream::{Lost, Record},
+    text::say::say,
 };
 
 /// Bytes that are kept free for the end of a segment.
@@ -121,9 +122,7 @@ impl Disk {
             let error = error.to_string();
             if self.failing.as_ref() != Some(&error) {
                 let path = shown(self.folder.path());
-                eprintln!(
-                    "ebusy: {path}: {error}: NOT RECORDING, but watching; what is not written is counted"
-                );
+                say!("ebusy: {path}: {error}: NOT RECORDING, but watching; what is not written is counted");
                 self.failing = Some(error);
             }
         }
@@ -170,7 +169,7 @@ impl Disk {
         self.told = batch.told.or(missed.map(|(_, total)| total)).unwrap_or(self.told);
         if self.failing.take().is_some() {
             let path = shown(self.folder.path());
-            eprintln!(
+            say!(
                 "ebusy: {path}: recording again; {} records were not written so far",
                 self.told
             );

@@ -15,7 +15,10 @@ use super::{
     format::Header,
     queue::Queue,
 };
-use crate::{render::escape, stream::Record, watchdog};
+use crate::{
+    text::say::say,
+    {render::escape, stream::Record, watchdog},
+};
 
 /// How long records wait for a block to fill.
 pub(super) const FLUSH: Duration = Duration::from_millis(400);
@@ -214,7 +217,7 @@ impl Recorder {
         self.shared.more.notify_one();
         let folder = self.done.recv_timeout(PATIENCE).ok();
         if folder.is_none() {
-            eprintln!(
+            say!(
                 "ebusy: {}: the disk did not take the last records within {PATIENCE:?}",
                 shown(&self.path)
             );

@@ -10,6 +10,7 @@ use crate::{
     identity::{BootClock, Containers},
     live::{Identities, audit, enter_host_namespace, own_namespace},
     model::Audit as Report,
+    text::say::say,
     watchdog,
 };
 
@@ -34,7 +35,7 @@ impl Audit {
                 audit(&host, &reader, &identities, &patterns)
             }
             Err(why) => {
-                eprintln!(
+                say!(
                     "tier proc, {why}: only the mounts of the host's own namespace are seen, and nothing of who uses them"
                 );
                 let mounts = ProcMounts::read(own_namespace())?;

@@ -1,7 +1,7 @@
 //! Reading a capture for `report` and `export`: where it is, how far it was read, what is wrong with it.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -11,9 +11,12 @@ use anyhow::{Context as _, Result};
 use crate::{
     capture::{CaptureError, Reader},
     model::Timestamp,
-    render::escape,
     report::{Analysis, Finding},
     stream::Record,
+    text::{
+        said_path,
+        say::{draw, say},
+    },
 };
 
 /// Damages that are told one by one.
@@ -63,7 +66,7 @@ pub(super) fn read(
             Err(error) => {
                 progress.clear();
                 if damage.told.len() < DAMAGE_MAX {
-                    eprintln!("ebusy: {}", escape(error.to_string().as_bytes()));
+                    say!("ebusy: {error}");
                 }
                 damage.add(error.to_string());
             }
@@ -76,7 +79,7 @@ pub(super) fn read(
     }
     let notes = reader.notes();
     for line in notes.lines() {
-        eprintln!("ebusy: {}", escape(line.as_bytes()));
+        say!("ebusy: {line}");
     }
     // A recorder that is still writing, or was killed, left a capture that is whole up to then.
     let missing = !notes.gaps.is_empty() || notes.unknown_records + notes.unknown_blocks > 0;
@@ -85,7 +88,7 @@ pub(super) fn read(
         damage.count += u64::from(missing);
     }
     if damage.count as usize > DAMAGE_MAX {
-        eprintln!("ebusy: {} damaged places in all", damage.count);
+        say!("ebusy: {} damaged places in all", damage.count);
     }
     Ok(damage)
 }
@@ -95,7 +98,7 @@ fn open(path: &Path) -> Result<Reader> {
         CaptureError::Read { error: why, .. } if why.kind() == std::io::ErrorKind::NotFound => {
             anyhow::anyhow!(
                 "{}: no such capture; `ebusy record -o DIR` makes one, `ebusy report DIR` reads it",
-                path.display()
+                said_path(path)
             )
         }
         _ => error.into(),
@@ -106,7 +109,7 @@ fn open(path: &Path) -> Result<Reader> {
 pub(super) fn end_of(path: &Path) -> Result<Option<Timestamp>> {
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
-        let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+        let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", said_path(path)))?;
         files = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         // Their names begin with a number of fixed width.
         files.sort();
@@ -138,7 +141,7 @@ pub(super) fn which(capture: Option<PathBuf>, id: Option<u64>) -> Result<(PathBu
         anyhow::ensure!(
             usual.exists(),
             "which capture? {} (EBUSY_CAPTURE) does not exist; say: ebusy report DIR",
-            usual.display()
+            said_path(&usual)
         );
         return Ok((usual, id));
     };
@@ -182,20 +185,18 @@ impl Progress {
         let part = read as f64 / total.max(1) as f64;
         let filled = (part * 30.0) as usize;
         let rate = self.records as f64 / self.begun.elapsed().as_secs_f64().max(0.001);
-        eprint!(
+        draw(format_args!(
             "\r[{:<30}] {:3.0} %  {} records, {:.0} a second\x1b[K",
             "#".repeat(filled.min(30)),
             part * 100.0,
             self.records,
             rate
-        );
-        // It is only a picture.
-        let _ = std::io::stderr().flush();
+        ));
     }
 
     fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[K");
+            draw(format_args!("\r\x1b[K"));
         }
     }
 }

@@ -20,6 +20,7 @@ use rustix::{
 use super::inherited::ForCommand;
 use crate::{
     render::escape,
+    text::say::say,
     watchdog::{self, Step},
 };
 
@@ -92,7 +93,7 @@ impl Child {
             .context("starting the command")?;
         if let Ok(errno) = <[u8; 4]>::try_from(errno.as_slice()) {
             let error = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            eprintln!("ebusy: cannot run {}: {error}", escape(self.name.as_bytes()));
+            say!("ebusy: cannot run {}: {error}", escape(self.name.as_bytes()));
             let _ = waitpid(Some(self.pid), WaitOptions::empty());
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             return Ok(Err(if missing { super::exit::NOT_FOUND } else { 126 }));

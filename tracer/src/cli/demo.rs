@@ -182,5 +182,5 @@ fn hold(part: Part, file: &Path) -> Result<u8> {
 }
 
 fn say(what: &str) {
-    eprintln!("demo: {what}");
+    crate::text::say::line(format_args!("demo: {what}"));
 }

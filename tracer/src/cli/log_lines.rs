@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     logs::{LogClock, LogLine, LogReader},
     model::{Target, Timestamp},
-    render::escape,
+    text::{said, say::say},
 };
 
 /// Targets that are looked at.
@@ -54,13 +54,13 @@ pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
     }
     let counts = reader.counts();
     if counts.cut > 0 {
-        eprintln!(
+        say!(
             "{} lines were longer than 64 KiB: their ends were not read",
             counts.cut
         );
     }
     if left_out > 0 {
-        eprintln!("more than {MAX_TARGETS} targets: {left_out} lines about others were left out");
+        say!("more than {MAX_TARGETS} targets: {left_out} lines about others were left out");
     }
     if asked.is_empty() {
         bail!(
@@ -139,11 +139,11 @@ impl Asked {
             .time
             .map_or_else(String::new, |time| format!(", since {}", time.local_clock()));
         let what = match (&self.line.target, self.names().first()) {
-            (Some(target), _) => escape(target.as_bytes()),
-            (None, Some(name)) => escape(name.as_bytes()),
+            (Some(target), _) => said(target.as_bytes()),
+            (None, Some(name)) => said(name.as_bytes()),
             (None, None) => {
                 let message = self.line.message.as_bytes();
-                escape(&message[..message.len().min(80)])
+                said(&message[..message.len().min(80)])
             }
         };
         format!("{which}{time}: {what}")
@@ -194,9 +194,9 @@ mod tests {
             words,
             [
                 "lines 1 to 4 (2 times): /var/run/x/",
-                "line 3: /mnt/y z",
+                "line 3: '/mnt/y z'",
                 "line 5: a/b",
-                "line 6: EBUSY: Device or resource busy",
+                "line 6: 'EBUSY: Device or resource busy'",
             ]
         );
         assert_eq!(asked[0].path().unwrap(), b"/run/x");

@@ -17,7 +17,7 @@ mod status;
 mod watch;
 mod who;
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{io::Write as _, os::unix::ffi::OsStrExt as _, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -26,7 +26,8 @@ pub(crate) use self::report::LogMatch;
 use crate::{
     identity::WatchPatterns,
     probe::{Choice, LockedDown, NoTier},
-    say,
+    stderr,
+    text::{Command, printable, say::say},
 };
 
 /// Exit codes.
@@ -191,9 +192,11 @@ pub fn main() -> u8 {
         .filter_module("tracer", level)
         .filter_module("ebusy", level)
         .parse_default_env()
-        .format_timestamp(None)
-        .format_target(false)
-        .target(env_logger::Target::Pipe(Box::new(say::Log)))
+        .format(|to, record| {
+            let words = printable(&record.args().to_string());
+            writeln!(to, "[{:<5}] {words}", record.level())
+        })
+        .target(env_logger::Target::Pipe(Box::new(stderr::Log)))
         .init();
     let result = match cli.verb {
         Verb::Watch(watch) => watch.run(&cli.common),
@@ -210,7 +213,7 @@ pub fn main() -> u8 {
         if is_broken_pipe(&error) {
             return exit::NOT_READ;
         }
-        eprintln!("ebusy: {error:#}");
+        say!("ebusy: {error:#}");
         // Blind is not broken.
         if error.is::<NoTier>() || error.is::<LockedDown>() {
             exit::UNKNOWN
@@ -218,12 +221,16 @@ pub fn main() -> u8 {
             exit::USAGE
         }
     });
-    say::finish();
+    stderr::finish();
     status
 }
 
 /// Help, the version, or what is wrong with the command line.
 fn tell(answer: &clap::Error) -> u8 {
+    if answer.use_stderr() {
+        return usage(answer);
+    }
+    // Help and version, which are ebusy's own words.
     let status = u8::try_from(answer.exit_code()).unwrap_or(exit::USAGE);
     match answer.print() {
         Ok(()) if !(inherited::was_closed(libc::STDOUT_FILENO) && status == exit::OK) => status,
@@ -245,13 +252,30 @@ fn need_root() -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let arguments: Vec<String> = std::env::args_os()
-        .map(|part| part.to_string_lossy().into_owned())
-        .collect();
-    anyhow::bail!(
-        "this needs root (it loads BPF programs and reads kernel memory); run: sudo {}",
-        arguments.join(" ")
-    )
+    let why = "this needs root (it loads BPF programs and reads kernel memory)";
+    let again = std::env::args_os().try_fold(Command::new(&["sudo"]), |command, argument| {
+        command.argument(argument.as_bytes())
+    });
+    match again {
+        Some(again) => anyhow::bail!("{why}; run: {again}"),
+        None => anyhow::bail!("{why}; run it with sudo"),
+    }
+}
+
+/// What is wrong with the command line. clap quotes arguments as they are, which can be names of files of others.
+fn usage(error: &clap::Error) -> u8 {
+    let mut text = error.render().to_string();
+    for argument in std::env::args_os() {
+        let argument = argument.to_string_lossy();
+        let visible = printable(&argument);
+        if visible != argument {
+            text = text.replace(&*argument, &visible);
+        }
+    }
+    for line in text.lines() {
+        say!("{line}");
+    }
+    exit::USAGE
 }
 
 #[cfg(test)]

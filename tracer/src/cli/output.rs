@@ -16,6 +16,7 @@ use crate::{
     outlet::{Outcome, Outlet},
     render::{self, Style},
     report::Redactor,
+    text::say::say,
     watchdog::{self, Step},
 };
 
@@ -105,7 +106,7 @@ impl Results {
             && !*told
             && let Some(words) = losses(outlet.outcome())
         {
-            eprintln!("ebusy: {shown}: {words}; ebusy goes on, stop it with SIGINT");
+            say!("ebusy: {shown}: {words}; ebusy goes on, stop it with SIGINT");
             *told = true;
         }
     }
@@ -130,7 +131,7 @@ impl Results {
             let Some(words) = losses(outcome) else {
                 return Ok(found);
             };
-            eprintln!("ebusy: {shown}: {words}");
+            say!("ebusy: {shown}: {words}");
             let gone = outcome.error == Some(io::ErrorKind::BrokenPipe);
             return Ok(match found {
                 exit::OK if gone => exit::NOT_READ,
@@ -144,7 +145,7 @@ impl Results {
         });
         match written {
             Err(error) if found == exit::OK => return Err(error),
-            Err(error) if !super::is_broken_pipe(&error) => eprintln!("ebusy: {error:#}"),
+            Err(error) if !super::is_broken_pipe(&error) => say!("ebusy: {error:#}"),
             _ => {}
         }
         Ok(found)

@@ -21,7 +21,8 @@ use crate::{
     live::{Options, Session, enter_host_namespace},
     probe::History,
     render::escape,
-    say,
+    stderr,
+    text::say::say,
     watchdog::{self, Step},
 };
 
@@ -128,7 +129,7 @@ impl Record {
             .with_context(|| format!("the captures in {shown}"))?;
         let (segments, bytes) = folder.beyond(limits);
         if segments > 0 {
-            eprintln!(
+            say!(
                 "{shown}: {segments} segments of before, {} MiB, are beyond --max-size {} MiB or --max-age {} h, and \
                  will be removed",
                 bytes.div_ceil(1 << 20),
@@ -152,7 +153,7 @@ impl Record {
         let folder = self.folder(path, &limits)?;
         settle_in()?;
         enter_host_namespace()?;
-        say::without_waiting().context("starting a thread")?;
+        stderr::without_waiting().context("starting a thread")?;
         let history = if self.history { History::On } else { History::Cheap };
         let (session, watching) = Session::start(Options {
             probe: common.probe,
@@ -184,7 +185,7 @@ impl Record {
             watchdog::second_signal_ends()?;
             announce(&session, &watching, common);
             if !history.at(session.tier()) {
-                eprintln!("who opens files is not recorded at this tier (--history does)");
+                say!("who opens files is not recorded at this tier (--history does)");
             }
             record(session, signals).await
         })
@@ -235,9 +236,9 @@ async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
     let closing = watchdog::within(Step::Closing, recorder.path().as_os_str().as_encoded_bytes());
     recorder.close();
     drop(closing);
-    eprintln!("{}", summary(&session, "in all"));
+    say!("{}", summary(&session, "in all"));
     let standing = recorder.standing();
-    eprintln!(
+    say!(
         "{standing}: {}",
         escape(recorder.path().as_os_str().as_encoded_bytes())
     );
@@ -252,7 +253,7 @@ fn tell(session: &Session, when: &str) {
     let standing = session
         .recorder()
         .map_or_else(String::new, |recorder| recorder.standing().to_string());
-    eprintln!("{}; {standing}", summary(session, when));
+    say!("{}; {standing}", summary(session, when));
 }
 
 #[cfg(test)]

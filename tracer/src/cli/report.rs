@@ -16,6 +16,7 @@ use crate::{
     model::{Incident, Kind, Outcome, Since, SinceSource, Timestamp, earlier},
     render::{self, Html},
     report::{Analysis, Filter, Finding, Redactor, Seen, Summary, Tally, When, glob},
+    text::{said, said_path, say::say},
 };
 
 /// Incidents that are kept for being matched with a log.
@@ -111,12 +112,12 @@ pub(super) fn nothing(filter: &Filter, seen: &Seen) {
         _ => String::new(),
     };
     if filter.is_empty() {
-        eprintln!(
+        say!(
             "no umount was refused in the capture{span}, {} records",
             seen.records
         );
     } else {
-        eprintln!(
+        say!(
             "none of the {} incidents in the capture{span} is what was asked for; see all: ebusy report CAPTURE",
             seen.incidents
         );
@@ -188,7 +189,7 @@ impl Report {
         {
             anyhow::bail!(
                 "{}: no incident {id} in it; it has {}",
-                capture.display(),
+                said_path(&capture),
                 numbers(analysis.seen().incidents)
             );
         }
@@ -293,15 +294,15 @@ impl Report {
                 .by_ref()
                 .take(LINES_MAX)
                 .collect::<Result<Vec<_>, _>>()
-                .with_context(|| format!("reading the log {}", path.display()))?;
+                .with_context(|| format!("reading the log {}", said_path(path)))?;
             if lines.is_empty() {
-                eprintln!("{}: no line of it says that something is busy", path.display());
+                say!("{}: no line of it says that something is busy", said_path(path));
             }
             let more = reader.take_while(Result::is_ok).count();
             if more > 0 {
-                eprintln!(
+                say!(
                     "{}: only the first {LINES_MAX} lines that say that something is busy are matched; {more} are not",
-                    path.display()
+                    said_path(path)
                 );
             }
             logs.push((path.clone(), lines));
@@ -329,7 +330,7 @@ fn open_log(path: &Path) -> Result<Box<dyn BufRead>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdin().lock()));
     }
-    let file = File::open(path).with_context(|| format!("opening the log {}", path.display()))?;
+    let file = File::open(path).with_context(|| format!("opening the log {}", said_path(path)))?;
     Ok(Box::new(BufReader::new(file)))
 }
 
@@ -397,7 +398,7 @@ impl LogMatch {
             Some(redactor) => (redactor.name(&log), redactor.name(&message)),
             None => (log.into_owned(), message.into_owned()),
         };
-        let place = format!("{} line {}", render::escape(log.as_bytes()), found.line.line);
+        let place = format!("{} line {}", said(log.as_bytes()), found.line.line);
         let time = found
             .line
             .time

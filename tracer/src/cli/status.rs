@@ -5,7 +5,10 @@ use std::{io, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::watch::{TICK, summary};
-use crate::{live::Session, render::escape};
+use crate::{
+    live::Session,
+    text::{said, say::say},
+};
 
 /// Before the first look whether there is nothing left to look at; what takes longer is not worth more than usual.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -46,9 +49,9 @@ impl Status {
         }
         self.asked = false;
         for busy in session.still_busy() {
-            eprintln!(
+            say!(
                 "still busy: {} (mount {}): {} {}",
-                escape(busy.path.as_bytes()),
+                said(busy.path.as_bytes()),
                 busy.mount_id,
                 busy.references,
                 if busy.references == 1 {
@@ -58,6 +61,6 @@ impl Status {
                 }
             );
         }
-        eprintln!("{}", summary(session, "now"));
+        say!("{}", summary(session, "now"));
     }
 }

@@ -34,7 +34,8 @@ use crate::{
     model::Timestamp,
     probe::History,
     render::{after, escape},
-    say,
+    stderr,
+    text::{Command, said, say::say},
     watchdog::{self, Step},
 };
 
@@ -126,7 +127,7 @@ impl Watch {
         };
         settle_in()?;
         enter_host_namespace()?;
-        say::without_waiting().context("starting a thread")?;
+        stderr::without_waiting().context("starting a thread")?;
         let mounts = results.mounts();
         let mut results = results.without_waiting()?;
         let capture = capture.or_else(|| (!self.no_capture).then(evidence).flatten());
@@ -220,7 +221,7 @@ impl Watch {
                 () = status.due() => session.tick()?,
                 status = command_exit(exited.as_ref(), running.as_ref()) => break End::Command(status),
                 _ = alive.tick() => {
-                    eprintln!("{}", summary(&session, "so far"));
+                    say!("{}", summary(&session, "so far"));
                     Vec::new()
                 }
             };
@@ -232,7 +233,7 @@ impl Watch {
             running.signal(*signal);
             let ended = tokio::time::timeout(PATIENCE, command_exit(exited.as_ref(), Some(running))).await;
             if ended.is_err() {
-                eprintln!("ebusy: the command did not end on {signal:?}; it is left running");
+                say!("ebusy: the command did not end on {signal:?}; it is left running");
             }
         }
         report(session.end()?, results)?;
@@ -259,16 +260,16 @@ impl Watch {
         recorder.close();
         let standing = recorder.standing();
         if standing.not_written > 0 {
-            eprintln!("{standing}");
+            say!("{standing}");
         }
-        eprintln!("{}", escape(recorder.path().as_os_str().as_bytes()));
+        say!("{}", escape(recorder.path().as_os_str().as_bytes()));
     }
 
     fn finish(&self, session: &Session, end: &End, had_command: bool) -> u8 {
         let refused = session.analyzer().totals.incidents > 0;
-        eprintln!("{}", summary(session, "in all"));
+        say!("{}", summary(session, "in all"));
         if !refused {
-            eprintln!(
+            say!(
                 "no umount was refused that is shown here; if something is busy all the same: `ebusy who PATH`, and \
                  --all for mounts outside containers"
             );
@@ -298,7 +299,7 @@ fn evidence() -> Option<Folder> {
         .and_then(|()| Folder::open(path));
     folder
         .inspect_err(|error| {
-            eprintln!("no evidence is kept: {name}: {error:#}; choose a folder with --capture");
+            say!("no evidence is kept: {name}: {error:#}; choose a folder with --capture");
         })
         .ok()
 }
@@ -336,19 +337,19 @@ fn report(output: Vec<Output>, results: &mut Results) -> Result<()> {
 
 pub(super) fn announce(session: &Session, watching: &Watching, common: &Common) {
     for refused in &watching.refused {
-        eprintln!(
+        say!(
             "tier {} is not to be had here: {}",
             refused.tier,
             refused.reason()
         );
     }
     for missing in &watching.missing {
-        eprintln!("hook missing: {missing}");
+        say!("hook missing: {missing}");
     }
     for stuck in &watching.stuck {
-        eprintln!(
-            "stuck already: {}{}; {}; see: ebusy who {0}",
-            escape(stuck.target.path.as_bytes()),
+        say!(
+            "stuck already: {}{}; {}",
+            said(stuck.target.path.as_bytes()),
             stuck.since.as_ref().map_or_else(String::new, |since| format!(
                 ", since {} at the latest ({})",
                 since.time.local_clock(),
@@ -356,6 +357,9 @@ pub(super) fn announce(session: &Session, watching: &Watching, common: &Common) 
             )),
             after(&stuck.target)
         );
+        if let Some(command) = Command::new(&["ebusy", "who"]).path(stuck.target.path.as_bytes()) {
+            say!("  {command}");
+        }
     }
     let test = watching
         .self_test
@@ -366,7 +370,7 @@ pub(super) fn announce(session: &Session, watching: &Watching, common: &Common) 
     } else {
         format!("container and kubelet mounts, {}", common.target.join(", "))
     };
-    eprintln!(
+    say!(
         "watching {targets}: {} now, {} mounts with their copies; tier {}, self-test {test}",
         watching.targets,
         watching.mounts,
@@ -380,7 +384,7 @@ pub(super) fn summary(session: &Session, when: &str) -> String {
         format!(
             ", slowest {:.3} s ({})",
             *nanos as f64 / 1e9,
-            escape(path.as_bytes())
+            said(path.as_bytes())
         )
     });
     let slow = if totals.slow > 0 {

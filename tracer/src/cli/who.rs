@@ -28,7 +28,8 @@ use crate::{
     logs::LogClock,
     model::{Container, Since, SinceSource, Target, Who as Report, earlier},
     probe::{Choice, Tier, reader_only},
-    render::{escape, fixes_of_asked},
+    render::fixes_of_asked,
+    text::{said, say::say},
     watchdog::{self, Step},
 };
 
@@ -68,9 +69,9 @@ impl Who {
         let (host, reader) = match kernel(common.probe)? {
             Ok(kernel) => kernel,
             Err(why) => {
-                eprintln!("tier proc, {why}: {BLIND}");
+                say!("tier proc, {why}: {BLIND}");
                 if common.cmdline {
-                    eprintln!(
+                    say!(
                         "command lines are not shown at tier proc: to read one from /proc can wait for its process"
                     );
                 }
@@ -194,7 +195,7 @@ fn by_proc(question: &Question, mounts: &[ProcMounts; 2], results: &mut Results)
             for asked in asked {
                 let mount = asked.path().and_then(|path| at(&path));
                 if mount.is_none() {
-                    eprintln!("{}", asked.not_seen_by_proc());
+                    say!("{}", asked.not_seen_by_proc());
                 }
                 named.extend(mount);
             }
@@ -209,7 +210,7 @@ fn by_proc(question: &Question, mounts: &[ProcMounts; 2], results: &mut Results)
     let mut seen = HashSet::new();
     found.retain(|(_, line)| seen.insert(line.id));
     if found.is_empty() {
-        eprintln!("no such mount in this mount namespace; others are not seen at tier proc");
+        say!("no such mount in this mount namespace; others are not seen at tier proc");
         return Ok(exit::UNKNOWN);
     }
     let mut status = exit::OK;
@@ -307,9 +308,9 @@ impl Look<'_> {
                 }
             }
             if mounts.is_empty() {
-                eprintln!("{}", asked.not_matched());
+                say!("{}", asked.not_matched());
             } else if asked.lines > 1 {
-                eprintln!("{}", asked.words());
+                say!("{}", asked.words());
             }
             for (mount, target) in mounts {
                 if !found.iter().any(|(known, _)| known.address == mount.address) {
@@ -378,7 +379,7 @@ impl Look<'_> {
 
 fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
     let mut ids: Vec<String> = ids
-        .map(|id| escape(id.as_bytes()).chars().take(20).collect())
+        .map(|id| said(id.as_bytes().get(..20).unwrap_or(id.as_bytes())))
         .collect();
     let more = ids.len().saturating_sub(5);
     ids.truncate(5);
@@ -446,14 +447,14 @@ fn nothing(question: &Question, common: &Common) -> Result<u8> {
         // Each line has had its answer.
         Question::Log(_) => Ok(exit::OK),
         Question::Stuck => {
-            eprintln!("no container mount is stuck: every mounted one has a process of its container");
+            say!("no container mount is stuck: every mounted one has a process of its container");
             Ok(exit::OK)
         }
         Question::Path(path) => {
             let patterns: WatchPatterns = common.patterns()?;
-            let shown = escape(path);
+            let shown = said(path);
             if patterns.covers(path) {
-                eprintln!("{shown} is not mounted in any mount namespace: there is nothing to unmount");
+                say!("{shown} is not mounted in any mount namespace: there is nothing to unmount");
                 return Ok(exit::OK);
             }
             bail!("{shown} is not a mountpoint in any mount namespace; see: findmnt -o TARGET")
@@ -461,12 +462,12 @@ fn nothing(question: &Question, common: &Common) -> Result<u8> {
         Question::Name { name, .. }
             if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
         {
-            eprintln!("container {name} has no mounts: there is nothing to unmount");
+            say!("container {name} has no mounts: there is nothing to unmount");
             Ok(exit::OK)
         }
         Question::Name { name, .. } => bail!(
             "no container, pod or mount named {}; give a path, a container id or its unique prefix, or NAMESPACE/POD",
-            escape(name.as_bytes())
+            said(name.as_bytes())
         ),
     }
 }

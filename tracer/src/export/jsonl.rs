@@ -46,7 +46,7 @@ impl<W: Write> Jsonl<W> {
 }
 
 fn write(to: &mut impl Write, lines: &mut u64, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *to, value)?;
+    crate::text::json::to_writer(&mut *to, value)?;
     *lines += 1;
     to.write_all(b"\n")
 }

@@ -53,6 +53,12 @@ impl Command {
         if option { None } else { self.joined("", name) }
     }
 
+    /// An argument of whoever runs ebusy, which may be an option.
+    #[must_use]
+    pub fn argument(self, argument: &[u8]) -> Option<Self> {
+        self.joined("", argument)
+    }
+
     /// The same of what has to be an absolute path.
     #[must_use]
     pub fn path(self, path: &[u8]) -> Option<Self> {

@@ -26,6 +26,12 @@ pub fn said(name: &[u8]) -> String {
     if is_bare(&text) { text } else { said_always(&text) }
 }
 
+/// The same of a path.
+#[must_use]
+pub fn said_path(path: &std::path::Path) -> String {
+    said(path.as_os_str().as_encoded_bytes())
+}
+
 /// An escaped name in quotes: those of a shell, for sentences are pasted by mistake.
 pub(crate) fn said_always(escaped: &str) -> String {
     format!("'{}'", escaped.replace('\'', "'\\''"))
@@ -35,7 +41,7 @@ pub(crate) fn said_always(escaped: &str) -> String {
 pub(crate) fn is_bare(escaped: &str) -> bool {
     let own = |char: char| char.is_alphanumeric() || "-_./+@~=%,#:".contains(char);
     !escaped.is_empty()
-        && !escaped.starts_with('-')
+        && (escaped == "-" || !escaped.starts_with('-'))
         && !escaped.ends_with([':', ','])
         && escaped.chars().all(own)
 }

@@ -1,6 +1,5 @@
 //! Text for people, on stderr. Nothing depends on whether anybody reads it: it is lost where it cannot be written, and a
-//! program that runs for long does not wait for it either. The macros stand in for those of the standard library, which
-//! end the process then.
+//! program that runs for long does not wait for it either. `eprintln!` of the standard library would end the process then.
 
 use std::{io, os::fd::AsFd as _, sync::OnceLock, time::Duration};
 
@@ -12,20 +11,6 @@ const ROOM: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 static OUTLET: OnceLock<Outlet> = OnceLock::new();
-
-/// A line on stderr.
-macro_rules! eprintln {
-    ($($arguments:tt)*) => {
-        $crate::say::write(format!("{}\n", format_args!($($arguments)*)))
-    };
-}
-
-/// A part of a line on stderr.
-macro_rules! eprint {
-    ($($arguments:tt)*) => {
-        $crate::say::write(format!($($arguments)*))
-    };
-}
 
 /// From now on nobody waits for whoever reads stderr. Starts a thread.
 pub(crate) fn without_waiting() -> io::Result<()> {

@@ -116,12 +116,9 @@ fn tail(namespace: Namespace) -> Result<Verdict> {
         _ => "target",
     };
     problems.equal("through", &holder.through.as_str(), &through);
-    let first = format!("have tail close the file, or: kill {pid}");
+    let first = format!("have tail close the file, or end it: kill {pid}");
     problems.check(
-        incident
-            .fixes
-            .first()
-            .is_some_and(|fix| fix.text.contains(&first)),
+        incident.fixes.first().is_some_and(|fix| fix.reads() == first),
         || format!("not advised: {first}"),
     );
     let copy = incident

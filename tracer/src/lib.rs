@@ -1,6 +1,9 @@
 //! ebusy: names every reference that made an umount fail with "device or resource busy".
 
-#![deny(clippy::print_stderr, reason = "`say!` does not end the process where nobody reads it")]
+#![deny(
+    clippy::print_stderr,
+    reason = "`say!` does not end the process where nobody reads it"
+)]
 
 pub mod audit;
 pub mod btf;

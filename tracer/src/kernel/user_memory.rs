@@ -35,6 +35,16 @@ pub struct UserMemory {
 }
 
 impl UserMemory {
+    /// With the kernel's mapping of physical memory there, and four levels of page tables.
+    #[cfg(test)]
+    pub(super) fn at(base: u64) -> Self {
+        Self {
+            base,
+            levels: 4,
+            above: 0,
+        }
+    }
+
     /// Finds it by our own memory: only what leads to the bytes that are really there is right.
     #[must_use]
     pub fn find(kernel: Kernel<'_>) -> Option<Self> {
@@ -261,7 +271,7 @@ mod tests {
                     memory.write_word(BASE + table + index * 8, entry);
                 }
             }
-            let user = UserMemory { base: BASE, levels: 4, above: 0 };
+            let user = UserMemory::at(BASE);
             let read = with(&memory, |kernel| user.read(kernel, TASK, address, length));
             prop_assert!(read.is_none_or(|bytes| bytes.len() as u64 <= length));
             prop_assert!(BASE.is_multiple_of(ALIGNMENT));

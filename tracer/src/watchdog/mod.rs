@@ -236,7 +236,7 @@ mod tests {
         steps::{Seen, Step},
     };
 
-    const STOOD: Duration = Duration::from_secs(60);
+    const STOOD: Duration = Duration::from_mins(1);
 
     fn seen() -> Seen {
         Seen {

@@ -15,7 +15,7 @@ use tracer_common::{ABSENT, CHASE_MAX, UmountCall};
 use super::layout;
 use crate::kernel::{
     Batch, Budget, Kernel, KernelLayout, KernelMemory, LedgerFile, Links, Mount, Paths, PerCpu, Task,
-    snapshot, survey, ways::Ways,
+    process::ProcessFacts, snapshot, survey, user_memory::UserMemory, ways::Ways,
 };
 
 /// What a look may cost here.
@@ -285,6 +285,23 @@ const WALKS: &[(&str, Run)] = &[
     ("namespace_numbers", |kernel| {
         drop(kernel.namespace_numbers(&ADDRESSES));
     }),
+    ("namespace_owners", |kernel| {
+        drop(kernel.namespace_owners(&ADDRESSES));
+    }),
+    ("process", |kernel| drop(kernel.process(1))),
+    ("is_process", |kernel| {
+        let _ = kernel.is_process(&some_process());
+    }),
+    ("finds_processes", |kernel| {
+        let _ = kernel.finds_processes();
+    }),
+    ("numbers_are_those_of_proc", |kernel| {
+        let _ = kernel.numbers_are_those_of_proc();
+    }),
+    ("ancestors", |kernel| drop(kernel.ancestors(&some_process()))),
+    ("command_line", |kernel| {
+        drop(kernel.command_line(UserMemory::at(BASE), START, 1 << 20));
+    }),
     ("still_open", |kernel| drop(kernel.still_open(&[]))),
     ("propagation_set", |kernel| {
         drop(kernel.propagation_set(&some_mount(kernel)));
@@ -325,6 +342,18 @@ const WALKS: &[(&str, Run)] = &[
         drop(kernel.mount_namespaces(&some_tasks()));
     }),
 ];
+
+fn some_process() -> ProcessFacts {
+    ProcessFacts {
+        task: START,
+        pid: 1,
+        comm: Vec::new(),
+        start: 0,
+        uid: None,
+        mount_namespace: None,
+        pid_namespace: None,
+    }
+}
 
 /// The layouts of two kernels: lists that others have as trees, rings that others have as chains.
 fn layouts() -> [KernelLayout; 2] {

@@ -5,10 +5,13 @@ use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
     fs,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,6 +30,7 @@ use ebusy_tests::{
     terminal,
 };
 use rustix::{
+    fs::{CWD, Mode, OFlags, mkdirat, openat},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
@@ -48,6 +52,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("mount_point_that_is_not_utf8", mount_point_that_is_not_utf8),
         harness::test("program_with_escapes", program_with_escapes),
         harness::test("longest_path", longest_path),
+        harness::test("deeper_than_any_path", deeper_than_any_path),
         harness::test("terminal_is_not_fooled", terminal_is_not_fooled),
         harness::test("holders_that_come_and_go", holders_that_come_and_go),
         harness::test("who_on_holders_that_come_and_go", who_on_holders_that_come_and_go),
@@ -154,6 +159,48 @@ fn longest(root: &Path) -> Result<PathBuf> {
     let path = PathBuf::from(OsString::from_vec(path));
     fs::write(&path, "x")?;
     Ok(path)
+}
+
+/// Directories can be made deeper than any path can say: each of many files there has a name that is as long as a path
+/// can be, and what it costs does not follow the depth times their number.
+fn deeper_than_any_path() -> Result<Verdict> {
+    const DEPTH: usize = 4000;
+    const FILES: usize = 900;
+    let stage = Stage::new()?;
+    let scratch = stage.scratch(OsStr::new("target"), FileSystem::Tmpfs)?;
+    let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut below = openat(CWD, scratch.path(), directory, Mode::empty())?;
+    let name = "n".repeat(255);
+    for _ in 0..DEPTH {
+        mkdirat(&below, &*name, Mode::RWXU)?;
+        below = openat(&below, &*name, directory, Mode::empty())?;
+    }
+    let create = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let files: Vec<OwnedFd> = (0..FILES)
+        .map(|file| openat(&below, format!("file {file}"), create, Mode::RWXU))
+        .collect::<Result<_, _>>()?;
+    let began = Instant::now();
+    let (code, answers) = who(scratch.path())?;
+    let took = began.elapsed();
+    let [answer] = &answers[..] else {
+        anyhow::bail!("{answers:#?}");
+    };
+    let named = |file: usize| {
+        let end = format!("/file {file}");
+        let mut paths = answer.holders.iter().map(|holder| holder.path.as_str());
+        let mut is_it =
+            |path: &str| path.starts_with(".../n") && path.len() <= PATH_MAX + 1 && path.ends_with(&end);
+        paths.any(&mut is_it)
+    };
+    ensure!(
+        code == 1 && answer.holders.len() == FILES + 1,
+        "{}",
+        answer.holders.len()
+    );
+    ensure!((0..FILES).step_by(100).all(named), "{:?}", answer.holders.first());
+    ensure!(took < PATIENCE, "it took {took:?}");
+    drop((files, below));
+    Ok(Verdict::Passed)
 }
 
 fn terminal_is_not_fooled() -> Result<Verdict> {

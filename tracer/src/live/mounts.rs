@@ -234,20 +234,22 @@ impl<'k> Owners<'k> {
 /// Mountpoints of a tree, parents before children: each is that of its parent and the way from there.
 fn place(paths: &mut Paths<'_>, mounts: Vec<Mount>, by_root: bool) -> Vec<Mounted> {
     paths.load(&mounts.iter().map(|mount| mount.mountpoint).collect::<Vec<_>>());
-    let mut known: HashMap<u64, (u64, Vec<u8>)> = HashMap::new();
-    let mut placed = Vec::with_capacity(mounts.len());
+    // By address, where each is in what was placed.
+    let mut known: HashMap<u64, usize> = HashMap::new();
+    let mut placed: Vec<Mounted> = Vec::with_capacity(mounts.len());
     for mount in mounts {
-        let path = match known.get(&mount.parent) {
+        let parent = known.get(&mount.parent).and_then(|index| placed.get(*index));
+        let path = match parent {
             None => b"/".to_vec(),
-            Some((parent_root, parent)) => {
-                let Some((inside, _)) = paths.in_mount(*parent_root, mount.mountpoint) else {
+            Some(parent) => {
+                let Some((inside, _)) = paths.in_mount(parent.mount.root, mount.mountpoint) else {
                     continue;
                 };
                 // Mounts below mounts below mounts: the length of each would be that of all above it.
-                shortened(join(parent, &inside.shown())).shown()
+                shortened(join(&parent.path, &inside.shown())).shown()
             }
         };
-        known.insert(mount.address, (mount.root, path.clone()));
+        known.insert(mount.address, placed.len());
         placed.push(Mounted { mount, path, by_root });
     }
     placed

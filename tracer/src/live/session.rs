@@ -40,6 +40,9 @@ use crate::{
 
 /// Records taken from the event ring before refusals get their turn again.
 const EVENTS_AT_ONCE: usize = 20_000;
+/// Refusals taken at once at the most: many times what the ring has room for, but whoever makes them as fast as they are
+/// taken does not keep ebusy here.
+const REFUSALS_AT_ONCE: usize = 1 << 16;
 /// `UMOUNT_NOFOLLOW` of umount2(2).
 const UMOUNT_NOFOLLOW: u32 = 8;
 
@@ -286,7 +289,7 @@ impl Session {
         let mut succeeded = false;
         // Refusals first: then all opens and closes before each of them are there as well. Those after one do no harm,
         // as the analysis goes by their times.
-        let mut records = take(&mut self.probes.refusals, usize::MAX, &mut self.own_losses);
+        let mut records = take(&mut self.probes.refusals, REFUSALS_AT_ONCE, &mut self.own_losses);
         let last = records.last().map_or(0, Raw::time);
         loop {
             let events = take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses);

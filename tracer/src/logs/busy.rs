@@ -125,12 +125,11 @@ pub(super) fn find(message: &[u8]) -> Vec<Busy> {
 fn collect(message: &[u8], found: &mut Vec<Busy>, depth: usize, looks: &mut usize) {
     let small = message.to_ascii_lowercase();
     let mut from = 0;
+    // Where each phrase is next, looked for once.
+    let mut next = BUSY.map(|phrase| (position(&small, phrase, 0), phrase));
     while found.len() < MAX_BUSY
         && *looks > 0
-        && let Some((at, phrase)) = BUSY
-            .iter()
-            .filter_map(|phrase| Some((position(&small, phrase, from)?, *phrase)))
-            .min()
+        && let Some((at, phrase)) = first_from(&mut next, &small, from)
     {
         *looks -= 1;
         let end = at + phrase.len();
@@ -146,6 +145,22 @@ fn collect(message: &[u8], found: &mut Vec<Busy>, depth: usize, looks: &mut usiz
             from = end;
         }
     }
+}
+
+/// The first of the phrases from there on.
+fn first_from(
+    next: &mut [(Option<usize>, &'static [u8])],
+    text: &[u8],
+    from: usize,
+) -> Option<(usize, &'static [u8])> {
+    for (at, phrase) in &mut *next {
+        if at.is_some_and(|at| at < from) {
+            *at = position(text, phrase, from);
+        }
+    }
+    next.iter()
+        .filter_map(|(at, phrase)| Some(((*at)?, *phrase)))
+        .min()
 }
 
 fn position(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {

@@ -74,7 +74,7 @@ impl Walk<'_, '_> {
             }
             for ((mount, dentry), events) in by_path {
                 let users = self.census.users(file);
-                self.found.push(Found {
+                self.add(Found {
                     refs: events.count,
                     held_by: kernel.cause(&events),
                     ..Found::new(Kind::Fanotify, group, PathAddress { mount, dentry })

@@ -166,7 +166,7 @@ impl Walk<'_, '_> {
                     ..Found::new(Kind::UnixSocket, *address, path).used_by(self.tasks, users.copied())
                 }
             };
-            self.found.push(found);
+            self.add(found);
         }
     }
 

@@ -63,7 +63,7 @@ impl Walk<'_, '_> {
                 held_by: name,
                 ..Found::new(Kind::Uprobe, object, path)
             };
-            self.found.push(found.used_by(self.tasks, users));
+            self.add(found.used_by(self.tasks, users));
         }
     }
 

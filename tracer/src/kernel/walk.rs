@@ -19,6 +19,29 @@ use crate::model::{Kind, Text};
 /// The gap where the budget of a look was not enough.
 pub(super) const CUT_SHORT: &str = "the look was cut short: the host has more than one look may read";
 
+/// Sharers that are told of all references of a look; beyond them each has few. Who shares many files among many
+/// processes decides how many there are.
+const SHARERS_MAX: usize = 1 << 18;
+const FEW: usize = 64;
+
+/// How many more sharers may be told.
+struct Room(usize);
+
+impl Room {
+    fn fit(&mut self, found: &mut Found, gaps: &mut Vec<String>) {
+        let room = self.0.max(FEW);
+        let all = found.sharers.len() <= room;
+        note(
+            gaps,
+            all,
+            "who shares what: there are more sharers than one look tells",
+        );
+        found.sharers.truncate(room);
+        found.sharers.shrink_to_fit();
+        self.0 = self.0.saturating_sub(found.sharers.len());
+    }
+}
+
 /// Notes what could not be looked at whole, once.
 pub(super) fn note(gaps: &mut Vec<String>, complete: bool, what: &str) {
     if !complete && gaps.iter().all(|gap| gap != what) {
@@ -113,6 +136,7 @@ pub(super) struct Walk<'k, 'g> {
     /// Files that something in the kernel keeps: those on mounts of interest become references in [`Walk::files`].
     pub(super) carried: Vec<Carried>,
     pub(super) found: Vec<Found>,
+    sharers: Room,
 }
 
 impl<'k, 'g> Walk<'k, 'g> {
@@ -132,7 +156,14 @@ impl<'k, 'g> Walk<'k, 'g> {
             census,
             carried: Vec::new(),
             found: Vec::new(),
+            sharers: Room(SHARERS_MAX),
         }
+    }
+
+    /// Adds a reference, with as many of its sharers as there is room for.
+    pub(super) fn add(&mut self, mut found: Found) {
+        self.sharers.fit(&mut found, self.gaps);
+        self.found.push(found);
     }
 
     /// Working and root directories: one reference each, whatever threads share them.
@@ -154,8 +185,8 @@ impl<'k, 'g> Walk<'k, 'g> {
                 continue;
             };
             let users = users.iter().map(|index| (*index, None));
-            self.found
-                .push(Found::new(kind, address, path).used_by(tasks, users));
+            let found = Found::new(kind, address, path).used_by(tasks, users);
+            self.add(found);
         }
     }
 
@@ -206,8 +237,9 @@ impl<'k, 'g> Walk<'k, 'g> {
         }
         for (file, uses) in uses {
             let refs = 1 + extra.get(&file).copied().unwrap_or(0);
-            self.found
-                .push(found_file(file, paths[&file], refs, &uses, tasks, &look));
+            let mut found = found_file(file, paths[&file], refs, &uses, tasks, &look);
+            self.sharers.fit(&mut found, self.gaps);
+            self.found.push(found);
         }
     }
 }
@@ -311,5 +343,25 @@ fn found_file(
         sharers,
         held_by,
         ..Found::new(kind, file, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FEW, Found, Kind, PathAddress, Room, SHARERS_MAX};
+
+    #[test]
+    fn many_files_shared_by_many_processes_are_told_with_a_few() {
+        let (mut room, mut gaps, mut told) = (Room(SHARERS_MAX), Vec::new(), 0);
+        let many = SHARERS_MAX / 10;
+        for file in 0..100 {
+            let mut found = Found::new(Kind::Fd, file, PathAddress::default());
+            found.sharers = (0..many).map(|task| (task, None)).collect();
+            room.fit(&mut found, &mut gaps);
+            assert!(found.sharers.len() >= FEW);
+            told += found.sharers.len();
+            assert_eq!(gaps.is_empty(), told <= SHARERS_MAX && file < 10, "{file}");
+        }
+        assert!(told <= SHARERS_MAX + 100 * FEW && gaps.len() == 1, "{told}");
     }
 }

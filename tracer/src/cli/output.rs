@@ -212,7 +212,8 @@ impl Results {
     }
 
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(value).context("writing JSON")?;
+        let mut line = Vec::new();
+        crate::text::json::to_writer(&mut line, value).context("writing JSON")?;
         line.push(b'\n');
         self.write(&line);
         Ok(())

@@ -142,6 +142,17 @@ fn names_that_cannot_be_typed() -> Result<Verdict> {
         "\u{9b}2J".as_bytes(),
     ] {
         let on_top = OnTop::new(OsStr::from_bytes(name))?;
+        for format in ["text", "json"] {
+            let printed = text(
+                ebusy::command("who")?
+                    .args(["--format", format])
+                    .arg(on_top.scratch.path()),
+            )?;
+            ensure!(
+                !printed.contains(FORBIDDEN) && printed.contains("fixes") == (format == "json"),
+                "{printed:?}"
+            );
+        }
         let who = on_top.answer()?;
         let umount = who
             .fixes
@@ -150,6 +161,7 @@ fn names_that_cannot_be_typed() -> Result<Verdict> {
             .with_context(|| format!("{who:#?}"))?;
         ensure!(
             umount.command.is_none()
+                && umount.text.contains("/proc/self/mountinfo")
                 && umount
                     .text
                     .contains(on_top.scratch.path().to_str().context("UTF-8")?),

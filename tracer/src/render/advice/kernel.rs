@@ -18,11 +18,16 @@ pub(super) fn child_mounts(holders: &[Holder], target: &Target) -> Vec<Fix> {
         fixes.extend(users(holder));
         let seen = holder.seen_as.as_ref().map(|seen| seen.as_bytes().to_vec());
         let path = seen.unwrap_or_else(|| joined(target.path.as_bytes(), holder.path.as_bytes()));
-        fixes.push(Fix::command(
-            format!("unmount {} first, which is mounted on top", name_in_text(&path)),
-            Command::new(&["umount"]).path(&path),
-            "whoever uses that mount",
-        ));
+        let command = Command::new(&["umount"]).path(&path);
+        let name = name_in_text(&path);
+        let text = match (&command, holder.mount_id) {
+            (None, Some(id)) => format!(
+                "unmount {name} first, which is mounted on top; its name cannot be typed: it is mount {id} in \
+                 /proc/self/mountinfo"
+            ),
+            _ => format!("unmount {name} first, which is mounted on top"),
+        };
+        fixes.push(Fix::command(text, command, "whoever uses that mount"));
     }
     fixes
 }

@@ -259,7 +259,7 @@ impl Watch {
         }
         recorder.close();
         let standing = recorder.standing();
-        if standing.not_written > 0 {
+        if standing.not_written > 0 || standing.removed > 0 {
             say!("{standing}");
         }
         say!("{}", escape(recorder.path().as_os_str().as_bytes()));

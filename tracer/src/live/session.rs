@@ -34,6 +34,7 @@ use crate::{
     incident::{Analyzer, Output},
     kernel::Mount,
     probe::{Losses, Probes, load, skipped_runs},
+    render::escape,
     stream::{DecodeError, Gone, Lost, MountKey, Raw, Record, Start, decode},
     watchdog::{self, Step},
 };
@@ -196,16 +197,15 @@ impl Session {
         if !id.is_some_and(|id| self.table.has(id)) {
             return Ok(Some(destination));
         }
-        let path = destination.folder.path().display();
+        let path = escape(destination.folder.path().as_os_str().as_encoded_bytes());
         let why = format!("{path} is on a mount that is watched, and would keep it busy");
         if !destination.optional {
             bail!("{why}: choose a folder elsewhere");
         }
         log::warn!("no evidence is kept: {why}; choose a folder elsewhere with --capture");
-        destination
-            .folder
-            .remove()
-            .context("removing the folder for evidence")?;
+        if let Err(error) = destination.folder.remove() {
+            log::warn!("{path} stays: {error}");
+        }
         Ok(None)
     }
 

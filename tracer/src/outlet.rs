@@ -40,10 +40,18 @@ pub(crate) fn write_all(
     Ok(())
 }
 
+/// What waits to be written.
+#[derive(Debug, Default)]
+struct Text {
+    /// Those that are missing before it.
+    missing: u64,
+    bytes: Vec<u8>,
+}
+
 /// What the two threads share.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Vec<u8>>,
+    waiting: VecDeque<Text>,
     /// Bytes of those.
     bytes: usize,
     /// One is being written.
@@ -52,8 +60,8 @@ struct Queue {
     taken: u64,
     /// Texts that were not written.
     lost: u64,
-    /// Of those, what was said there already.
-    told: u64,
+    /// Of those, what found no room since the last that did.
+    missing: u64,
     /// Why one of them was not, the last time.
     error: Option<io::ErrorKind>,
 }
@@ -119,10 +127,12 @@ impl Outlet {
         let mut queue = self.shared.queue();
         if queue.bytes + text.len() > self.room {
             queue.lost += 1;
+            queue.missing += 1;
             return;
         }
         queue.bytes += text.len();
-        queue.waiting.push_back(text);
+        let missing = std::mem::take(&mut queue.missing);
+        queue.waiting.push_back(Text { missing, bytes: text });
         drop(queue);
         self.shared.changed.notify_all();
     }
@@ -164,14 +174,17 @@ impl Outlet {
 fn write(to: BorrowedFd<'_>, shared: &Shared, gap: Option<fn(u64) -> String>) {
     // A line that was begun and not ended is not gone on with.
     let mut torn = false;
+    // What is missing before the next one, and was not said yet.
+    let mut missing = 0;
     loop {
-        let (mut text, missing) = {
+        let mut text = {
             let idle = |queue: &mut Queue| queue.waiting.is_empty();
             let queue = shared.changed.wait_while(shared.queue(), idle);
             let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
             let text = queue.waiting.pop_front().unwrap_or_default();
             queue.writing = true;
-            (text, queue.lost - queue.told)
+            missing += text.missing;
+            text.bytes
         };
         let length = text.len();
         if let Some(gap) = gap.filter(|_| missing > 0) {
@@ -197,8 +210,9 @@ fn write(to: BorrowedFd<'_>, shared: &Shared, gap: Option<fn(u64) -> String>) {
         // Nobody waits for it any more who would count it.
         let given_up = !std::mem::take(&mut queue.writing);
         match result {
-            Ok(()) => queue.told += missing,
+            Ok(()) => missing = 0,
             Err(error) => {
+                missing += 1;
                 queue.lost += u64::from(!given_up);
                 queue.error = Some(error.kind());
             }

@@ -23,7 +23,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 19] = [
+pub(crate) const MATRIX: [Plan; 20] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -110,6 +110,14 @@ pub(crate) const MATRIX: [Plan; 19] = [
         test: "slow",
         tier: "tracepoint",
         kernels: &["5.10", "6.1"],
+        ..PLAN
+    },
+    // Processes and page tables, as each kernel has them.
+    Plan {
+        test: "waiting",
+        tier: "tracepoint",
+        kernels: &KERNELS,
+        only: "_memory_",
         ..PLAN
     },
     // Many causes at once.

@@ -31,10 +31,13 @@ pub(crate) fn main() -> ExitCode {
     // Most of the time they wait for a watchdog.
     harness::main_side_by_side(
         vec![
-            harness::test("waiting_path_of_an_umount", path_of_an_umount),
-            harness::test("waiting_lock_of_an_address_space", lock_of_an_address_space),
-            harness::test("waiting_lock_of_an_epoll", lock_of_an_epoll),
-            harness::test("waiting_command_lines_of_others", command_lines_of_others),
+            harness::test("waiting_memory_path_of_an_umount", path_of_an_umount),
+            harness::test(
+                "waiting_memory_lock_of_an_address_space",
+                lock_of_an_address_space,
+            ),
+            harness::test("waiting_memory_lock_of_an_epoll", lock_of_an_epoll),
+            harness::test("waiting_memory_command_lines", command_lines_of_others),
             harness::test("waiting_output_that_does_not_answer", output_that_does_not_answer),
             harness::test("waiting_reader_that_pauses", reader_that_pauses),
             harness::test("waiting_second_signal", second_signal),

@@ -25,6 +25,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("doctor_says_that_it_works", doctor_says_that_it_works),
         harness::test("who_with_a_log_line", who_with_a_log_line),
         harness::test("who_with_a_relative_path", who_with_a_relative_path),
+        harness::test("links_are_followed", links_are_followed),
         harness::test("command_lines_only_when_asked", command_lines_only_when_asked),
     ])
 }
@@ -168,6 +169,27 @@ fn who_with_a_relative_path() -> Result<Verdict> {
     }
     holding.release()?;
     ensure!(scratch.umount()?, "ebusy holds it");
+    Ok(Verdict::Passed)
+}
+
+/// As umount(8) does; the link is in the cache of names, since it was just made.
+fn links_are_followed() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let holding = hold_fd(&scratch, Namespace::Same, "file")?;
+    let directory = tempfile::tempdir()?;
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(scratch.directory(), &link)?;
+    let name = scratch.path().file_name().context("a name")?;
+    let (code, answers) = ebusy::who(link.join(name))?;
+    let paths: Vec<_> = answers
+        .iter()
+        .map(|who| who.target.path_bytes())
+        .collect::<Result<_>>()?;
+    ensure!(
+        code == 1 && paths == [scratch.path().as_os_str().as_encoded_bytes()],
+        "{code}: {answers:#?}"
+    );
+    holding.release()?;
     Ok(Verdict::Passed)
 }
 

@@ -23,7 +23,7 @@ use crate::{
     kernel::{Mount, Reader},
     live::{
         Host, Identities, Mounted, MountsView, NamespaceMounts, by_runtime_state, describe,
-        enter_host_namespace, own_namespace, sample, stuck,
+        enter_host_namespace, follow_links, own_namespace, sample, stuck,
     },
     logs::LogClock,
     model::{Container, Since, SinceSource, Target, Who as Report, earlier},
@@ -265,11 +265,19 @@ impl Look<'_> {
 
     /// The mount at a path: in the namespace that ebusy was started in, else in the host's, else wherever it is.
     fn by_path(&self, path: &[u8], own: Option<u32>) -> Vec<(Mount, Target)> {
-        let own = own.and_then(|number| self.view.namespace(number)).into_iter();
-        let found = own
-            .chain(&self.view.namespaces)
-            .find_map(|namespace| Some((namespace, namespace.at(path)?)));
-        found
+        let own = own.and_then(|number| self.view.namespace(number));
+        let at = |path: &[u8]| {
+            own.into_iter()
+                .chain(&self.view.namespaces)
+                .find_map(|namespace| Some((namespace, namespace.at(path)?)))
+        };
+        // Links are followed where ebusy is now, and only as far as no file system has to be asked.
+        let without_links = || {
+            let here = self.view.namespace(own_namespace()?)?;
+            at(&follow_links(here, path, true))
+        };
+        at(path)
+            .or_else(without_links)
             .map(|(namespace, mounted)| self.describe(namespace, mounted))
             .into_iter()
             .collect()

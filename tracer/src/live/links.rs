@@ -36,7 +36,8 @@ enum Component {
 
 /// The path without its links, in our own namespace, up to where it leads into a mount: what is below that cannot be
 /// looked at. The last component is followed only where `last` says so.
-pub(super) fn follow(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Vec<u8> {
+#[must_use]
+pub fn follow(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Vec<u8> {
     let _step = watchdog::within(Step::Links, path);
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {

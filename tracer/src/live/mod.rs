@@ -26,6 +26,7 @@ pub use self::{
     audit::{audit, limits},
     host::{Host, boot_nanos, enter_host_namespace, mount_id, own_namespace},
     identities::Identities,
+    links::follow as follow_links,
     mounts::{Hidden, Mounted, MountsView, NamespaceMounts},
     options::{Options, Watching},
     sampler::sample,

@@ -2,13 +2,13 @@
 
 #![expect(missing_docs, reason = "docs/schema describes the fields")]
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
-use crate::schema;
+use crate::{harness::in_machine, schema};
 
 /// All refused attempts on one target.
 #[derive(Debug, Clone, Deserialize)]
@@ -99,6 +99,22 @@ impl Fix {
             Some(command) => format!("{}: {command}", self.text),
             None => self.text.clone(),
         }
+    }
+}
+
+/// A command as people paste it. The shell of a machine is busybox, which prefers its own `nsenter` and `umount` to those
+/// that are installed, and these have no `-N`: there the words are run without a shell.
+#[must_use]
+pub fn pasted(command: &str) -> Command {
+    let mut words = command.split(' ');
+    if in_machine() && words.next() == Some("nsenter") {
+        let mut nsenter = Command::new("/bin/nsenter");
+        nsenter.args(words);
+        nsenter
+    } else {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]);
+        shell
     }
 }
 

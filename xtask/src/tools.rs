@@ -27,11 +27,14 @@ const TOOLS: [(&str, &str); 5] = [
 /// depend on.
 const ENGINES: [(&str, &str); 3] = [("curl", "curl"), ("dockerd", "docker.io"), ("podman", "podman")];
 
-/// Programs that advice names and busybox has not, with their packages.
-const ADVISED: [(&str, &str); 3] = [
+/// Programs that advice names and busybox has not, or does not understand as it is said (`umount -N`), with their
+/// packages.
+const ADVISED: [(&str, &str); 5] = [
     ("accton", "acct"),
     ("exportfs", "nfs-kernel-server"),
     ("getent", "libc-bin"),
+    ("nsenter", "util-linux"),
+    ("umount", "mount"),
 ];
 
 const FORMAT: &str = "1";
@@ -91,7 +94,8 @@ pub(crate) fn advised(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>
         for library in libraries(&path)? {
             files.insert(library.clone(), PathBuf::from(library));
         }
-        files.insert(format!("/usr/bin/{program}"), path);
+        // Where busybox would put its own, which it leaves out then.
+        files.insert(format!("/bin/{program}"), path);
     }
     Ok(files)
 }

@@ -16,7 +16,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::{Holding, Skip},
     namespace::Namespace,
-    report::Fix,
+    report::{Fix, pasted},
     schema,
     scratch::{FileSystem, Scratch},
 };
@@ -74,7 +74,7 @@ fn ours(scratch: &Scratch) -> Ours {
 /// Does what an advice says; a machine may have neither `sh` nor `nsenter`.
 fn follow(fixes: &[Fix], word: &str) -> Result<()> {
     let line = command_in(fixes, word)?;
-    let status = Command::new("sh").args(["-c", line]).status();
+    let status = pasted(line).status();
     let status = status.map_err(|error| Skip {
         skip: format!("sh: {error}"),
     })?;

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +18,7 @@ use ebusy_tests::{
     mapper::{By, Mapped},
     namespace::Namespace,
     pause,
-    report::{Holder, Incident, umount_in},
+    report::{Holder, Incident, pasted, umount_in},
     scratch::{FileSystem, Scratch},
     swap,
 };
@@ -89,7 +89,7 @@ fn is_process(holder: &Holder, pid: u32) -> bool {
 }
 
 fn follow(command: &str) -> Result<()> {
-    let status = Command::new("sh").args(["-c", command]).status()?;
+    let status = pasted(command).status()?;
     ensure!(status.success(), "{command}: {status}");
     Ok(())
 }

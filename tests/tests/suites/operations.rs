@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +15,7 @@ use ebusy_tests::{
     harness::{self, Verdict},
     holder::Holding,
     namespace::{self, Namespace},
-    report::{Holder, Incident, umount_in},
+    report::{Holder, Incident, pasted, umount_in},
     scratch::{FileSystem, Scratch},
 };
 use rustix::{
@@ -238,7 +238,7 @@ fn overlay_in_a_private_copy() -> Result<Verdict> {
     let pid = holding.claimed.ready.pid;
     let path = layers.target.display().to_string();
     let advice = umount_in(pid, &layers.target);
-    let status = Command::new("sh").args(["-c", &advice]).status()?;
+    let status = pasted(&advice).status()?;
     ensure!(status.success(), "{advice}: {status}");
     layers.mount().context("mount it once the copy is gone")?;
     let incident = only(watch, "mount", "overlay_in_use", "released")?;
@@ -384,7 +384,7 @@ fn device_in_a_private_copy() -> Result<Verdict> {
     harness::settle()?;
     let pid = holding.claimed.ready.pid;
     let advice = umount_in(pid, scratch.path());
-    let status = Command::new("sh").args(["-c", &advice]).status()?;
+    let status = pasted(&advice).status()?;
     ensure!(status.success(), "{advice}: {status}");
     drop(exclusively(&device).context("open it once the copy is gone")?);
     let incident = only(watch, "open", "device_in_use", "released")?;

@@ -3,20 +3,19 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
-    os::fd::AsRawFd as _,
-    path::Path,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
-    ebusy::{self, Running, Watch},
+    ebusy::{self, Finished, Running, Watch},
     expect::{Expectation, Expected},
     fuse::Connection,
     harness::{self, Verdict},
-    holder::{Helper, Holding, PATIENCE, program},
+    holder::{Helper, PATIENCE, program},
     namespace::Namespace,
     pause,
     report::{Holder, Who},
@@ -24,7 +23,11 @@ use ebusy_tests::{
     scratch::{FileSystem, Scratch},
     steps::hold_fd,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::CWD,
+    mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+    process::Signal,
+};
 use tempfile::TempDir;
 
 pub(crate) fn main() -> ExitCode {
@@ -39,10 +42,9 @@ pub(crate) fn main() -> ExitCode {
             harness::test("waiting_memory_lock_of_an_epoll", lock_of_an_epoll),
             harness::test("waiting_memory_command_lines", command_lines_of_others),
             harness::test("waiting_output_that_does_not_answer", output_that_does_not_answer),
-            harness::test("waiting_reader_that_pauses", reader_that_pauses),
-            harness::test("waiting_second_signal", second_signal),
+            harness::test("waiting_signal", a_signal_ends_it),
         ],
-        7,
+        6,
     )
 }
 
@@ -242,26 +244,57 @@ fn command_lines_of_others() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The folder of a recording is on a file system that does not answer: after 10 s it is said where ebusy is, and after a
-/// minute it ends.
+/// A recording that is stuck at its start: its folder is on a file system that does not answer.
+struct Stuck {
+    running: Running,
+    folder: PathBuf,
+    _mounted: Mounted,
+}
+
+/// A file system on a directory.
+struct Mounted(TempDir);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+impl Stuck {
+    fn start() -> Result<Self> {
+        let root = Connection::new()?.serve_in_thread();
+        let directory = tempfile::Builder::new().prefix("ebusy-deaf-").tempdir()?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&root, "", CWD, directory.path(), flags).context("move_mount")?;
+        let mounted = Mounted(directory);
+        let folder = mounted.0.path().join("never/capture");
+        let mut command = ebusy::command("record")?;
+        let running = Running::start(command.arg("-o").arg(&folder))?;
+        Ok(Self {
+            running,
+            folder,
+            _mounted: mounted,
+        })
+    }
+
+    fn ends(self, patience: Duration) -> Result<Finished> {
+        let status = pause::until(patience, || self.running.try_wait())?;
+        self.running.finished(status)
+    }
+}
+
+/// After 10 s it is said where ebusy is, and after a minute it ends.
 fn output_that_does_not_answer() -> Result<Verdict> {
-    let root = Connection::new()?.serve_in_thread();
-    let folder = format!(
-        "/proc/{}/fd/{}/never/capture",
-        std::process::id(),
-        root.as_raw_fd()
-    );
     let began = Instant::now();
-    let mut command = ebusy::command("record")?;
-    let running = Running::start(command.arg("-o").arg(&folder))?;
-    let line = running.wait_for("ebusy: stuck for 10 s")?;
+    let stuck = Stuck::start()?;
+    let line = stuck.running.wait_for("ebusy: stuck for 10 s")?;
+    let folder = stuck.folder.display().to_string();
     ensure!(
         line.contains(&format!("opening {folder}")) && line.contains("request_wait_answer"),
         "{line}"
     );
-    let status = pause::until(2 * PATIENCE, || running.try_wait())?;
+    let finished = stuck.ends(2 * PATIENCE)?;
     let took = began.elapsed();
-    let finished = running.finished(status)?;
     finished.expect_code(75)?;
     ensure!(
         finished.stderr.contains("ending with status 75"),
@@ -272,106 +305,17 @@ fn output_that_does_not_answer() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// `watch` with a reader who does not read, stuck in the write of an incident.
-struct Unread {
-    scratch: Scratch,
-    directory: TempDir,
-    watch: Child,
-    _reader: std::io::PipeReader,
-    _holding: Holding,
-}
-
-impl Unread {
-    fn start() -> Result<Self> {
-        let scratch = Scratch::new(FileSystem::Tmpfs)?;
-        let directory = tempfile::Builder::new().prefix("ebusy-out-").tempdir()?;
-        let (unread, mut full) = std::io::pipe()?;
-        // SAFETY: takes no pointers.
-        let size = unsafe { libc::fcntl(full.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
-        ensure!(size == 4096, "F_SETPIPE_SZ: {size}");
-        full.write_all(&[b'\n'; 4096])?;
-        let mut command = ebusy::command("watch")?;
-        command.arg("--target").arg(scratch.path());
-        command.arg("--capture").arg(directory.path().join("capture"));
-        let log = File::create(directory.path().join("log"))?;
-        let watch = command.stdout(full).stderr(log).spawn()?;
-        drop(command);
-        let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-        let unread = Self {
-            scratch,
-            directory,
-            watch,
-            _reader: unread,
-            _holding: holding,
-        };
-        unread.says("watching ")?;
-        ensure!(!unread.scratch.umount()?, "the umount was not refused");
-        let call = format!("/proc/{}/syscall", unread.watch.id());
-        // write(2), to standard output.
-        pause::until(PATIENCE, || {
-            Ok(fs::read_to_string(&call)?.starts_with("1 0x1 ").then_some(()))
-        })
-        .context("ebusy does not wait for its reader")?;
-        Ok(unread)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    fn says(&self, words: &str) -> Result<()> {
-        pause::until(PATIENCE, || Ok(self.log().contains(words).then_some(())))
-            .with_context(|| format!("not said: {words}\n{}", self.log()))
-    }
-
-    fn terminate(&mut self) -> Result<()> {
-        ensure!(self.watch.try_wait()?.is_none(), "it has ended\n{}", self.log());
-        let pid = Pid::from_raw(self.watch.id().cast_signed()).context("a process id")?;
-        Ok(kill_process(pid, Signal::TERM)?)
-    }
-
-    /// It ends soon, like that, and what was recorded is there.
-    fn ends(&mut self, code: i32) -> Result<()> {
-        let status = pause::until(Duration::from_secs(5), || Ok(self.watch.try_wait()?))?;
-        ensure!(status.code() == Some(code), "{status}\n{}", self.log());
-        let mut report = Command::new(ebusy::binary()?);
-        let finished = ebusy::run(report.arg("report").arg(self.directory.path().join("capture")))?;
-        let text = String::from_utf8_lossy(&finished.stdout);
-        ensure!(text.contains("hold-fd"), "{text}{}", finished.stderr);
-        Ok(())
-    }
-}
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        let _ = self.watch.kill();
-        let _ = self.watch.wait();
-    }
-}
-
-/// The first signal cannot be obeyed; the second ends ebusy at once.
-fn second_signal() -> Result<Verdict> {
-    let mut unread = Unread::start()?;
-    unread.terminate()?;
-    unread.says("a second signal ends it at once")?;
-    unread.terminate()?;
-    unread.ends(143)?;
-    Ok(Verdict::Passed)
-}
-
-/// ebusy says that it is stuck, but waits: whoever pages through the results may go on. Asked to end then, it does.
-fn reader_that_pauses() -> Result<Verdict> {
-    let mut unread = Unread::start()?;
-    unread.says("stuck for 10 s writing the results (waiting in the kernel: ")?;
-    pause::nothing_happens_for(Duration::from_mins(1), "a reader may take its time");
-    unread.terminate()?;
-    unread.ends(75)?;
-    ensure!(
-        unread
-            .log()
-            .contains("ending with status 75; what was recorded is kept"),
-        "{}",
-        unread.log()
-    );
+/// It can be ended in the meantime.
+fn a_signal_ends_it() -> Result<Verdict> {
+    let stuck = Stuck::start()?;
+    let waits_in = format!("/proc/{}/wchan", stuck.running.pid());
+    pause::until(PATIENCE, || {
+        let waits = fs::read_to_string(&waits_in)?.contains("request_wait_answer");
+        Ok(waits.then_some(()))
+    })
+    .context("it does not wait for the file system")?;
+    stuck.running.signal(Signal::TERM)?;
+    let finished = stuck.ends(Duration::from_secs(5))?;
+    ensure!(finished.status.signal() == Some(libc::SIGTERM), "{finished:?}");
     Ok(Verdict::Passed)
 }

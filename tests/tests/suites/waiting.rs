@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
-    ebusy::{self, Finished, Running, Watch},
+    ebusy::{self, Running, Watch},
     expect::{Expectation, Expected},
     fuse::Connection,
     harness::{self, Verdict},
@@ -276,11 +276,6 @@ impl Stuck {
             _mounted: mounted,
         })
     }
-
-    fn ends(self, patience: Duration) -> Result<Finished> {
-        let status = pause::until(patience, || self.running.try_wait())?;
-        self.running.finished(status)
-    }
 }
 
 /// After 10 s it is said where ebusy is, and after a minute it ends.
@@ -293,7 +288,8 @@ fn output_that_does_not_answer() -> Result<Verdict> {
         line.contains(&format!("opening {folder}")) && line.contains("request_wait_answer"),
         "{line}"
     );
-    let finished = stuck.ends(2 * PATIENCE)?;
+    let status = pause::until(2 * PATIENCE, || stuck.running.try_wait())?;
+    let finished = stuck.running.finished(status)?;
     let took = began.elapsed();
     finished.expect_code(75)?;
     ensure!(
@@ -315,7 +311,7 @@ fn a_signal_ends_it() -> Result<Verdict> {
     })
     .context("it does not wait for the file system")?;
     stuck.running.signal(Signal::TERM)?;
-    let finished = stuck.ends(Duration::from_secs(5))?;
-    ensure!(finished.status.signal() == Some(libc::SIGTERM), "{finished:?}");
+    let status = pause::until(Duration::from_secs(5), || stuck.running.try_wait())?;
+    ensure!(status.signal() == Some(libc::SIGTERM), "{status}");
     Ok(Verdict::Passed)
 }

@@ -27,7 +27,14 @@ pub(super) fn container(line: Line, container: &Container) -> Line {
             }
         }
         (None, Some(name)) => line.words("container ").quoted(name.as_bytes()),
-        (None, None) => line.words("container ").name(short_id(&container.id).as_bytes()),
+        (None, None) => {
+            let line = line.words("container ").name(short_id(&container.id).as_bytes());
+            if container.unproven {
+                line.words(", as the name of its cgroup claims")
+            } else {
+                line
+            }
+        }
     }
 }
 
@@ -232,6 +239,14 @@ mod tests {
         assert_eq!(
             line(|line| container(line, &of(None, None, None, None))),
             "container 9c41d0e7a2f4"
+        );
+        let claimed = Container {
+            unproven: true,
+            ..of(None, None, None, None)
+        };
+        assert_eq!(
+            line(|line| container(line, &claimed)),
+            "container 9c41d0e7a2f4, as the name of its cgroup claims"
         );
     }
 

@@ -48,7 +48,8 @@ pub(super) fn owners<'a>(holders: &'a [Holder], target: &Target) -> Vec<Owner<'a
 /// What can be ended as a whole. The target's own container is being ended already, so that what is left of it can
 /// only be ended itself.
 fn owner_kind<'a>(process: &'a Process, target: &Target) -> OwnerKind<'a> {
-    if let Some(container) = &process.container
+    // What only has the name of a container may be anybody's: its processes are ended, and nothing else.
+    if let Some(container) = process.container.as_ref().filter(|container| !container.unproven)
         && !names::is_same(container, target.container.as_ref())
     {
         return OwnerKind::Container(container);
@@ -221,7 +222,7 @@ fn delete_pod(namespace: &str, pod: &str) -> Option<Command> {
 
 /// The command that starts a workload anew, and with it its namespace.
 pub(in crate::render) fn restart(process: &Process) -> Option<Command> {
-    let Some(of) = &process.container else {
+    let Some(of) = process.container.as_ref().filter(|of| !of.unproven) else {
         let unit = process.unit.as_deref()?;
         return restart_of_unit(unit).filter(|_| is_restartable(unit));
     };

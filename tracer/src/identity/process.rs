@@ -48,14 +48,14 @@ impl ProcessReader {
         self.clock.timestamp(nanos(ticks(start)))
     }
 
-    /// The container of a process, else its unit. The text of `cgroup` needs neither its memory nor a reference.
+    /// The container of a process, and its unit where that is not certain. The text of `cgroup` needs neither its memory nor a reference.
     #[must_use]
     pub fn home(&self, pid: u32) -> (Option<Container>, Option<String>) {
         let text = read_proc(&self.root.join(pid.to_string()).join("cgroup"));
         let member = text.map(|text| membership(&text)).unwrap_or_default();
         match self.containers.of_membership(&member) {
-            Some(container) => (Some(container), None),
-            None => (None, member.unit),
+            Some(container) if !container.unproven => (Some(container), None),
+            claimed => (claimed, member.unit),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    fs,
+    fs::{self, File},
     os::{
         fd::OwnedFd,
         unix::ffi::{OsStrExt as _, OsStringExt as _},
@@ -57,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("holders_that_come_and_go", holders_that_come_and_go),
         harness::test("who_on_holders_that_come_and_go", who_on_holders_that_come_and_go),
         harness::test("overmounted_target", overmounted_target),
+        harness::test("overmounted_a_moment_ago", overmounted_a_moment_ago),
         harness::test("caller_is_gone", caller_is_gone),
         harness::test("one_of_100_000_descriptors", one_of_100_000_descriptors),
         harness::test(
@@ -384,6 +385,30 @@ fn overmounted_target() -> Result<Verdict> {
         .find(|incident| incident.target.source.as_deref() == Some("ebusy-scratch"))
         .context("an incident of the lower")?;
     expectation.check(lower)?;
+    Ok(Verdict::Passed)
+}
+
+/// What was mounted on top of a mount that ebusy knows is meant by their path, although ebusy has not looked since.
+fn overmounted_a_moment_ago() -> Result<Verdict> {
+    const TURNS: usize = 10;
+    let (scratch, watch) = watched(FileSystem::Tmpfs)?;
+    for _ in 0..TURNS {
+        harness::settle()?;
+        mount("ebusy-cover", scratch.path(), "tmpfs", MountFlags::empty(), None)?;
+        let held = File::open(scratch.path())?;
+        ensure!(!scratch.umount()?, "the umount was not refused");
+        harness::settle()?;
+        drop(held);
+        ensure!(scratch.umount()?, "still busy after the release");
+    }
+    let (incidents, log) = watch.finish()?;
+    let of_others = incidents
+        .iter()
+        .filter(|incident| incident.target.source.as_deref() != Some("ebusy-cover"));
+    ensure!(
+        incidents.len() == TURNS && of_others.count() == 0,
+        "{incidents:#?}\n{log}"
+    );
     Ok(Verdict::Passed)
 }
 

@@ -3,7 +3,7 @@
 use super::{Pending, Session, UMOUNT_NOFOLLOW};
 use crate::{
     incident::MNT_DETACH,
-    kernel::Mount,
+    kernel::{Kernel, Mount},
     live::{
         host::own_namespace,
         target::{absolute, at_path, describe, mount_key, unknown},
@@ -119,6 +119,11 @@ impl Session {
             if refused && now.as_ref().is_none_or(|now| now.namespace == 0) {
                 continue;
             }
+            // A path means what is on top there: that was mounted since the last look.
+            let by_path = raw.target.is_none();
+            if refused && by_path && !again && now.as_ref().is_some_and(|now| is_covered(kernel, now)) {
+                continue;
+            }
             let target = describe(kernel, self.identities.containers(), view, namespace, mounted);
             return (now.filter(|_| refused), target);
         }
@@ -132,4 +137,14 @@ impl Session {
             || self.options.patterns.covers(path.as_bytes())
             || (self.options.command && caller.parents.iter().any(|parent| parent.pid == own))
     }
+}
+
+/// Whether another mount is on top of this one, in the same place.
+fn is_covered(kernel: Kernel<'_>, mount: &Mount) -> bool {
+    let (children, _) = kernel.children(mount);
+    let children = kernel.mounts(&children);
+    children
+        .iter()
+        .flatten()
+        .any(|child| child.mountpoint == mount.root)
 }

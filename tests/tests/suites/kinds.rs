@@ -26,10 +26,12 @@ use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 /// Tests at a time: most of it is waiting. Where the refused mount is found by its path, it has to be found in time. A
-/// kernel that preempts (7.2) skips kprobe programs while ebusy is preempted as it writes to one of their tables: the more
-/// there is to do, the more often.
+/// kernel that preempts (7.2) skips a run of a program while another one of it is preempted on that CPU: the
+/// more there is to do, the more often.
 fn threads() -> usize {
+    let preempts = std::env::var("EBUSY_VM").is_ok_and(|kernel| kernel.starts_with('7'));
     match std::env::var("EBUSY_PROBE").as_deref() {
+        _ if preempts => 1,
         Ok("fentry") => 6,
         Ok("kprobe") => 1,
         _ => 3,
@@ -269,7 +271,9 @@ fn nothing_else() -> Result<()> {
         return Ok(());
     };
     let (incidents, log) = shared.watch.finish()?;
-    let incidents = below(shared.parent.path(), incidents);
+    let mut incidents = below(shared.parent.path(), incidents);
+    // One that only took long: that depends on what else the machine has to do.
+    incidents.retain(|incident| incident.operation != "slow_umount");
     let paths: Vec<_> = incidents.iter().map(|incident| &incident.target.path).collect();
     let (told, expected, excused) = (incidents.len(), shared.incidents, shared.excused);
     if told == expected && excused <= expected / 4 {

@@ -7,12 +7,12 @@ use super::{
     Style,
     fit::{COLUMNS, columns},
     incident,
-    report::LINES,
+    report::{LINES, check_command},
     samples, who,
 };
 use crate::model::{
     Books, Caller, Container, Entered, Fix, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Reason,
-    Sharer, Text, Through, Timestamp,
+    Sharer, Target, Text, Through, Timestamp,
 };
 use crate::text::{Command, command::pasted, is_deceptive};
 
@@ -261,7 +261,7 @@ fn operation() -> impl Strategy<Value = &'static str> {
     proptest::sample::select(vec!["rmdir", "mount", "open", "dm_remove", "loop_clear"])
 }
 
-fn check(text: &str, fixes: &[Fix]) -> Result<(), TestCaseError> {
+fn check(text: &str, fixes: &[Fix], target: &Target) -> Result<(), TestCaseError> {
     prop_assert!(text.ends_with('\n'));
     let lines: Vec<&str> = text.lines().collect();
     prop_assert!(lines.len() <= LINES, "{} lines:\n{text}", lines.len());
@@ -269,6 +269,8 @@ fn check(text: &str, fixes: &[Fix]) -> Result<(), TestCaseError> {
         fixes
             .iter()
             .flat_map(|fix| fix.command.iter().chain(&fix.check))
+            // It is there also where nothing can be done.
+            .chain(&check_command(target))
             .any(|command| line.trim_start() == command.to_string())
     };
     for line in lines {
@@ -295,7 +297,7 @@ proptest! {
     fn reports_stay_within_their_limits(of in report()) {
         let style = Style { terminal: false, zone: TimeZone::UTC };
         let text = incident(&of, &style);
-        check(&text, &of.fixes)?;
+        check(&text, &of.fixes, &of.target)?;
         // Both are always there.
         prop_assert!(text.contains("; tier fentry\n"), "{text}");
         let lost = format!("; {} lost; ", of.lost_events);
@@ -308,7 +310,7 @@ proptest! {
         question.candidates = of.candidates;
         question.bystanders = of.bystanders;
         question.fixes = of.fixes;
-        check(&who(&question, &style), &question.fixes)?;
+        check(&who(&question, &style), &question.fixes, &question.target)?;
     }
 
     #[test]

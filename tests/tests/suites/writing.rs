@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ebusy_tests::{
     capture::Capture,
-    ebusy::{self, command},
+    ebusy::{self, Finished, command},
     harness::{self, Verdict},
     holder::PATIENCE,
     namespace::Namespace,
@@ -205,20 +205,22 @@ fn watch_unheard() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// A `watch` of one umount, which is refused, with its evidence in that folder.
+fn refused_once(scratch: &Scratch, capture: &Path) -> Result<Finished> {
+    let mut command = command("watch")?;
+    command.arg("--target").arg(scratch.path());
+    command.arg("--capture").arg(capture);
+    command
+        .args(["--", "sh", "-c", "umount \"$1\"", "sh"])
+        .arg(scratch.path());
+    ebusy::run(&mut command)
+}
+
 /// A capture in which an umount was refused.
 fn recorded(scratch: &Scratch) -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     let holding = hold_fd(scratch, Namespace::Same, "file")?;
-    let mut command = command("watch")?;
-    command
-        .arg("--target")
-        .arg(scratch.path())
-        .arg("--capture")
-        .arg(folder.path());
-    command
-        .args(["--", "sh", "-c", "umount \"$1\"", "sh"])
-        .arg(scratch.path());
-    let finished = ebusy::run(&mut command)?;
+    let finished = refused_once(scratch, folder.path())?;
     ensure!(has_refusal(folder.path()), "{}", finished.stderr);
     holding.release()?;
     Ok(folder)
@@ -507,16 +509,7 @@ fn evidence_from_before() -> Result<Verdict> {
         file.set_len(OLD)?;
     }
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
-    let mut command = command("watch")?;
-    command
-        .arg("--target")
-        .arg(scratch.path())
-        .arg("--capture")
-        .arg(capture.path());
-    command
-        .args(["--", "sh", "-c", "umount \"$1\"", "sh"])
-        .arg(scratch.path());
-    let finished = ebusy::run(&mut command)?;
+    let finished = refused_once(&scratch, capture.path())?;
     ensure!(finished.status.code() != Some(0), "{}", finished.stderr);
     holding.release()?;
     ensure!(fs::read(&first)? == bytes, "the first segment is not what it was");
@@ -529,7 +522,7 @@ fn evidence_from_before() -> Result<Verdict> {
     );
     // `record` has a limit for all of the folder, and says what that costs.
     let recording = ebusy::Running::start(
-        ebusy::command("record")?
+        command("record")?
             .args(["--max-size", "1M", "-o"])
             .arg(capture.path()),
     )?;

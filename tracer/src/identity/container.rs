@@ -19,7 +19,10 @@ use super::{
     proc_text,
     trusted::Folder,
 };
-use crate::model::Container;
+use crate::{
+    model::Container,
+    watchdog::{self, Step},
+};
 
 /// Finds out about containers. Cheap to share; all methods may be called from any thread.
 #[derive(Debug)]
@@ -73,6 +76,7 @@ impl Containers {
     /// Reads what all runtimes say of all their containers, in the usual places and in those that mounts of ebusy's own
     /// namespace lead to. Only for a start: it takes a moment, in which it keeps the mounts busy on which that is.
     pub fn learn_all<'p>(&self, mounts: impl Iterator<Item = &'p [u8]>) {
+        let _step = watchdog::within(Step::Runtimes, &[]);
         let owners = mounts.filter_map(|path| mount_claim(path)?.owner);
         self.bundles.learn_places_of(owners);
         self.bundles.learn_all();
@@ -86,6 +90,7 @@ impl Containers {
     /// Reads what is said of the container that a mount was made for, and learns where its runtime keeps that. The path
     /// must be that of a mount in ebusy's own namespace which nobody is about to unmount.
     pub fn learn(&self, path: &[u8]) {
+        let _step = watchdog::within(Step::Runtimes, path);
         if let Some(owner) = mount_claim(path).and_then(|claim| claim.owner) {
             self.bundles.learn(&owner);
         }

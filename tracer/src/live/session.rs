@@ -376,6 +376,7 @@ impl Session {
         losses.add("detached mounts: too many to follow", self.detached.skipped);
         losses.add("loop devices: too many to follow", self.loops.skipped);
         losses.add("slow umounts: too many to follow", self.slow.skipped);
+        losses.add("containers: too many to read about", self.appeared.skipped);
         self.ledger.lost(&losses);
         if losses != self.told_losses {
             self.told_losses = losses.clone();

@@ -40,6 +40,8 @@ struct Waiting {
 pub(super) struct Appeared {
     known: HashSet<MountKey>,
     waiting: HashMap<MountKey, Waiting>,
+    /// Those that there was no room for to wait.
+    pub(super) skipped: u64,
 }
 
 impl Appeared {
@@ -47,7 +49,7 @@ impl Appeared {
     pub(super) fn at_start(view: &MountsView) -> Self {
         Self {
             known: of_containers(view).map(|(key, _)| key).collect(),
-            waiting: HashMap::new(),
+            ..Self::default()
         }
     }
 
@@ -56,7 +58,12 @@ impl Appeared {
         let now: HashMap<MountKey, &[u8]> = of_containers(view).collect();
         self.waiting.retain(|key, _| now.contains_key(key));
         for (key, path) in &now {
-            if !self.known.contains(key) && self.waiting.len() < WAITING_MAX {
+            if self.known.contains(key) {
+                continue;
+            }
+            if self.waiting.len() == WAITING_MAX {
+                self.skipped += 1;
+            } else {
                 let path = path.to_vec();
                 let since = Instant::now();
                 self.waiting.insert(*key, Waiting { path, since, read: 0 });

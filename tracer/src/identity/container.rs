@@ -96,6 +96,11 @@ impl Containers {
         }
     }
 
+    /// A number that is another one as soon as something was learnt.
+    pub(crate) fn learned(&self) -> u64 {
+        self.bundles.known().learned
+    }
+
     /// The container that a process runs in, by the text of its /proc/PID/cgroup.
     #[must_use]
     pub fn of_cgroup(&self, text: &[u8]) -> Option<Container> {

@@ -33,6 +33,8 @@ pub(super) struct Known {
     layers: Bounded<String, String>,
     /// The ids of those containers.
     have_layers: Bounded<String, ()>,
+    /// How often something was learnt.
+    pub(super) learned: u64,
 }
 
 impl Default for Known {
@@ -41,6 +43,7 @@ impl Default for Known {
             entries: Bounded::new(ENTRIES_MAX),
             layers: Bounded::new(ENTRIES_MAX),
             have_layers: Bounded::new(ENTRIES_MAX),
+            learned: 0,
         }
     }
 }
@@ -54,6 +57,7 @@ impl Known {
     }
 
     pub(super) fn insert(&mut self, stamp: Option<Stamp>, entry: Entry) {
+        self.learned += 1;
         self.entries.insert(entry.bundle.clone(), (stamp, entry));
     }
 

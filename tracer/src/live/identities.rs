@@ -3,6 +3,7 @@
 use std::{
     cell::{OnceCell, RefCell},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -17,6 +18,19 @@ const REMEMBERED_MAX: usize = 8192;
 /// Bytes of a command line at the most.
 const COMMAND_LINE_MAX: u64 = 64 << 10;
 
+/// A process executes another program, is moved to another cgroup, or its container is read about: after that time it is
+/// looked at again, if it is still there.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A process as it was seen.
+#[derive(Debug, Clone)]
+struct Remembered {
+    process: Process,
+    seen: Instant,
+    /// How much was known of containers then.
+    containers: u64,
+}
+
 /// Completes processes from kernel memory and their cgroup, and remembers them.
 #[derive(Debug)]
 pub struct Identities {
@@ -24,7 +38,7 @@ pub struct Identities {
     /// Whether command lines are read: they may hold secrets.
     cmdline: bool,
     user: OnceCell<Option<UserMemory>>,
-    seen: RefCell<Bounded<(u32, u64), Process>>,
+    seen: RefCell<Bounded<(u32, u64), Remembered>>,
 }
 
 impl Identities {
@@ -49,12 +63,9 @@ impl Identities {
     /// where the process is gone, or its pid is another's now, nothing is added.
     #[must_use]
     pub fn complete(&self, kernel: Kernel<'_>, process: &Process, start: u64) -> Process {
-        let key = (process.pid, start);
-        let known = self.seen.borrow().get(&key).cloned();
-        let Some(found) = known.or_else(|| self.look(kernel, process, start)) else {
+        let Some(found) = self.remembered(kernel, process, start) else {
             return process.clone();
         };
-        self.seen.borrow_mut().insert(key, found.clone());
         Process {
             pid: process.pid,
             tid: process.tid,
@@ -85,6 +96,31 @@ impl Identities {
         let behind = requester(caller.comm.as_bytes(), &caller.parents);
         caller.requester = behind.map(|parent| Box::new(self.requester(kernel, parent)));
         caller
+    }
+
+    /// What is known of a process: as it was when it was last there.
+    fn remembered(&self, kernel: Kernel<'_>, process: &Process, start: u64) -> Option<Process> {
+        let key = (process.pid, start);
+        let containers = self.containers().learned();
+        let before = self.seen.borrow().get(&key).cloned();
+        let is_fresh = |known: &Remembered| known.containers == containers && known.seen.elapsed() < FRESH;
+        let (fresh, old) = match before {
+            Some(known) if is_fresh(&known) => return Some(known.process),
+            old => (self.look(kernel, process, start), old),
+        };
+        // One that exits has no namespaces any more, and less and less else.
+        let is_whole = |now: &Process| old.is_none() || now.mount_namespace.is_some();
+        let Some(process) = fresh.filter(is_whole) else {
+            return old.map(|known| known.process);
+        };
+        let seen = Instant::now();
+        let known = Remembered {
+            process: process.clone(),
+            seen,
+            containers,
+        };
+        self.seen.borrow_mut().insert(key, known);
+        Some(process)
     }
 
     fn look(&self, kernel: Kernel<'_>, process: &Process, start: u64) -> Option<Process> {

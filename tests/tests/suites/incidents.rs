@@ -1,6 +1,8 @@
 //! What makes one incident of many attempts: bursts, callers, holders that change, copies.
 
 use std::{
+    ffi::OsStr,
+    path::Path,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -30,6 +32,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("umount_on_behalf_of_a_script", umount_on_behalf_of_a_script),
         harness::test("holder_leaves_between_attempts", holder_leaves_between_attempts),
         harness::test("holder_changes_between_attempts", holder_changes_between_attempts),
+        harness::test("holder_becomes_another_program", holder_becomes_another_program),
         harness::test("many_holders_of_one_target", many_holders_of_one_target),
         harness::test("remaining_of_two_copies", remaining_of_two_copies),
         harness::test("remaining_of_target_and_copy", remaining_of_target_and_copy),
@@ -175,6 +178,40 @@ fn holder_changes_between_attempts() -> Result<Verdict> {
         ..Expectation::released(&scratch, vec![Expected::on_copy(&second), former])
     };
     told(&expectation, watch, [second])?;
+    Ok(Verdict::Passed)
+}
+
+/// A shell opens a file and executes another program later: what is told is what it is when it blocks the last time.
+fn holder_becomes_another_program() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let watch = Watch::start(&["--cmdline".into(), "--target".into(), scratch.path().into()])?;
+    let script = r#"exec 3<"$1"; echo open; read -r go; exec cat"#;
+    let file = scratch.join("file");
+    let arguments = [OsStr::new("-c"), script.as_ref(), "sh".as_ref(), file.as_ref()];
+    let mut helper = Helper::start(Path::new("sh"), &arguments)?;
+    ensure!(helper.line()? == "open", "the file is open");
+    refused(&scratch, 1)?;
+    harness::settle()?;
+    helper.say("go")?;
+    // It answers, so it is that program.
+    helper.say("there")?;
+    ensure!(helper.line()? == "there", "cat answers");
+    refused(&scratch, 30)?;
+    harness::settle()?;
+    let pid = helper.pid();
+    helper.finish()?;
+    ensure!(scratch.umount()?, "still busy after the release");
+    let incident = watch.finish_with_one()?;
+    let process = incident
+        .holders
+        .first()
+        .and_then(|holder| holder.process.as_ref());
+    let process = process.context("a holder")?;
+    let mut problems = Problems::default();
+    problems.equal("pid", &process.pid, &pid);
+    problems.equal("comm", &process.comm.as_str(), &"cat");
+    problems.equal("cmdline", &process.cmdline, &Some(vec!["cat".into()]));
+    problems.into_result(&incident)?;
     Ok(Verdict::Passed)
 }
 

@@ -1,10 +1,16 @@
 //! `cargo xtask lint`: what the checks of a change look at before any test runs.
 
-use anyhow::Result;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
 
 use crate::{command, phases::Phases, say, setup, workspace::Workspace};
 
 mod deny;
+mod rooms;
 mod sleeps;
 
 /// Format, pauses, clippy on both sides, and the licences of the dependencies: what fails fast comes first.
@@ -24,6 +30,7 @@ pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
     };
     check("fmt", &mut || cargo(&["fmt", "--all", "--check"]))?;
     check("sleeps", &mut || sleeps::check(&workspace.root))?;
+    check("rooms", &mut || rooms::check(&workspace.root))?;
     // The build script of the tracer compiles the kernel programs for clippy, too.
     check("set-up", &mut || setup::toolchain(false).map(|_| true))?;
     check("clippy", &mut || {
@@ -42,4 +49,20 @@ pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
         say(&format!("{name} failed"));
     }
     Ok(u8::from(!failed.is_empty()))
+}
+
+/// All files of Rust below a folder, in order.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }

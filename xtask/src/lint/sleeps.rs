@@ -1,13 +1,11 @@
 //! Fixed pauses in the tests: each costs its time in every run, and is too short on some machine. They wait for what
 //! they need, or say by `pause::nothing_happens_for` that nothing is to happen.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
+use super::sources;
 use crate::say;
 
 /// Where a pause may be: the module that names them.
@@ -21,10 +19,8 @@ const NAMED: [&str; 3] = ["nothing_happens_for(", "takes(", "kernel_works("];
 
 /// Lists the pauses without a name; whether there are none.
 pub(crate) fn check(root: &Path) -> Result<bool> {
-    let mut files = Vec::new();
-    sources(&root.join("tests"), &mut files)?;
     let (mut bare, mut named) = (Vec::new(), 0);
-    for file in files {
+    for file in sources(&root.join("tests"))? {
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(&file);
         let found = scan(name, &text);
@@ -38,20 +34,6 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     }
     say(&format!("{named} named pauses in tests"));
     Ok(bare.is_empty())
-}
-
-fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            sources(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[derive(Debug, Default, Eq, PartialEq)]

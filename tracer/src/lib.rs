@@ -5,6 +5,7 @@
     reason = "`say!` does not end the process where nobody reads it"
 )]
 
+pub mod advice;
 pub mod audit;
 pub mod btf;
 pub mod by_proc;

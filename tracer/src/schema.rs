@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::LogMatch,
     export::{EVENT_SCHEMA, Line},
-    model::{Audit, Incident, Operation, Text, Timestamp, Who},
+    model::{Audit, Incident, Text, Timestamp, Who},
     report::Summary,
 };
 
@@ -98,20 +98,6 @@ fn spread(event: &mut Value) {
         let names = choice["required"].as_array_mut().unwrap();
         names.extend(required.as_array().unwrap().iter().cloned());
     }
-}
-
-/// `operation` of an incident.
-pub(crate) fn operation(generator: &mut SchemaGenerator) -> Schema {
-    let mut schema = Operation::json_schema(generator);
-    let more = [
-        ("umount2", "Unmount."),
-        (Incident::DETACH, "A mount was detached and lives on."),
-        (Incident::SLOW, "An umount2 takes long."),
-    ];
-    let choices = schema.get_mut("oneOf").and_then(Value::as_array_mut).unwrap();
-    choices.extend(more.map(|(name, what)| json!({ "const": name, "description": what, "type": "string" })));
-    schema.remove("description");
-    schema
 }
 
 impl JsonSchema for Text {

@@ -72,7 +72,7 @@ fn refusals_of_one_cause_are_one_incident_until_it_is_gone() {
         time: 5 * S,
     });
     let incident = closed(analyzer.push(freed.clone())).pop().unwrap();
-    assert_eq!(incident.operation, "rmdir");
+    assert_eq!(incident.operation.name(), "rmdir");
     assert_eq!(incident.reason, Some(Reason::MountPoint));
     assert_eq!(incident.outcome, Some(Outcome::Released));
     assert_eq!((incident.attempts, incident.bursts), (3, 2));

@@ -11,9 +11,9 @@ use std::{
 use serde_json::Value;
 use tracer::{
     capture::Reader,
-    incident::{Analyzer, Output, Timeline},
+    incident::{Analyzer, Output, Timeline, replay},
     model::Incident,
-    stream::{Record, replay},
+    stream::Record,
 };
 
 fn captures() -> Vec<PathBuf> {

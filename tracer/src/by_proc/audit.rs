@@ -2,12 +2,12 @@
 
 use super::ProcMounts;
 use crate::{
+    advice::advise_audit,
     audit::settings,
     identity::{Containers, WatchPatterns},
     live::limits,
     model::{Audit, Now, Timestamp},
     probe::Tier,
-    render::advise_audit,
 };
 
 impl ProcMounts {

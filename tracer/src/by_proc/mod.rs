@@ -18,11 +18,11 @@ use self::{
     mountinfo::{Line, parse},
 };
 use crate::{
+    advice::advise_who,
     identity::{Containers, ProcessReader},
     kernel::access,
     model::{Books, Container, Holder, Kind, Sharer, Target, Text, Through, Timestamp, Who},
     probe::Tier,
-    render::fixes_of_asked,
 };
 
 pub(crate) use self::mountinfo::parse as parse_mountinfo;
@@ -102,8 +102,7 @@ impl ProcMounts {
             ..Books::default()
         };
         let tier = Tier::Proc.name();
-        let fixes = fixes_of_asked(&holders, &[], &books, tier, &target);
-        Who {
+        let mut who = Who {
             schema: Who::SCHEMA.to_owned(),
             time,
             target,
@@ -113,8 +112,10 @@ impl ProcMounts {
             bystanders: Vec::new(),
             probe: tier.to_owned(),
             since: None,
-            fixes,
-        }
+            fixes: Vec::new(),
+        };
+        advise_who(&mut who);
+        who
     }
 
     fn holder(&self, line: &Line, kind: Kind) -> Holder {

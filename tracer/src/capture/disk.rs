@@ -15,7 +15,7 @@ use super::{
     writer::append,
 };
 use crate::{
-    live::boot_nanos,
+    identity::boot_nanos,
     stream::{Lost, Record},
     text::say::say,
 };

@@ -23,7 +23,7 @@ use super::{
     segment::Segment,
 };
 use crate::{
-    live::{boot_nanos, mount_id},
+    identity::{boot_nanos, mount_id},
     model::Timestamp,
     watchdog::{self, Step},
 };

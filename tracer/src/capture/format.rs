@@ -3,7 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{identity::BootClock, model::Timestamp, stream::Start};
+use crate::{
+    identity::{BootClock, boot_nanos},
+    model::Timestamp,
+    stream::Start,
+};
 
 /// Version of the format that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
@@ -68,7 +72,7 @@ fn boot_id() -> Option<String> {
 #[must_use]
 pub fn run_name() -> String {
     let boot = boot_id().unwrap_or_else(|| "unknown".to_owned());
-    format!("{boot}/{}/{}", crate::live::boot_nanos(), std::process::id())
+    format!("{boot}/{}/{}", boot_nanos(), std::process::id())
 }
 
 /// The two clocks at one moment: between two anchors, a step of the wall clock shows.
@@ -88,7 +92,7 @@ impl Anchor {
     /// Both clocks now.
     pub(super) fn now() -> Self {
         let clock = BootClock::sample();
-        let boot_nanos = crate::live::boot_nanos();
+        let boot_nanos = boot_nanos();
         Self {
             boot_nanos,
             realtime_nanos: clock.timestamp(boot_nanos).as_nanos(),

@@ -8,8 +8,7 @@ use std::{
 
 use super::{Destination, Folder, Header, Limits, Reader, Recorder};
 use crate::{
-    identity::BootClock,
-    live::boot_nanos,
+    identity::{BootClock, boot_nanos},
     model::{Holder, Outcome, Process, Target},
     probe::{Losses, Tier},
     report::Analysis,

@@ -5,8 +5,9 @@ use std::{fs, path::Path};
 use super::{Anchor, CaptureError, Header, Reader, Writer, format::BLOCK_HEADER};
 use crate::{
     identity::BootClock,
+    incident::replay,
     probe::Tier,
-    stream::{Closed, Record, Start, replay},
+    stream::{Closed, Record, Start},
 };
 
 fn start(run: &str) -> Start {

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::{Common, Format, exit, output_file::InUse, sink::Sink};
 use crate::{
-    live::{Session, mount_id},
+    identity::mount_id,
+    live::Session,
     model::{Audit, Incident, Who},
     outlet::{Outcome, Outlet},
     render::{self, Style},

@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use super::{Common, Format, capture_source as source, exit, output::Results, output_file::InUse};
 use crate::{
     logs::{LogClock, LogLine, LogReader, matched},
-    model::{Incident, Kind, Outcome, Since, SinceSource, Timestamp, earlier},
+    model::{Incident, Kind, Operation, Outcome, Since, SinceSource, Timestamp, earlier},
     render::{self, Html},
     report::{Analysis, Filter, Finding, Redactor, Seen, Summary, Tally, When, glob},
     text::{said, said_path, say::say},
@@ -354,7 +354,7 @@ fn firsts(logs: &[(PathBuf, Vec<LogLine>)]) -> Vec<LogLine> {
 
 /// The log may know of attempts before those of the capture.
 fn since(incident: &mut Incident, firsts: &[LogLine]) {
-    if incident.operation != "umount2" {
+    if incident.operation != Operation::Umount {
         return;
     }
     let by_log = firsts.iter().filter_map(|line| line.failed_by(&incident.target));

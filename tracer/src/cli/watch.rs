@@ -28,12 +28,13 @@ use super::{
     status::Status,
 };
 use crate::{
+    advice::after,
     capture::{Destination, Folder, Limits, Recorder},
     incident::Output,
     live::{Options, Session, Watching, enter_host_namespace},
     model::Timestamp,
     probe::History,
-    render::{after, escape},
+    render::escape,
     stderr,
     text::{Command, said, say::say},
     watchdog::{self, Step},

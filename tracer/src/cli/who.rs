@@ -17,6 +17,7 @@ use super::{
     output::Results,
 };
 use crate::{
+    advice::advise_who,
     by_proc::{BLIND, ProcMounts},
     identity::{BootClock, Containers, Lookup, ProcessReader, WatchPatterns},
     incident::{History, of_snapshot},
@@ -28,7 +29,6 @@ use crate::{
     logs::LogClock,
     model::{Container, Since, SinceSource, Target, Who as Report, earlier},
     probe::{Choice, Tier, reader_only},
-    render::fixes_of_asked,
     text::{said, say::say},
     watchdog::{self, Step},
 };
@@ -403,9 +403,7 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
     let mut settled = of_snapshot(found, &History::default());
     settled.books.sampled_at = Some(host.clock.timestamp(found.started));
     let tier = Tier::Tracepoint.name();
-    let (holders, candidates) = (&settled.holders, &settled.candidates);
-    let fixes = fixes_of_asked(holders, candidates, &settled.books, tier, &target);
-    Report {
+    let mut report = Report {
         schema: Report::SCHEMA.to_owned(),
         time: host.clock.timestamp(found.started),
         target,
@@ -415,8 +413,10 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
         bystanders: settled.bystanders,
         probe: tier.to_owned(),
         since: None,
-        fixes,
-    }
+        fixes: Vec::new(),
+    };
+    advise_who(&mut report);
+    report
 }
 
 /// Since when the umount of a mount has failed: by what its runtime left behind, if its container has no process, and

@@ -16,7 +16,7 @@ use super::proto::{
 };
 use crate::{
     incident::{Attempt, Span},
-    model::{Holder, Incident, Timestamp},
+    model::{Holder, Incident, Operation, Timestamp},
     render::escape,
     report::{Finding, of_holder},
 };
@@ -80,12 +80,16 @@ impl<W: Write> Perfetto<W> {
             track,
             incident.started,
             TrackEvent {
-                name: Some(if incident.operation == Incident::DETACH {
+                name: Some(if incident.operation == Operation::Detach {
                     format!("detached, {outcome}")
-                } else if incident.operation == Incident::SLOW {
+                } else if incident.operation == Operation::SlowUmount {
                     format!("slow umount, {outcome}")
-                } else if incident.reason.is_some() {
-                    format!("{}, {outcome}, {} refused", incident.operation, incident.attempts)
+                } else if incident.operation.is_other() {
+                    format!(
+                        "{}, {outcome}, {} refused",
+                        incident.operation.name(),
+                        incident.attempts
+                    )
                 } else {
                     format!("{outcome}, {} refused", incident.attempts)
                 }),

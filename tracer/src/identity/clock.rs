@@ -45,6 +45,13 @@ impl BootClock {
     }
 }
 
+/// The boot clock, ns: the clock of all kernel records.
+#[must_use]
+pub fn boot_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// The offset of the sample with the least time between its two outer readings.
 fn best_offset(samples: impl Iterator<Item = (i64, i64, i64)>) -> Option<i64> {
     let (before, wall, after) = samples.min_by_key(|(before, _, after)| after.saturating_sub(*before))?;

@@ -3,10 +3,11 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::Stat;
+use rustix::fs::{AtFlags, Stat, StatxFlags, statx};
 
 /// Longest text of /proc that is looked at.
 const PROC_CAP: u64 = 64 * 1024;
@@ -29,6 +30,13 @@ impl From<&Stat> for Stamp {
             modified: (stat.st_mtime, stat.st_mtime_nsec),
         }
     }
+}
+
+/// `mnt_id` of the mount that a file is on; `None` before Linux 5.8.
+pub(crate) fn mount_id(of: impl AsFd) -> io::Result<Option<u32>> {
+    let found = statx(of, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(u32::try_from(found.stx_mnt_id).ok().filter(|_| known))
 }
 
 /// Reads a file of /proc.

@@ -28,11 +28,14 @@ mod trusted;
 mod watch;
 
 pub(crate) use self::{
-    cache::Bounded, files::unescape, metadata::of_bytes as metadata_of_bytes, trusted::Folder,
+    cache::Bounded,
+    files::{mount_id, unescape},
+    metadata::of_bytes as metadata_of_bytes,
+    trusted::Folder,
 };
 pub use self::{
     cgroup::{CgroupClaim, Membership, membership, systemd_unit},
-    clock::BootClock,
+    clock::{BootClock, boot_nanos},
     container::{Containers, Found, Lookup},
     mount_path::{MountClaim, MountOwner, mount_claim},
     process::{ProcessReader, arguments},

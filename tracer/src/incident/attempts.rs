@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 
 use super::track::bursts;
 use crate::{
+    advice::retries_by_rule,
     identity::BootClock,
     model::{Process, Retry, RetrySource, Since, SinceSource, Target, Text, Timestamp},
-    render::retries_by_rule,
     stream::{MountKey, Umount},
 };
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::{History, MNT_DETACH, flag_names, operations::Run, track::TELL};
 use crate::{
+    advice::advise_incident,
     identity::BootClock,
-    model::{Books, Incident, Outcome},
-    render::fixes_of_followed,
+    model::{Books, Incident, Operation, Outcome},
     stream::{Detached, Freed},
 };
 
@@ -136,10 +136,10 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
 fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
     let explained = (last.holders.iter()).fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
-    Incident {
+    let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id,
-        operation: Incident::DETACH.to_owned(),
+        operation: Operation::Detach,
         reason: None,
         started: clock.timestamp(last.detached),
         ended: end.map(|(_, time)| clock.timestamp(time)),
@@ -160,7 +160,7 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
             sampled_at: Some(clock.timestamp(last.looked)),
             ..Books::default()
         },
-        fixes: fixes_of_followed(&last.holders, &last.target),
+        fixes: Vec::new(),
         holders: last.holders.clone(),
         candidates: Vec::new(),
         bystanders: Vec::new(),
@@ -169,7 +169,9 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
         since: None,
         retry: None,
         lost_events: run.lost,
-    }
+    };
+    advise_incident(&mut incident);
+    incident
 }
 
 #[cfg(test)]
@@ -246,7 +248,7 @@ mod tests {
         assert!(analyzer.push(Record::Tick { time: 2 * S - 1 }).is_empty());
         let told = incidents(analyzer.push(Record::Tick { time: 2 * S })).remove(0);
         assert_eq!((told.id, told.outcome, told.attempts), (1, None, 0));
-        assert_eq!(told.operation, "detach");
+        assert_eq!(told.operation.name(), "detach");
         assert_eq!(told.flags, ["MNT_DETACH"]);
         assert_eq!(
             (told.references.counted, told.references.unexplained),

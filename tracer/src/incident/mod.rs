@@ -8,6 +8,7 @@ mod entered;
 mod history;
 mod holders;
 mod operations;
+mod replay;
 mod room;
 mod slow;
 mod timeline;
@@ -21,12 +22,13 @@ use crate::{kernel::Snapshot, model::Target};
 pub use self::{
     history::History,
     holders::Settled,
+    replay::replay,
     timeline::{Attempt, Span, Timeline},
     totals::Totals,
     track::{Analyzer, Output},
 };
 
-pub(crate) use self::told::{MNT_DETACH, REMOUNT, flag_names};
+pub(crate) use self::told::{MNT_DETACH, flag_names};
 
 /// The books and the owners of references of one snapshot: what `who` prints.
 #[must_use]

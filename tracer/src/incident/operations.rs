@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::track::{GAVE_UP, TELL, bursts};
 use crate::{
+    advice::advise_incident,
     identity::BootClock,
     model::{Books, Caller, Holder, Incident, Outcome, Text},
-    render::fixes_of_operation,
     stream::{Freed, Refused},
 };
 
@@ -167,10 +167,10 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         .collect();
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let clock = run.clock;
-    Incident {
+    let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,
-        operation: last.operation.name().to_owned(),
+        operation: last.operation,
         reason: Some(last.reason),
         started: clock.timestamp(open.first),
         ended: end.map(|(_, time)| clock.timestamp(time)),
@@ -190,7 +190,7 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
             sampled_at: Some(clock.timestamp(last.looked)),
             ..Books::default()
         },
-        fixes: fixes_of_operation(last.operation.name(), last.reason, &last.holders, &last.target),
+        fixes: Vec::new(),
         holders: last.holders.clone(),
         candidates: Vec::new(),
         bystanders: last.bystanders.clone(),
@@ -199,5 +199,7 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         since: None,
         retry: None,
         lost_events: run.lost,
-    }
+    };
+    advise_incident(&mut incident);
+    incident
 }

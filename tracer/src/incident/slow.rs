@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{MNT_DETACH, Output, flag_names, operations::Run, waits::waits};
 use crate::{
-    model::{self, Books, Incident, Outcome},
-    render::fixes_of_slow,
+    advice::advise_incident,
+    model::{self, Books, Incident, Operation, Outcome},
     stream::Slow,
 };
 
@@ -77,10 +77,10 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         looks: (slow.stacks.iter()).fold(slow.others, |sum, stack| sum.saturating_add(stack.looks)),
         waits: waits(&slow.stacks, slow.target.fs_type.as_deref(), clock),
     };
-    Incident {
+    let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id,
-        operation: Incident::SLOW.to_owned(),
+        operation: Operation::SlowUmount,
         reason: None,
         started: clock.timestamp(slow.entered),
         ended: end.map(|(_, time)| clock.timestamp(time)),
@@ -95,7 +95,7 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
             sampled_at: Some(clock.timestamp(slow.looked)),
             ..Books::default()
         },
-        fixes: fixes_of_slow(&seen, &slow.target),
+        fixes: Vec::new(),
         holders: Vec::new(),
         candidates: Vec::new(),
         bystanders: Vec::new(),
@@ -104,7 +104,9 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         since: None,
         retry: None,
         lost_events: run.lost,
-    }
+    };
+    advise_incident(&mut incident);
+    incident
 }
 
 /// The name of a negative errno that umount2 is known to return.
@@ -197,7 +199,7 @@ mod tests {
         let mut push = |record| told(analyzer.push(Record::Slow(Box::new(record))));
         let first = push(slow(None, None)).remove(0);
         assert_eq!((first.id, first.outcome, first.attempts), (1, None, 0));
-        assert_eq!(first.operation, "slow_umount");
+        assert_eq!(first.operation.name(), "slow_umount");
         assert!(push(slow(Some(0), None)).is_empty());
         let last = push(slow(Some(0), Some(32 * S))).remove(0);
         assert_eq!((last.id, last.outcome), (1, Some(Outcome::Detached)));

@@ -2,13 +2,10 @@
 
 use super::{books::Verdict, holders::Settled, track::Open};
 use crate::{
+    advice::advise_incident,
     identity::BootClock,
-    model::{Caller, Fix, Incident, Outcome, Retry, Since},
-    render::{fixes, fixes_of_refused},
+    model::{Caller, Incident, Operation, Outcome, Reason, Retry, Since},
 };
-
-/// What an umount of a process's own root means.
-pub(crate) const REMOUNT: &str = "umount of a process's own root directory only remounts it read-only, which a file open for writing refuses";
 
 /// Flag of umount2(2).
 pub(crate) const MNT_DETACH: u32 = 2;
@@ -84,19 +81,12 @@ pub(super) fn incident(
         })
         .collect();
     callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
-    let (holders, candidates) = (&settled.holders, &settled.candidates);
-    let fixes = if open.told.remount {
-        let mut fixes = fixes(holders, candidates, &open.target);
-        fixes.push(Fix::change(REMOUNT));
-        fixes
-    } else {
-        fixes_of_refused(holders, candidates, &settled.books, tier, &open.target)
-    };
-    Incident {
+    let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,
-        operation: "umount2".to_owned(),
-        reason: None,
+        operation: Operation::Umount,
+        // An umount of one's own root remounts it read-only, which files that are open for writing refuse.
+        reason: open.told.remount.then_some(Reason::OpenFiles),
         started: clock.timestamp(open.first_entered),
         ended: end.map(|(_, time)| clock.timestamp(time)),
         outcome: end.map(|(outcome, _)| outcome),
@@ -115,6 +105,8 @@ pub(super) fn incident(
         since: again.since,
         retry: again.retry,
         lost_events: lost.saturating_add(open.holders.dropped),
-        fixes,
-    }
+        fixes: Vec::new(),
+    };
+    advise_incident(&mut incident);
+    incident
 }

@@ -14,12 +14,12 @@ use super::{
     mounts::{Hidden, Mounted, MountsView},
 };
 use crate::{
+    advice::advise_audit,
     audit::{Evidence, Limits, Owner, Plan, Space, State, View, findings, plan, settings},
     identity::{Containers, MountOwner, WatchPatterns, membership, mount_claim},
     kernel::{Kernel, Mount, NamespaceDescriptor, Place, Reader, Superblock, Survey, Task, survey},
     model::{Audit, Detached, Holder, Keeper, Process, Target, Text},
     probe::Tier,
-    render::advise_audit,
     watchdog::{self, Step},
 };
 

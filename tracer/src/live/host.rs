@@ -4,10 +4,8 @@ use std::{os::fd::AsFd, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use rustix::{
-    fs::{AtFlags, StatxFlags, statx},
     process::chdir,
     thread::{LinkNameSpaceType, move_into_link_name_space},
-    time::{ClockId, clock_gettime},
 };
 
 use crate::{
@@ -111,13 +109,6 @@ impl Host {
     }
 }
 
-/// The boot clock, ns: the clock of all kernel records.
-#[must_use]
-pub fn boot_nanos() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
 /// The number of our own mount namespace.
 #[must_use]
 pub fn own_namespace() -> Option<u32> {
@@ -127,13 +118,6 @@ pub fn own_namespace() -> Option<u32> {
         .strip_suffix(']')?
         .parse()
         .ok()
-}
-
-/// `mnt_id` of the mount that a file is on; `None` before Linux 5.8.
-pub fn mount_id(of: impl AsFd) -> std::io::Result<Option<u32>> {
-    let found = statx(of, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-    let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-    Ok(u32::try_from(found.stx_mnt_id).ok().filter(|_| known))
 }
 
 /// Moves into the mount namespace of pid 1, so that ebusy is no copy of its own (it is often started in a debug pod),

@@ -24,7 +24,7 @@ mod watched;
 pub(crate) use self::runtime_state::by_runtime_state;
 pub use self::{
     audit::{audit, limits},
-    host::{Host, boot_nanos, enter_host_namespace, mount_id, own_namespace},
+    host::{Host, enter_host_namespace, own_namespace},
     identities::Identities,
     links::follow as follow_links,
     mounts::{Hidden, Mounted, MountsView, NamespaceMounts},

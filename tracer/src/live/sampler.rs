@@ -1,10 +1,8 @@
 //! Takes snapshots, and gives what they found its identity.
 
-use super::{
-    host::{Host, boot_nanos},
-    identities::Identities,
-};
+use super::{host::Host, identities::Identities};
 use crate::{
+    identity::boot_nanos,
     incident::{History, of_snapshot},
     kernel::{LedgerFile, Mount, Reader, Snapshot, snapshot},
 };

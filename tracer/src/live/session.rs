@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    host::{Host, boot_nanos, own_namespace},
+    host::{Host, own_namespace},
     identities::Identities,
     ledger::Ledger,
     mounts::MountsView,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     capture::{Destination, Header, Recorder, run_name},
-    identity::Containers,
+    identity::{Containers, boot_nanos},
     incident::{Analyzer, Output},
     kernel::Mount,
     probe::{Losses, Probes, load, skipped_runs},

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{BusyError, LogLine};
 use crate::{
     identity::{MountOwner, mount_claim},
-    model::{Incident, Target, Text, Timestamp},
+    model::{Incident, Operation, Target, Text, Timestamp},
 };
 
 /// A log may have coarser times than ebusy, of another clock.
@@ -150,7 +150,7 @@ fn of_line<'a>(line: &'a LogLine, about: &[(&Incident, Vec<&'static str>)]) -> M
         // The nearest in time; among those the one of the same path, of the same operation, and the latest.
         .min_by_key(|(away, incident, by)| {
             let path = by.contains(&"path");
-            let same = operation(line.error).is_none_or(|name| incident.operation.contains(name));
+            let same = operation(line.error).is_none_or(|operation| operation == incident.operation);
             (*away, !path, !same, std::cmp::Reverse(incident.started))
         });
     let not_seen = match (&best, about.is_empty()) {
@@ -172,10 +172,10 @@ fn of_line<'a>(line: &'a LogLine, about: &[(&Incident, Vec<&'static str>)]) -> M
 }
 
 /// A word that is in the incident's `operation`.
-fn operation(error: BusyError) -> Option<&'static str> {
+fn operation(error: BusyError) -> Option<Operation> {
     match error {
-        BusyError::Umount | BusyError::UmountFailed => Some("umount"),
-        BusyError::Mount | BusyError::OverlayInUse => Some("mount"),
+        BusyError::Umount | BusyError::UmountFailed => Some(Operation::Umount),
+        BusyError::Mount | BusyError::OverlayInUse => Some(Operation::Mount),
         _ => None,
     }
 }
@@ -270,8 +270,8 @@ mod tests {
     use super::{BusyError, Match, NotSeen, matched};
     use crate::{
         logs::{LogLine, samples},
+        model::samples as reports,
         model::{Container, Incident, Outcome, Target, Timestamp},
-        render::samples as reports,
     };
 
     /// From 03:43:17.000 of 2023-11-14 and 22 h on: 50 attempts in 2.46 s, closed 30 s after the last.

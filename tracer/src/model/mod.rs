@@ -3,10 +3,13 @@
 //! Unknown is `None` (JSON `null`), never a made-up value. Names and paths are bytes in the kernel; see [`Text`].
 
 mod audit;
+mod container;
 mod entered;
 mod fix;
 #[macro_use]
 mod operation;
+#[cfg(test)]
+pub(crate) mod samples;
 mod slow;
 mod stuck;
 mod text;
@@ -19,6 +22,7 @@ pub use self::{
         Audit, CopiedMount, Detached, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own, Setting,
         Workload,
     },
+    container::{Container, HostMount, Owner},
     entered::Entered,
     fix::{Fix, FixAction},
     operation::{Operation, Reason},
@@ -37,9 +41,8 @@ pub struct Incident {
     /// Unique within one run of ebusy, or within one capture.
     pub id: u64,
     /// What was refused; or `detach` (a mount was detached and lives on), `slow_umount` (an umount2 takes long).
-    #[cfg_attr(test, schemars(schema_with = "crate::schema::operation"))]
-    pub operation: String,
-    /// Why, if it was not umount2.
+    pub operation: Operation,
+    /// Why, if that is not for references to a mount.
     #[serde(default)]
     pub reason: Option<Reason>,
     /// Entry of the first refused attempt.
@@ -485,72 +488,9 @@ pub struct Requester {
     pub container: Option<Container>,
 }
 
-/// A container, as far as cgroup and bundle tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Container {
-    /// `containerd`, `cri-o`, `docker`, `podman`; `null` where only an id was found.
-    pub runtime: Option<String>,
-    /// The runtime's id.
-    pub id: String,
-    /// Container name.
-    pub name: Option<String>,
-    /// The runtime's own namespace (`k8s.io`, `moby`, `default`).
-    pub namespace: Option<String>,
-    /// Pod name.
-    pub pod: Option<String>,
-    /// Kubernetes namespace of the pod.
-    pub pod_namespace: Option<String>,
-    /// Image.
-    pub image: Option<String>,
-    /// What created the pod, and how that is known.
-    pub owner: Option<Owner>,
-    /// Privileged.
-    pub privileged: Option<bool>,
-    /// Runs in the host's pid namespace.
-    pub host_pid: Option<bool>,
-    /// Bind-mounted paths of the host.
-    pub host_paths: Vec<Text>,
-    /// The same with the places where they are mounted.
-    #[serde(default)]
-    pub host_mounts: Vec<HostMount>,
-    /// Only the name of a cgroup says so, which whoever has a cgroup may choose: no record of the runtime agrees.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub unproven: bool,
-}
-
-/// A bind mount from the host into a container.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct HostMount {
-    /// Path on the host.
-    pub path: Text,
-    /// Path in the container.
-    pub destination: Option<Text>,
-    /// `private` (Kubernetes' `None`), `slave` (`HostToContainer`), `shared` (`Bidirectional`) or `unbindable`, as the
-    /// container was configured; `null` where it says nothing.
-    pub propagation: Option<String>,
-}
-
-/// What created a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Owner {
-    /// `DaemonSet`, `ReplicaSet`...
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// How that is known.
-    pub source: String,
-}
-
 impl Incident {
     /// The value of `schema`.
     pub const SCHEMA: &str = "ebusy.incident/1";
-    /// `operation` of a mount that was detached and lives on.
-    pub const DETACH: &str = "detach";
-    /// `operation` of an umount2 that takes long.
-    pub const SLOW: &str = "slow_umount";
 
     /// When what it says of holders was so: at the last look, else at its end, else at its start.
     #[must_use]

@@ -24,8 +24,14 @@ macro_rules! named {
 }
 
 named! {
-    /// What was to be done: `operation` of an incident that is not about umount2.
+    /// What was to be done: `operation` of an incident.
     Operation {
+        /// Unmount, and it was refused: umount2.
+        Umount => "umount2",
+        /// A mount that was detached (`MNT_DETACH`) and lives on.
+        Detach => "detach",
+        /// An umount that takes long, whatever it returns.
+        SlowUmount => "slow_umount",
         /// Remove a directory: rmdir, unlinkat.
         Rmdir => "rmdir",
         /// Remove a file: unlink, unlinkat.
@@ -46,6 +52,12 @@ named! {
 }
 
 impl Operation {
+    /// Whether it is about something else than taking a mount away.
+    #[must_use]
+    pub fn is_other(self) -> bool {
+        !matches!(self, Self::Umount | Self::Detach | Self::SlowUmount)
+    }
+
     /// Whether it was not refused but is not done before the last user has gone: nobody asks again, so it is followed to
     /// that end.
     #[must_use]
@@ -55,7 +67,7 @@ impl Operation {
 }
 
 named! {
-    /// Why: `reason` of an incident that is not about umount2.
+    /// Why: `reason` of an incident that is about something else than references to a mount.
     Reason {
         /// Something is mounted on it, in the mount namespace of the caller.
         MountPoint => "mount_point",

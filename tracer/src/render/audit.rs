@@ -1,16 +1,14 @@
 //! An audit as text: the verdict first, then what was found by section and workload, on one screen.
 
-use super::{
-    Style,
-    fit::{COLUMNS, wrap},
-    line::Line,
-    names,
-    report::command_line,
-};
+use super::{Style, names, report::command_line};
 use crate::model::{
     Audit, Detached, Fix, Group, Holder, KeptNamespace, Leaked, Now, Process, Setting, Target, Workload,
 };
-use crate::text::printable;
+use crate::text::{
+    Line,
+    fit::{COLUMNS, wrap},
+    printable,
+};
 
 /// Lines of a screen.
 pub(super) const LINES_MAX: usize = 40;

@@ -2,12 +2,12 @@
 
 use jiff::tz::TimeZone;
 
-use super::{
-    line::{Line, short_name},
-    retry::{by_itself, retries_by_rule},
-    times::{between, clock, duration, moment},
-};
+use super::times::{between, clock, duration, moment};
 use crate::model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp};
+use crate::{
+    advice::{by_itself, retries_by_rule},
+    text::{Line, short_name},
+};
 
 /// What the books line is made from.
 #[derive(Debug, Clone, Copy)]

@@ -4,14 +4,17 @@ use std::fmt::{self, Write as _};
 
 use super::{
     Style,
-    fit::{shorten, wrap},
     report::command_line,
     times::{between, duration, format},
 };
 use crate::{
     model::{Incident, Timestamp},
     report::{Count, Summary, said_workload},
-    text::{escape, printable},
+    text::{
+        escape,
+        fit::{shorten, wrap},
+        printable,
+    },
 };
 
 /// Width of the longest bar of the hours.

@@ -6,12 +6,12 @@ use super::{
     Style,
     books::{Account, books},
     holder::View,
-    line::Line,
     names,
     report::Report,
     times::{between, clock, duration},
 };
 use crate::model::{Incident, Outcome};
+use crate::text::Line;
 
 /// The incident in at most 18 lines of 110 columns.
 pub(super) fn report(incident: &Incident, style: &Style) -> String {
@@ -87,8 +87,9 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use crate::{
-        model::{Books, Holder, Incident, Kind, Outcome, Process, Target, Timestamp},
-        render::{Style, fixes_of_detached, incident, samples},
+        advice::advise_incident,
+        model::{Books, Holder, Incident, Kind, Operation, Outcome, Process, Target, Timestamp},
+        render::{Style, incident, samples},
     };
 
     fn text(holders: Vec<Holder>, outcome: Option<Outcome>) -> String {
@@ -99,8 +100,8 @@ mod tests {
         };
         let of = samples::incident(Vec::new());
         let later = |seconds: i64| Timestamp::from_nanos(of.started.as_nanos() + seconds * 1_000_000_000);
-        let of = Incident {
-            operation: Incident::DETACH.to_owned(),
+        let mut of = Incident {
+            operation: Operation::Detach,
             outcome,
             ended: outcome.map(|_| later(41)),
             attempts: 0,
@@ -118,11 +119,11 @@ mod tests {
                 sampled_at: Some(later(1)),
                 ..Books::default()
             },
-            fixes: fixes_of_detached(&holders, &target),
             target,
             holders,
             ..of
         };
+        advise_incident(&mut of);
         let style = Style {
             terminal: false,
             zone: TimeZone::UTC,
@@ -183,6 +184,8 @@ mod tests {
         BOOKS  1 counted = 0 explained + 1 unexplained; 0 lost; tier fentry
         STATE  still in use when ebusy stopped, 41 s after the umount (03:43:58)
         FIX    the kernel, or what ebusy does not see, has the last reference; it cannot be unmounted again
+               see whether it lives still, and what it keeps (DETACH):
+                 ebusy audit
         ");
     }
 }

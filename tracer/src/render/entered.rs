@@ -1,12 +1,8 @@
 //! How a holder came into the mount namespace, in a line.
 
-use super::{
-    holder::View,
-    line::{Line, short_name},
-    names,
-    times::moment,
-};
+use super::{holder::View, names, times::moment};
 use crate::model::{Entered, Holder};
+use crate::text::{Line, short_name};
 
 /// `entered the mount namespace of ci/wf "main" by setns at 14:19:48`; `None` where the holder is where it was born.
 pub(super) fn way_in(holder: &Holder, view: View<'_>) -> Option<Line> {

@@ -3,16 +3,16 @@
 use jiff::tz::TimeZone;
 
 use super::{
-    advice::mountpoint_seen,
     entered::way_in,
     kinds::{also, label, way},
-    line::{Line, short_name},
     names,
     times::{between, duration, moment},
 };
 use crate::{
+    advice::mountpoint_seen,
     identity::mount_claim,
     model::{Container, Holder, Kind, Process, Target, Through, Timestamp},
+    text::{Line, short_name},
 };
 
 /// What a holder is seen in relation to.
@@ -279,7 +279,7 @@ fn opened_by(line: Line, by: &Process, process: &Process) -> Line {
     let container = by
         .container
         .as_ref()
-        .filter(|of| !names::is_same(of, process.container.as_ref()));
+        .filter(|of| !of.is_same_as(process.container.as_ref()));
     let of = container
         .map(|of| format!(" of {}", names::container_short(of)))
         .unwrap_or_default();

@@ -5,20 +5,20 @@ use super::{
     books::{Account, again, books, state},
     detached,
     holder::View,
-    line::Line,
     names, operation,
     report::{Report, check},
     slow,
 };
 use crate::model::{Incident, Outcome};
+use crate::{model::Operation, text::Line};
 
 /// The incident in at most 18 lines of 110 columns.
 #[must_use]
 pub fn incident(incident: &Incident, style: &Style) -> String {
-    if let Some(reason) = incident.reason {
+    if let Some(reason) = incident.reason.filter(|_| incident.operation.is_other()) {
         return operation::report(incident, reason, style);
     }
-    if incident.operation == Incident::DETACH {
+    if incident.operation == Operation::Detach {
         return detached::report(incident, style);
     }
     if let Some(slow) = &incident.slow {
@@ -101,6 +101,7 @@ mod tests {
 
     use super::incident;
     use crate::{
+        advice::advise_incident,
         model::{Books, Holder, Incident, Kind, Outcome, Parent, Through},
         render::{
             Style,
@@ -232,11 +233,15 @@ mod tests {
         of.references = samples::books(1, 0);
         of.outcome = None;
         of.ended = None;
+        advise_incident(&mut of);
         insta::assert_snapshot!(text(&of), @r#"
         EBUSY  rootfs of ci/wf-build-7h2kq "main" (containerd 9c41d0e7a2f4), refused to containerd-shim 19871
         HOLDER none found: no open file, directory, mapping or mount of a live process; something in the kernel
         BOOKS  1 counted = 0 explained + 1 unexplained; 0 lost; tier fentry
         STATE  still refused after 2.46 s, 50 attempts (03:43:19); containerd retries by itself, within 5 min
+        FIX    look again while it is refused, for what comes and goes:
+                 ebusy who 9c41d0e7a2f4
+               or wait and try again: what no process has, the kernel may drop by itself
         CHECK  exit status 0 means free:
                  ebusy who 9c41d0e7a2f4
         "#);

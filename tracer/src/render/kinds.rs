@@ -1,9 +1,8 @@
 //! Each kind of reference in words: what it is, and what lets go of it.
 
-use super::line::short_name;
 use crate::{
     model::{AIO_REQUEST, Holder, Kind, Text, URING_REQUEST},
-    text::said,
+    text::{said, short_name},
 };
 
 /// What stands before the path.
@@ -97,23 +96,6 @@ pub(super) fn also(kind: Kind) -> &'static str {
         Kind::PathWalk => "looked up",
         Kind::Deferred => "waiting to be dropped",
         Kind::Kernel => "used by the kernel",
-    }
-}
-
-/// What a process has to do to let go of it, beside ending; `None` where closing files or leaving directories does it.
-pub(super) fn action(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::UnixSocket => Some("close its socket"),
-        Kind::ScmRights => Some("receive what waits in its socket, or close it"),
-        Kind::IoUring => Some("unregister its io_uring files, and end its requests"),
-        Kind::Deferred => Some("finish what it is waiting for"),
-        Kind::Fanotify => Some("read its fanotify events"),
-        Kind::Uprobe => Some("close its uprobe"),
-        Kind::PathWalk => Some("finish its lookup"),
-        Kind::Accounting => Some("turn process accounting off"),
-        // What the kernel does for a process.
-        Kind::Kernel => Some("end its AIO requests"),
-        _ => None,
     }
 }
 

@@ -3,18 +3,20 @@
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
-use super::{
-    Style,
-    fit::{COLUMNS, columns},
-    incident,
-    report::{LINES, check_command},
-    samples, who,
+use super::{Style, incident, report::LINES, samples, who};
+use crate::{
+    advice::{advise_incident, check_command},
+    model::{
+        Books, Caller, Container, Entered, Fix, Holder, Incident, Kind, Operation, Outcome, Owner, Parent,
+        Process, Reason, Sharer, Target, Text, Through, Timestamp,
+    },
+    text::{
+        Command,
+        command::pasted,
+        fit::{COLUMNS, columns},
+        is_deceptive,
+    },
 };
-use crate::model::{
-    Books, Caller, Container, Entered, Fix, Holder, Incident, Kind, Outcome, Owner, Parent, Process, Reason,
-    Sharer, Target, Text, Through, Timestamp,
-};
-use crate::text::{Command, command::pasted, is_deceptive};
 
 /// Bytes that a file can be called.
 fn text() -> BoxedStrategy<Text> {
@@ -238,8 +240,8 @@ fn report() -> BoxedStrategy<Incident> {
                     sampled_at: sampled.map(Timestamp::from_nanos),
                     changed_during_snapshot: changed,
                 };
-                of.fixes = super::fixes(&of.holders, &of.candidates, &of.target);
                 of.flags = advice;
+                advise_incident(&mut of);
                 of
             },
         )
@@ -257,8 +259,14 @@ fn reason() -> impl Strategy<Value = Reason> {
     ])
 }
 
-fn operation() -> impl Strategy<Value = &'static str> {
-    proptest::sample::select(vec!["rmdir", "mount", "open", "dm_remove", "loop_clear"])
+fn operation() -> impl Strategy<Value = Operation> {
+    proptest::sample::select(vec![
+        Operation::Rmdir,
+        Operation::Mount,
+        Operation::Open,
+        Operation::DmRemove,
+        Operation::LoopClear,
+    ])
 }
 
 fn check(text: &str, fixes: &[Fix], target: &Target) -> Result<(), TestCaseError> {
@@ -315,11 +323,21 @@ proptest! {
 
     #[test]
     fn advice_is_pasted_as_it_was_meant(of in report(), reason in reason(), operation in operation()) {
-        let holders = &of.holders;
-        let mut fixes = of.fixes;
-        fixes.extend(super::fixes_of_operation(operation, reason, holders, &of.target));
-        fixes.extend(super::fixes_of_followed(holders, &of.target));
-        fixes.extend(super::fixes_of_refused(&[], &[], &of.references, "tracepoint", &of.target));
+        let mut fixes = Vec::new();
+        for (operation, reason, found) in [
+            (Operation::Umount, None, true),
+            (Operation::Umount, None, false),
+            (Operation::Detach, None, true),
+            (operation, Some(reason), true),
+        ] {
+            let mut of = Incident { operation, reason, ..of.clone() };
+            if !found {
+                of.holders.clear();
+                of.candidates.clear();
+            }
+            advise_incident(&mut of);
+            fixes.extend(of.fixes);
+        }
         let commands: Vec<Command> = fixes
             .into_iter()
             .flat_map(|fix| fix.command.into_iter().chain(fix.check))

@@ -1,19 +1,10 @@
 //! What processes, containers and mounts are called.
 
-use super::line::{Line, short_name};
 use crate::{
     identity::{mount_claim, requester},
     model::{Container, Process, Target},
+    text::{Line, short_name},
 };
-
-/// As much of a long id as people use.
-const SHORT_ID: usize = 12;
-
-/// The runtime's id, cut if it is one of the long ones.
-pub(super) fn short_id(id: &str) -> &str {
-    let long = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    id.get(..SHORT_ID).filter(|_| long).unwrap_or(id)
-}
 
 /// `shop/web-0 "main"`, `container "web"` or `container 9c41d0e7a2f4`.
 pub(super) fn container(line: Line, container: &Container) -> Line {
@@ -28,7 +19,7 @@ pub(super) fn container(line: Line, container: &Container) -> Line {
         }
         (None, Some(name)) => line.words("container ").quoted(name.as_bytes()),
         (None, None) => {
-            let line = line.words("container ").name(short_id(&container.id).as_bytes());
+            let line = line.words("container ").name(container.short_id().as_bytes());
             if container.unproven {
                 line.words(", as the name of its cgroup claims")
             } else {
@@ -46,13 +37,13 @@ pub(super) fn container_short(of: &Container) -> String {
             short_name(format!("{namespace}/{pod}").as_bytes())
         }
         (None, Some(name)) => short_name(name.as_bytes()),
-        (None, None) => short_name(short_id(&of.id).as_bytes()),
+        (None, None) => short_name(of.short_id().as_bytes()),
     }
 }
 
 /// ` (containerd 9c41d0e7a2f4)`: what the runtime's own commands want to know.
 fn runtime(container: &Container) -> String {
-    let id = short_name(short_id(&container.id).as_bytes());
+    let id = short_name(container.short_id().as_bytes());
     let runtime = container
         .runtime
         .as_deref()
@@ -169,7 +160,7 @@ pub(super) fn process(line: Line, of: &Process) -> Line {
 /// `monitoring/node-agent-x7k2p "agent" (DaemonSet node-agent): ` or `cron.service: ` before a process.
 pub(super) fn home(line: Line, of: &Process, target: &Target) -> Line {
     match (&of.container, &of.unit) {
-        (Some(of), _) if is_same(of, target.container.as_ref()) => line.words("the same container: "),
+        (Some(of), _) if of.is_same_as(target.container.as_ref()) => line.words("the same container: "),
         (Some(of), _) => {
             let line = container(line, of);
             let line = match owner(of) {
@@ -183,17 +174,13 @@ pub(super) fn home(line: Line, of: &Process, target: &Target) -> Line {
     }
 }
 
-/// Whether both are the same container.
-pub(super) fn is_same(of: &Container, other: Option<&Container>) -> bool {
-    other.is_some_and(|other| !of.id.is_empty() && of.id == other.id && of.namespace == other.namespace)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{caller, container, home, target};
     use crate::{
         model::{Container, Owner, Parent, Process, Requester, Target, Text},
-        render::{line::Line, samples},
+        render::samples,
+        text::Line,
     };
 
     fn line(write: impl FnOnce(Line) -> Line) -> String {

@@ -1,23 +1,15 @@
 //! A refused rmdir, mount, remount and the like as text: an incident that is not about umount2.
 
-use super::{
-    Style,
-    books::state,
-    detached,
-    holder::View,
-    line::{Line, short_name},
-    names,
-    report::Report,
-};
+use super::{Style, books::state, detached, holder::View, names, report::Report};
 use crate::{
     model::{Incident, Operation, Outcome, Reason},
-    text::Command,
+    text::{Command, Line, short_name},
 };
 
 /// The incident in at most 18 lines of 110 columns.
 pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> String {
     let now = incident.seen_at();
-    let pending = incident.operation == Operation::LoopClear.name();
+    let pending = incident.operation == Operation::LoopClear;
     let state = if pending {
         detached::state(incident, "detach", &style.zone)
     } else {
@@ -51,16 +43,16 @@ pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> Stri
 }
 
 fn verdict(incident: &Incident) -> String {
-    let words = match incident.operation.as_str() {
-        "rmdir" => "rmdir of ",
-        "unlink" => "unlink of ",
-        "rename" => "rename of ",
-        "mount" => "mount of ",
-        "remount" => "remount of ",
-        "open" => "exclusive open of ",
-        "dm_remove" => "removal of ",
-        "loop_clear" => return cleared(incident),
-        _ => "",
+    let words = match incident.operation {
+        Operation::Rmdir => "rmdir of ",
+        Operation::Unlink => "unlink of ",
+        Operation::Rename => "rename of ",
+        Operation::Mount => "mount of ",
+        Operation::Remount => "remount of ",
+        Operation::Open => "exclusive open of ",
+        Operation::DmRemove => "removal of ",
+        Operation::LoopClear => return cleared(incident),
+        Operation::Umount | Operation::Detach | Operation::SlowUmount => "",
     };
     let line = Line::new("EBUSY").words(words);
     let line = match &incident.target.container {
@@ -106,7 +98,7 @@ pub(super) fn reason(incident: &Incident, of: Reason) -> &'static str {
         Reason::MountPoint => "something is mounted on it in the caller's mount namespace",
         Reason::MountedThere => "it is mounted right there already",
         Reason::OverlayInUse => "a layer is the upper or work directory of an overlay that is still there",
-        Reason::DeviceInUse if incident.operation == Operation::LoopClear.name() => {
+        Reason::DeviceInUse if incident.operation == Operation::LoopClear => {
             "the kernel said yes, and waits until nobody has the device open"
         }
         Reason::DeviceInUse => "the block device is in use",
@@ -129,10 +121,8 @@ fn why(incident: &Incident, of: Reason) -> String {
 /// What to run to see whether it is free.
 fn check(incident: &Incident, reason: Reason) -> Option<(&'static str, Command)> {
     let (words, command): (_, &[&'static str]) = match reason {
-        _ if incident.operation == Operation::LoopClear.name() => {
-            ("no such device once it is free", &["losetup"])
-        }
-        _ if incident.operation == Operation::DmRemove.name() => {
+        _ if incident.operation == Operation::LoopClear => ("no such device once it is free", &["losetup"]),
+        _ if incident.operation == Operation::DmRemove => {
             ("open count 0 once nobody has it", &["dmsetup", "info"])
         }
         Reason::MountPoint | Reason::MountedThere => {
@@ -150,13 +140,14 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use crate::{
-        model::{Books, Holder, Incident, Kind, Operation, Process, Reason, Sharer, Target, Through},
-        render::{Style, fixes_of_operation, incident, samples},
+        advice::advise_incident,
+        model::{Books, Holder, Kind, Operation, Process, Reason, Sharer, Target, Through},
+        render::{Style, incident, samples},
     };
 
     fn text(operation: Operation, reason: Reason, path: &str, holders: Vec<Holder>) -> String {
         let mut of = samples::incident(Vec::new());
-        of.operation = operation.name().into();
+        of.operation = operation;
         of.reason = Some(reason);
         of.target = Target {
             path: path.into(),
@@ -174,13 +165,13 @@ mod tests {
             sampled_at: of.references.sampled_at,
             ..Books::default()
         };
-        of.fixes = fixes_of_operation(operation.name(), reason, &holders, &of.target);
         of.holders = holders;
+        advise_incident(&mut of);
         let style = Style {
             terminal: false,
             zone: TimeZone::UTC,
         };
-        incident(&Incident { ..of }, &style)
+        incident(&of, &style)
     }
 
     fn mount(through: Through) -> Holder {

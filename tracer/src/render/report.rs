@@ -2,15 +2,16 @@
 
 use super::{
     Style,
-    fit::{COLUMNS, wrap},
     holder::{View, block, brief},
-    line::Line,
-    names,
 };
 use crate::{
-    identity::mount_claim,
+    advice::check_command,
     model::{Fix, Holder, Target},
-    text::{Command, printable},
+    text::{
+        Command, Line,
+        fit::{COLUMNS, wrap},
+        printable,
+    },
 };
 
 /// Lines of a report.
@@ -179,22 +180,6 @@ pub(super) fn check(target: &Target) -> (&'static str, Command) {
     match check_command(target) {
         Some(command) => ("exit status 0 means free", command),
         None => ("lists every mount that is stuck", Command::new(&["ebusy", "who"])),
-    }
-}
-
-/// The command whose exit status 0 means free.
-pub(super) fn check_command(target: &Target) -> Option<Command> {
-    let claim = mount_claim(target.path.as_bytes());
-    let rootfs = claim.is_some_and(|claim| claim.what == "rootfs");
-    let container = target.container.as_ref();
-    let who = Command::new(&["ebusy", "who"]);
-    match container.filter(|_| rootfs) {
-        Some(of) if names::short_id(&of.id) != of.id => who.name(names::short_id(&of.id).as_bytes()),
-        Some(of) if of.namespace.is_some() => {
-            let namespace = of.namespace.as_deref().unwrap_or_default();
-            who.name(format!("{namespace}/{}", of.id).as_bytes())
-        }
-        _ => who.path(target.path.as_bytes()),
     }
 }
 

@@ -3,14 +3,13 @@
 use super::{
     Style,
     holder::View,
-    line::{Line, short_name},
     names,
     report::Report,
     times::{between, clock, duration},
 };
 use crate::{
-    model::{Fix, Incident, Outcome, Phase, Slow, Target, Timestamp, Wait, WaitsFor},
-    text::Command,
+    model::{Incident, Outcome, Phase, Slow, Timestamp, Wait, WaitsFor},
+    text::{Line, short_name},
 };
 
 /// Waits that are told one by one.
@@ -172,68 +171,15 @@ fn state(incident: &Incident, slow: &Slow, now: Timestamp, style: &Style) -> Str
         .finish()
 }
 
-/// What shortens it, by what it was seen at most often; then what does not help.
-#[must_use]
-pub fn fixes_of_slow(slow: &Slow, target: &Target) -> Vec<Fix> {
-    let mut fixes: Vec<Fix> = Vec::new();
-    let mut add = |fix: Fix| {
-        if !fixes.contains(&fix) {
-            fixes.push(fix);
-        }
-    };
-    let is_overlay = target.fs_type.as_deref() == Some("overlay");
-    for wait in slow.waits.iter().take(WAITS) {
-        match wait.waits_for {
-            Some(WaitsFor::FuseServer) => add(Fix::change(
-                "have the FUSE server answer, or end it; what waits for it is aborted by a 1 in \
-                 /sys/fs/fuse/connections/N/abort (N: its minor device number)",
-            )),
-            Some(WaitsFor::NetworkServer) => add(Fix::change(
-                "see whether the file server answers; the umount goes on once it does",
-            )),
-            _ => {}
-        }
-        match wait.phase {
-            Phase::Sync if is_overlay => add(Fix::change(
-                "an overlay syncs the whole file system of its upper directory: write that back before (sync -f of it), \
-                 or mount the overlay with `volatile` (Linux 5.10 on) where its data may be lost in a crash",
-            )),
-            Phase::Sync => add(Fix::command(
-                "write back what is dirty before, while it is still mounted",
-                Command::new(&["sync", "-f"]).path(target.path.as_bytes()),
-                "",
-            )),
-            Phase::Evict => add(Fix::change(
-                "what is cached of it has to be freed: the more files and pages, the longer; have whoever unmounts wait",
-            )),
-            Phase::Tables if wait.waits_for == Some(WaitsFor::Lock) => add(Fix::change(
-                "somebody else changes mount tables: look for other slow umounts and mounts, and for very many mounts",
-            )),
-            Phase::Tables if wait.waits_for == Some(WaitsFor::Rcu) => add(Fix::change(
-                "each umount waits for all CPUs once: nothing but fewer umounts shortens that",
-            )),
-            _ => {}
-        }
-    }
-    if slow
-        .waits
-        .iter()
-        .any(|wait| wait.phase == Phase::Sync || wait.phase == Phase::Evict)
-    {
-        add(Fix::change(
-            "umount -l does not help: whoever drops the last reference waits as long",
-        ));
-    }
-    fixes
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::fixes_of_slow;
     use crate::{
-        model::{Books, Incident, Outcome, Phase, Process, Slow, Target, Timestamp, Wait, WaitsFor},
+        advice::advise_incident,
+        model::{
+            Books, Incident, Operation, Outcome, Phase, Process, Slow, Target, Timestamp, Wait, WaitsFor,
+        },
         render::{Style, incident, samples},
     };
 
@@ -267,8 +213,8 @@ mod tests {
                 })
                 .collect(),
         };
-        let of = Incident {
-            operation: Incident::SLOW.to_owned(),
+        let mut of = Incident {
+            operation: Operation::SlowUmount,
             outcome,
             ended: outcome.map(|_| later(31_000)),
             attempts: 0,
@@ -282,11 +228,11 @@ mod tests {
                 sampled_at: Some(later(1_040)),
                 ..Books::default()
             },
-            fixes: fixes_of_slow(&slow, &target),
             target,
             slow: Some(slow),
             ..of
         };
+        advise_incident(&mut of);
         let style = Style {
             terminal: false,
             zone: TimeZone::UTC,

@@ -6,13 +6,11 @@ use super::{
     Style,
     books::{Account, books},
     holder::View,
-    line::Line,
     names,
     report::Report,
-    retry::after,
     times::moment,
 };
-use crate::model::Who;
+use crate::{advice::after, model::Who, text::Line};
 
 /// The answer in at most 18 lines of 110 columns.
 #[must_use]

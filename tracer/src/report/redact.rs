@@ -11,12 +11,11 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    incident::REMOUNT,
+    advice::{advise_incident, advise_who},
     model::{
-        AIO_REQUEST, Container, Entered, Fix, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
+        AIO_REQUEST, Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
         URING_REQUEST, Who,
     },
-    render::{fixes, fixes_of_asked, fixes_of_followed, fixes_of_operation, fixes_of_refused, fixes_of_slow},
 };
 
 /// Hexadecimal digits of a hash that are kept: with a million names the odds that two share one are below 1 in 500.
@@ -240,8 +239,7 @@ impl Redactor {
         for holder in holders.chain(&mut who.bystanders) {
             self.holder(holder);
         }
-        let (holders, candidates) = (&who.holders, &who.candidates);
-        who.fixes = fixes_of_asked(holders, candidates, &who.references, &who.probe, &who.target);
+        advise_who(who);
     }
 
     /// An incident, with advice that says the same of the hashes.
@@ -256,24 +254,8 @@ impl Redactor {
         {
             self.holder(holder);
         }
-        let remount = incident.fixes.iter().any(|fix| fix.text == REMOUNT);
         // From what is redacted already: commands have paths and names in them.
-        let (holders, target) = (&incident.holders, &incident.target);
-        incident.fixes = if let Some(reason) = incident.reason {
-            fixes_of_operation(&incident.operation, reason, holders, target)
-        } else if incident.operation == Incident::DETACH {
-            fixes_of_followed(holders, target)
-        } else if let Some(slow) = &incident.slow {
-            fixes_of_slow(slow, target)
-        } else if remount {
-            fixes(holders, &incident.candidates, target)
-        } else {
-            let (books, tier) = (&incident.references, &incident.probe);
-            fixes_of_refused(holders, &incident.candidates, books, tier, target)
-        };
-        if remount {
-            incident.fixes.push(Fix::change(REMOUNT));
-        }
+        advise_incident(incident);
     }
 }
 
@@ -281,8 +263,8 @@ impl Redactor {
 mod tests {
     use super::Redactor;
     use crate::{
-        model::{Container, Entered, Holder, Incident, Owner, Process, Target, Text},
-        render::samples,
+        model::samples,
+        model::{Container, Entered, Holder, Operation, Owner, Process, Target, Text},
     };
 
     #[test]
@@ -358,10 +340,9 @@ mod tests {
     #[test]
     fn an_incident_that_names_nobody_keeps_its_advice() {
         let redactor = Redactor::new().unwrap();
-        for operation in ["umount2", Incident::DETACH] {
+        for operation in [Operation::Umount, Operation::Detach] {
             let mut incident = samples::incident(Vec::new());
-            incident.operation = operation.to_owned();
-            incident.fixes.clear();
+            incident.operation = operation;
             redactor.incident(&mut incident);
             assert!(
                 incident.fixes.iter().any(|fix| fix.command.is_some()),

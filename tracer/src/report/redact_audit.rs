@@ -2,8 +2,8 @@
 
 use super::Redactor;
 use crate::{
+    advice::advise_audit,
     model::{Audit, CopiedMount, Detached, Group, Holder, KeptNamespace, Leaked, Now, Workload},
-    render::advise_audit,
 };
 
 /// What goes before the name of a volume in [`Leaked::what`].

@@ -4,7 +4,6 @@
 mod decode;
 mod detached;
 mod operation;
-mod replay;
 mod slow;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,6 @@ pub use self::{
     decode::{DecodeError, Raw, RawUmount, decode, of_ledger},
     detached::{Detached, Object},
     operation::{BLOCK_DEVICE, Freed, RawOperation, Refused},
-    replay::replay,
     slow::{Slow, Stack},
 };
 use crate::{

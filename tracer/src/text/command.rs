@@ -39,6 +39,14 @@ impl Command {
         self
     }
 
+    /// Numbers, each as an argument.
+    #[must_use]
+    pub fn numbers(self, numbers: &[u32]) -> Self {
+        numbers
+            .iter()
+            .fold(self, |command, number| command.number(*number))
+    }
+
     /// A setting: `name=number`.
     #[must_use]
     pub fn assign(mut self, name: &'static str, number: u64) -> Self {

@@ -33,7 +33,7 @@ use self::{
     steps::{MAIN, Seen},
     verdict::{Patience, Verdict},
 };
-use crate::render::escape;
+use crate::text::escape;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);

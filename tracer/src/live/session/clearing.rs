@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{Session, operations::device_target};
 use crate::{
+    identity::boot_nanos,
     live::{
-        boot_nanos,
         device::Bound,
         refused::{Asked, text},
     },

@@ -9,9 +9,9 @@ use std::{
 
 use super::{Session, look::LEDGER_MAX};
 use crate::{
+    identity::boot_nanos,
     kernel::{Kernel, Mount, Place, survey},
     live::{
-        boot_nanos,
         ledger::Ledger,
         mounts::MountsView,
         own_namespace,

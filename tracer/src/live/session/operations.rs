@@ -8,9 +8,9 @@ use std::{
 
 use super::Session;
 use crate::{
+    identity::boot_nanos,
     kernel::device_numbers,
     live::{
-        boot_nanos,
         device::name_of,
         keepers::Keepers,
         place::on_mount,

@@ -10,7 +10,8 @@ use std::{
 
 use super::Session;
 use crate::{
-    live::{boot_nanos, stack},
+    identity::boot_nanos,
+    live::stack,
     model::Target,
     stream::{RawUmount, Record, Slow, Stack},
     watchdog::{self, Step},

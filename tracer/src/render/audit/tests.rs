@@ -4,17 +4,17 @@ use jiff::tz::TimeZone;
 
 use super::{LINES_MAX, MARGIN, audit};
 use crate::{
+    advice::advise_audit,
     audit::testing,
     model::{
         Audit, CopiedMount, Detached, Fix, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own,
         Setting, Text, Workload,
     },
-    render::{
-        Style, advise_audit,
+    render::{Style, samples},
+    text::{
+        Command,
         fit::{COLUMNS, columns},
-        samples,
     },
-    text::Command,
 };
 
 fn group(slave: bool) -> Group {

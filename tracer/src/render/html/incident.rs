@@ -73,7 +73,7 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
             ));
         }
     }
-    if let Some(reason) = incident.reason {
+    if let Some(reason) = incident.reason.filter(|_| incident.operation.is_other()) {
         page.put(format_args!(
             "<h3>Why</h3>\n<p>{}</p>\n",
             Words(operation::reason(incident, reason))
@@ -96,10 +96,10 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
 }
 
 fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
-    if incident.operation == Incident::DETACH {
+    if incident.operation == Operation::Detach {
         return detached(page, incident, zone);
     }
-    if incident.operation == Operation::LoopClear.name() {
+    if incident.operation == Operation::LoopClear {
         return cleared(page, incident, zone);
     }
     if let Some(slow) = &incident.slow {
@@ -113,7 +113,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
             outcome.name(),
             outcome.name(),
             match outcome {
-                Outcome::Released if incident.reason.is_some() => {
+                Outcome::Released if incident.operation.is_other() => {
                     format!("What kept it was gone {took} after the first refusal.")
                 }
                 Outcome::Released => format!("It was unmounted {took} after the first refusal."),
@@ -122,7 +122,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
                         "It was detached {took} after the first refusal, and lives on hidden until its holders end."
                     )
                 }
-                Outcome::GaveUp if incident.reason.is_some() => {
+                Outcome::GaveUp if incident.operation.is_other() => {
                     "Nobody tried again for 30 s; what kept it may still be there.".to_owned()
                 }
                 Outcome::GaveUp => "Nobody tried again for 30 s; it is still mounted.".to_owned(),
@@ -240,7 +240,7 @@ fn holder(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Inci
         page,
         "counts for",
         &match (holder.refs, holder.counted) {
-            _ if incident.reason.is_some() && holder.counted => {
+            _ if incident.operation.is_other() && holder.counted => {
                 "one that is enough for the kernel to refuse".to_owned()
             }
             _ if holder.through == Through::PrivateCopy => {
@@ -298,7 +298,7 @@ fn since(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Incid
     let mut words = moment(opened, reference, zone);
     let before = between(opened, incident.started);
     if before > 0 {
-        let what = if incident.operation == Incident::DETACH {
+        let what = if incident.operation == Operation::Detach {
             "it was detached"
         } else {
             "the first refusal"
@@ -493,12 +493,10 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
 /// `rmdir of /srv/volume`; of an umount, its target.
 fn about(incident: &Incident) -> String {
     let target = said_workload(&of_target(&incident.target));
-    match incident.operation.as_str() {
-        Incident::DETACH => format!("{target}, detached"),
-        Incident::SLOW => format!("{target}, slow"),
-        operation if incident.reason.is_some() => {
-            format!("{} of {target}", said(operation.as_bytes()))
-        }
-        _ => target,
+    match incident.operation {
+        Operation::Detach => format!("{target}, detached"),
+        Operation::SlowUmount => format!("{target}, slow"),
+        Operation::Umount => target,
+        other => format!("{} of {target}", other.name()),
     }
 }

@@ -6,12 +6,9 @@ use super::text::{Name, Page, Words};
 use crate::{
     incident::Span,
     model::{Holder, Incident, Timestamp},
-    render::{
-        fit::shorten,
-        times::{between, duration, moment},
-    },
+    render::times::{between, duration, moment},
     report::Finding,
-    text::said,
+    text::{fit::shorten, said},
 };
 
 const WIDTH: f64 = 1000.0;

@@ -6,12 +6,9 @@ use super::{
 };
 use crate::{
     identity::mount_claim,
-    model::{Container, Holder, Incident, Kind, Outcome, Target, Through},
-    render::{
-        kinds::way,
-        line::Line,
-        names::{claimed, short_id},
-    },
+    model::{Container, Holder, Incident, Kind, Operation, Outcome, Target, Through},
+    render::{kinds::way, names::claimed},
+    text::Line,
 };
 
 /// `The root file system of ci/build could not be unmounted: node-agent (pid 48211) had /var/log/app.log open.`
@@ -35,26 +32,26 @@ pub(super) fn verdict(page: &mut Page, incident: &Incident) {
 
 /// What became of the target.
 fn refused(incident: &Incident) -> &'static str {
-    match incident.operation.as_str() {
-        Incident::DETACH if incident.outcome == Some(Outcome::Released) => "was detached and lived on",
-        Incident::DETACH => "was detached and lives on",
-        "rmdir" | "unlink" | "dm_remove" => "could not be removed",
-        "rename" => "could not be renamed",
-        "mount" => "could not be mounted",
-        "remount" => "could not be remounted",
-        "open" => "could not be opened exclusively",
-        "loop_clear" => "was in use after it was detached",
-        _ => "could not be unmounted",
+    match incident.operation {
+        Operation::Detach if incident.outcome == Some(Outcome::Released) => "was detached and lived on",
+        Operation::Detach => "was detached and lives on",
+        Operation::Rmdir | Operation::Unlink | Operation::DmRemove => "could not be removed",
+        Operation::Rename => "could not be renamed",
+        Operation::Mount => "could not be mounted",
+        Operation::Remount => "could not be remounted",
+        Operation::Open => "could not be opened exclusively",
+        Operation::LoopClear => "was in use after it was detached",
+        Operation::Umount | Operation::SlowUmount => "could not be unmounted",
     }
 }
 
 /// Why there is no holder to tell of.
 fn nobody(incident: &Incident) -> &'static str {
     let books = &incident.references;
-    if incident.operation == Incident::DETACH {
+    if incident.operation == Operation::Detach {
         return "nothing was found that keeps it; the kernel, or what ebusy does not see, has the last reference";
     }
-    if incident.reason.is_some() {
+    if incident.operation.is_other() {
         return "what kept it was gone before ebusy could look, or is of a kind that ebusy does not know";
     }
     match (books.sampled_at, books.counted) {
@@ -143,7 +140,7 @@ pub(super) fn container(page: &mut Page, of: &Container) {
             }
         }
         (None, Some(name)) => page.put(format_args!("container “{}”", Apart(name.as_bytes()))),
-        (None, None) => page.put(format_args!("container {}", Name(short_id(&of.id).as_bytes()))),
+        (None, None) => page.put(format_args!("container {}", Name(of.short_id().as_bytes()))),
     }
 }
 
@@ -169,7 +166,7 @@ mod tests {
 
     fn refused(operation: Operation, reason: Reason, holders: Vec<Holder>) -> String {
         words(|of| {
-            of.operation = operation.name().to_owned();
+            of.operation = operation;
             of.reason = Some(reason);
             of.references = Books::default();
             of.holders = holders;
@@ -202,7 +199,7 @@ mod tests {
         let writer = samples::plain(412, "tail", Kind::Fd, "/log");
         let detached = |outcome, holders: bool| {
             words(|of| {
-                of.operation = Incident::DETACH.to_owned();
+                of.operation = Operation::Detach;
                 of.outcome = outcome;
                 if !holders {
                     of.holders.clear();

@@ -1,7 +1,7 @@
 //! The analysis of a recorded stream.
 
-use super::Record;
-use crate::incident::{Analyzer, Output};
+use super::track::{Analyzer, Output};
+use crate::stream::Record;
 
 /// Replays a stream; gives all that could be read in spite of errors, and those.
 pub fn replay<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> (Vec<Output>, Vec<E>) {

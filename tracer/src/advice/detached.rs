@@ -1,14 +1,17 @@
 //! What to do about a mount that was detached and lives on.
 
-use super::{copies, joined, owners::owners, released};
+use super::{
+    copies,
+    owners::owners,
+    umount::{joined, released},
+};
 use crate::{
     model::{Fix, Holder, Target},
     text::Command,
 };
 
 /// What frees it. No namespace has it: there is nothing left to unmount.
-#[must_use]
-pub fn fixes_of_detached(holders: &[Holder], target: &Target) -> Vec<Fix> {
+pub(super) fn of_detached(holders: &[Holder], target: &Target) -> Vec<Fix> {
     if holders.is_empty() {
         return vec![Fix::change(
             "the kernel, or what ebusy does not see, has the last reference; it cannot be unmounted again",
@@ -21,9 +24,8 @@ pub fn fixes_of_detached(holders: &[Holder], target: &Target) -> Vec<Fix> {
 }
 
 /// The same for an incident that follows it.
-#[must_use]
-pub fn fixes_of_followed(holders: &[Holder], target: &Target) -> Vec<Fix> {
-    let mut fixes = fixes_of_detached(holders, target);
+pub(super) fn of_followed(holders: &[Holder], target: &Target) -> Vec<Fix> {
+    let mut fixes = of_detached(holders, target);
     if holders.is_empty() {
         fixes.push(Fix::look(
             "see whether it lives still, and what it keeps (DETACH)",

@@ -1,7 +1,7 @@
 //! A line of output: a label, and parts that can be cut or left out until it fits.
 
 use super::fit::{COLUMNS, columns, share, shorten};
-use crate::text::{escape, is_bare, printable, said_always};
+use super::{escape, is_bare, printable, said_always};
 
 /// A name is not cut below that.
 const LEAST_NAME: usize = 20;
@@ -27,14 +27,14 @@ enum Part {
 
 /// A line in the making. What is given as a name or path is escaped.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(crate) struct Line {
     label: String,
     parts: Vec<Part>,
 }
 
 impl Line {
     /// With a label at the margin.
-    pub(super) fn new(label: &str) -> Self {
+    pub(crate) fn new(label: &str) -> Self {
         Self {
             label: format!("{label:<6} "),
             parts: Vec::new(),
@@ -42,7 +42,7 @@ impl Line {
     }
 
     /// With a label below one at the margin.
-    pub(super) fn sub(label: &str) -> Self {
+    pub(crate) fn sub(label: &str) -> Self {
         Self {
             label: format!("  {label:<5}  "),
             parts: Vec::new(),
@@ -50,18 +50,18 @@ impl Line {
     }
 
     /// Words of our own.
-    pub(super) fn words(mut self, words: impl Into<String>) -> Self {
+    pub(crate) fn words(mut self, words: impl Into<String>) -> Self {
         self.parts.push(Part::Words(words.into()));
         self
     }
 
     /// A name that somebody chose: in quotes, unless it is a word like any other.
-    pub(super) fn name(self, name: &[u8]) -> Self {
+    pub(crate) fn name(self, name: &[u8]) -> Self {
         self.cut(name, LEAST_NAME)
     }
 
     /// The same, always in quotes.
-    pub(super) fn quoted(self, name: &[u8]) -> Self {
+    pub(crate) fn quoted(self, name: &[u8]) -> Self {
         if is_bare(&escape(name)) {
             self.words("\"").name(name).words("\"")
         } else {
@@ -70,7 +70,7 @@ impl Line {
     }
 
     /// Words that hold names already.
-    pub(super) fn brief(mut self, words: String) -> Self {
+    pub(crate) fn brief(mut self, words: String) -> Self {
         self.parts.push(Part::Cut {
             text: words,
             least: LEAST_NAME,
@@ -80,7 +80,7 @@ impl Line {
     }
 
     /// A path that somebody chose.
-    pub(super) fn path(self, path: &[u8]) -> Self {
+    pub(crate) fn path(self, path: &[u8]) -> Self {
         self.cut(path, LEAST_PATH)
     }
 
@@ -92,7 +92,7 @@ impl Line {
     }
 
     /// Left out if there is no room; names in it are cut and escaped already.
-    pub(super) fn maybe(mut self, rank: u8, text: impl Into<String>) -> Self {
+    pub(crate) fn maybe(mut self, rank: u8, text: impl Into<String>) -> Self {
         self.parts.push(Part::Maybe {
             text: text.into(),
             rank,
@@ -101,12 +101,12 @@ impl Line {
     }
 
     /// Anything else that writes parts.
-    pub(super) fn with(self, write: impl FnOnce(Self) -> Self) -> Self {
+    pub(crate) fn with(self, write: impl FnOnce(Self) -> Self) -> Self {
         write(self)
     }
 
     /// The line, in at most [`COLUMNS`] columns.
-    pub(super) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         while self.least() > COLUMNS {
             let optional = self
                 .parts
@@ -192,12 +192,12 @@ fn fitted(escaped: &str, quoted: bool, limit: usize) -> String {
 }
 
 /// A name short enough for an optional part: in quotes, unless it is a word like any other.
-pub(super) fn short_name(name: &[u8]) -> String {
+pub(crate) fn short_name(name: &[u8]) -> String {
     name_within(name, 40)
 }
 
 /// A name for a sentence that is wrapped, where a longer one would be cut within its quotes.
-pub(super) fn name_in_text(name: &[u8]) -> String {
+pub(crate) fn name_in_text(name: &[u8]) -> String {
     name_within(name, 60)
 }
 
@@ -209,7 +209,7 @@ fn name_within(name: &[u8], limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::Line;
-    use crate::render::fit::columns;
+    use crate::text::fit::columns;
 
     #[test]
     fn optional_parts_go_before_paths_are_cut_too_short() {

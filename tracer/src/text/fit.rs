@@ -1,12 +1,12 @@
 //! Making text fit a number of columns.
 
 /// Columns of a line.
-pub(super) const COLUMNS: usize = 110;
+pub(crate) const COLUMNS: usize = 110;
 /// Stands for what was left out.
 const GAP: &str = "[..]";
 
 /// How many columns a text takes.
-pub(super) fn columns(text: &str) -> usize {
+pub(crate) fn columns(text: &str) -> usize {
     text.chars().map(char_columns).sum()
 }
 
@@ -25,7 +25,7 @@ fn char_columns(char: char) -> usize {
 
 /// Cuts a text in its middle to a number of columns: a path between components, anything else between characters (an
 /// escape such as `\x1b` counts as one). The end is kept longer than the beginning: it says more in a path.
-pub(super) fn shorten(text: &str, limit: usize) -> String {
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
     if columns(text) <= limit {
         return text.to_owned();
     }
@@ -91,7 +91,7 @@ fn escape_length(text: &str) -> Option<usize> {
 }
 
 /// Breaks a text at blanks into lines of at most so many columns; what has no blank is cut in its middle.
-pub(super) fn wrap(text: &str, limit: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, limit: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
         let word = shorten(word, limit);
@@ -107,7 +107,7 @@ pub(super) fn wrap(text: &str, limit: usize) -> Vec<String> {
 }
 
 /// Shares out columns: whoever needs less than an equal share leaves the rest to the others.
-pub(super) fn share(needs: &[usize], available: usize) -> Vec<usize> {
+pub(crate) fn share(needs: &[usize], available: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..needs.len()).collect();
     order.sort_by_key(|index| needs.get(*index));
     let mut shares = vec![0; needs.len()];

@@ -1,10 +1,9 @@
 //! What frees references that no process has.
 
-use super::MAX_OWNERS;
+use super::owners::MAX_OWNERS;
 use crate::{
     model::{Fix, Holder, Kind, Target, Text, UNIX_GARBAGE},
-    render::line::name_in_text,
-    text::Command,
+    text::{Command, name_in_text},
 };
 
 /// A mount on top has to go first.
@@ -46,12 +45,7 @@ fn users(holder: &Holder) -> Option<Fix> {
         "have {} leave the mount on top, or end it",
         name_in_text(first.comm.as_bytes())
     );
-    (!pids.is_empty()).then(|| Fix::command(text, Some(numbers(Command::new(&["kill"]), &pids)), ""))
-}
-
-/// A command with the numbers of processes.
-pub(super) fn numbers(command: Command, pids: &[u32]) -> Command {
-    pids.iter().fold(command, |command, pid| command.number(*pid))
+    (!pids.is_empty()).then(|| Fix::command(text, Some(Command::new(&["kill"]).numbers(&pids)), ""))
 }
 
 /// What no process has.

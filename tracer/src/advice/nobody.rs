@@ -1,15 +1,13 @@
 //! What to do where nobody was found: how to see who it was while it lasts, or the next time.
 
-use super::fixes;
+use super::{check::check_command, umount::of_holders};
 use crate::{
     model::{Books, Fix, Holder, Target},
-    render::report::check_command,
     text::Command,
 };
 
 /// What frees a target that was refused; where nobody was found, what tells more.
-#[must_use]
-pub fn fixes_of_refused(
+pub(super) fn of_refused(
     holders: &[Holder],
     candidates: &[Holder],
     books: &Books,
@@ -19,13 +17,12 @@ pub fn fixes_of_refused(
     if holders.is_empty() && candidates.is_empty() {
         fixes_for_nobody(books, tier, target)
     } else {
-        fixes(holders, candidates, target)
+        of_holders(holders, candidates, target)
     }
 }
 
 /// The same of a target that was only looked at: nothing is to be done where nothing blocks.
-#[must_use]
-pub fn fixes_of_asked(
+pub(super) fn of_asked(
     holders: &[Holder],
     candidates: &[Holder],
     books: &Books,
@@ -33,9 +30,9 @@ pub fn fixes_of_asked(
     target: &Target,
 ) -> Vec<Fix> {
     if books.counted == Some(0) && books.remaining == Some(0) {
-        fixes(holders, candidates, target)
+        of_holders(holders, candidates, target)
     } else {
-        fixes_of_refused(holders, candidates, books, tier, target)
+        of_refused(holders, candidates, books, tier, target)
     }
 }
 
@@ -105,10 +102,7 @@ fn only(command: Command, target: &Target) -> Command {
 #[cfg(test)]
 mod tests {
     use super::fixes_for_nobody;
-    use crate::{
-        model::{Books, FixAction, Target, Text},
-        render::samples,
-    };
+    use crate::model::{Books, FixAction, Target, Text, samples};
 
     fn plain() -> Target {
         Target {

@@ -1,10 +1,14 @@
 //! What to do about the findings of an audit. Nothing of it is done by ebusy itself.
 
-use super::advice::{fixes, fixes_of_detached, restart, umount_in, with_paths};
-use super::line::name_in_text;
+use super::{
+    copies::{umount_in, with_paths},
+    detached::of_detached as of_detached_mount,
+    owners::restart,
+    umount::of_holders,
+};
 use crate::{
     model::{Audit, Container, Detached, Fix, Group, KeptNamespace, Leaked, Process, Target, Workload},
-    text::Command,
+    text::{Command, name_in_text},
 };
 
 /// Commands for one workload at the most.
@@ -13,7 +17,7 @@ const COMMANDS_MAX: usize = 4;
 /// Fills in the advice of every finding.
 pub fn advise_audit(audit: &mut Audit) {
     for now in &mut audit.now {
-        now.fixes = fixes(&now.holders, &[], &now.target);
+        now.fixes = of_holders(&now.holders, &[], &now.target);
         if now.stuck && now.holders.is_empty() {
             now.fixes.push(Fix::command(
                 "the runtime tries again by itself; if it does not, and nothing is unexplained, unmount it",
@@ -160,7 +164,7 @@ fn of_detached(detached: &Detached) -> Vec<Fix> {
         fs_type: detached.fs_type.clone(),
         ..Target::default()
     };
-    fixes_of_detached(&detached.holders, &target)
+    of_detached_mount(&detached.holders, &target)
 }
 
 fn of_namespace(namespace: &KeptNamespace) -> Vec<Fix> {

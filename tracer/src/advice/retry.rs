@@ -1,9 +1,9 @@
 //! Who unmounts again by rule, without being asked, and when.
 
-use super::line::short_name;
 use crate::{
     identity::{MountOwner, mount_claim},
     model::{Process, Retry, RetrySource, Target},
+    text::short_name,
 };
 
 /// Who comes back, and after how many seconds at the most.
@@ -66,7 +66,7 @@ pub fn after(target: &Target) -> String {
 }
 
 /// The same of one that was refused, as [`retries_by_rule`] has it.
-pub(super) fn by_itself(retry: &Retry) -> Option<String> {
+pub(crate) fn by_itself(retry: &Retry) -> Option<String> {
     let within = retry.within.filter(|_| retry.source == RetrySource::Rule)?;
     Some(format!(
         "{} retries by itself, within {}",
@@ -98,10 +98,7 @@ fn pause(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{after, by_itself, pause, retries_by_rule};
-    use crate::{
-        model::{Parent, Process, Retry, RetrySource, Target},
-        render::samples,
-    };
+    use crate::model::{Parent, Process, Retry, RetrySource, Target, samples};
 
     #[test]
     fn pauses() {

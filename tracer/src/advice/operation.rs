@@ -1,19 +1,22 @@
 //! What to do about what keeps the target of a refused rmdir, mount, remount and the like. Nothing of it is done by
 //! ebusy itself.
 
-use super::advice::{ending, fixes, umount_in};
-use super::line::name_in_text;
+use super::{copies::umount_in, owners::ending, umount::of_holders};
 use crate::{
     model::{Fix, Holder, Kind, Operation, Reason, Target, Through},
-    text::Command,
+    text::{Command, name_in_text},
 };
 
 /// Mounts that are told one by one.
 const MOUNTS_MAX: usize = 4;
 
 /// What frees the target of an operation of that name, least harmful first.
-#[must_use]
-pub fn fixes_of_operation(operation: &str, reason: Reason, holders: &[Holder], target: &Target) -> Vec<Fix> {
+pub(super) fn of_operation(
+    operation: Operation,
+    reason: Reason,
+    holders: &[Holder],
+    target: &Target,
+) -> Vec<Fix> {
     let (mounts, others): (Vec<&Holder>, Vec<&Holder>) =
         holders.iter().partition(|holder| holder.kind == Kind::Mount);
     let others: Vec<Holder> = others.into_iter().cloned().collect();
@@ -29,7 +32,7 @@ pub fn fixes_of_operation(operation: &str, reason: Reason, holders: &[Holder], t
         .filter(|holder| holder.kind != Kind::Kernel || holder.process.is_some())
         .cloned()
         .collect();
-    let own = fixes(&processes, &[], target);
+    let own = of_holders(&processes, &[], target);
     // What follows an umount, and shows that it is free, is not what follows here.
     found.extend(own.into_iter().filter(Fix::is_for_people).map(|fix| Fix {
         then: None,
@@ -98,14 +101,14 @@ fn nobody(target: &Target) -> Vec<Fix> {
 }
 
 /// What is to be done once nobody has the device, and what helps as little as trying again.
-fn then(operation: &str, target: &Target) -> Vec<Fix> {
+fn then(operation: Operation, target: &Target) -> Vec<Fix> {
     let path = target.path.as_bytes();
-    if operation == Operation::LoopClear.name() {
+    if operation == Operation::LoopClear {
         vec![Fix::change(format!(
             "then the kernel frees {} by itself; losetup -d once more changes nothing",
             name_in_text(path)
         ))]
-    } else if operation == Operation::DmRemove.name() {
+    } else if operation == Operation::DmRemove {
         let remove = |words: &[&'static str]| Command::new(&["dmsetup", "remove"]).words(words).path(path);
         vec![
             Fix::command(

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::kernel::numbers;
 use crate::{
     model::{Container, Fix, FixAction, Holder, Kind, Process, Target},
-    render::line::name_in_text,
-    render::{kinds, names},
-    text::{Command, is_kubernetes_name, is_plain_name},
+    text::{Command, is_kubernetes_name, is_plain_name, name_in_text},
 };
+
+/// Owners that are told one by one.
+pub(super) const MAX_OWNERS: usize = 8;
 
 /// Processes in one `kill`.
 const MAX_PIDS: usize = 8;
@@ -50,7 +50,7 @@ pub(super) fn owners<'a>(holders: &'a [Holder], target: &Target) -> Vec<Owner<'a
 fn owner_kind<'a>(process: &'a Process, target: &Target) -> OwnerKind<'a> {
     // What only has the name of a container may be anybody's: its processes are ended, and nothing else.
     if let Some(container) = process.container.as_ref().filter(|container| !container.unproven)
-        && !names::is_same(container, target.container.as_ref())
+        && !container.is_same_as(target.container.as_ref())
     {
         return OwnerKind::Container(container);
     }
@@ -61,7 +61,7 @@ fn owner_kind<'a>(process: &'a Process, target: &Target) -> OwnerKind<'a> {
 }
 
 /// The command that ends whoever a holder belongs to, and what that interrupts.
-pub(in crate::render) fn ending(holder: &Holder, target: &Target) -> Option<Fix> {
+pub(super) fn ending(holder: &Holder, target: &Target) -> Option<Fix> {
     let process = holder.process.as_ref()?;
     let owner = Owner {
         kind: owner_kind(process, target),
@@ -117,7 +117,7 @@ impl Owner<'_> {
         let others: BTreeSet<&str> = self
             .holders
             .iter()
-            .filter_map(|(holder, _)| kinds::action(holder.kind))
+            .filter_map(|(holder, _)| action(holder.kind))
             .collect();
         let mut steps: Vec<&str> = [close, leave].into_iter().chain(others).collect();
         steps.retain(|step| !step.is_empty());
@@ -188,7 +188,7 @@ impl Owner<'_> {
             .iter()
             .any(|(_, process)| shell(process.comm.as_bytes()));
         let signal: &[&str] = if shells { &["-HUP"] } else { &[] };
-        Some((numbers(Command::new(&["kill"]).words(signal), &pids), ""))
+        Some((Command::new(&["kill"]).words(signal).numbers(&pids), ""))
     }
 }
 
@@ -200,7 +200,7 @@ pub(super) fn force(owners: &[Owner<'_>]) -> Option<Fix> {
         action: FixAction::Force,
         ..Fix::command(
             "where that is ignored",
-            Some(numbers(Command::new(&["kill", "-9"]), &pids)),
+            Some(Command::new(&["kill", "-9"]).numbers(&pids)),
             "no time to save anything",
         )
     })
@@ -221,7 +221,7 @@ fn delete_pod(namespace: &str, pod: &str) -> Option<Command> {
 }
 
 /// The command that starts a workload anew, and with it its namespace.
-pub(in crate::render) fn restart(process: &Process) -> Option<Command> {
+pub(super) fn restart(process: &Process) -> Option<Command> {
     let Some(of) = process.container.as_ref().filter(|of| !of.unproven) else {
         let unit = process.unit.as_deref()?;
         return restart_of_unit(unit).filter(|_| is_restartable(unit));
@@ -229,7 +229,7 @@ pub(in crate::render) fn restart(process: &Process) -> Option<Command> {
     if let (Some(namespace), Some(pod)) = (&of.pod_namespace, &of.pod) {
         return delete_pod(namespace, pod);
     }
-    let id = names::short_id(&of.id);
+    let id = of.short_id();
     restart_of_container(of, Some(id).filter(|id| is_plain_name(id))?)
 }
 
@@ -256,7 +256,7 @@ fn container_command(container: &Container) -> Option<(Command, &'static str)> {
         .name
         .as_deref()
         .filter(|name| is_plain_name(name))
-        .unwrap_or(names::short_id(id));
+        .unwrap_or(container.short_id());
     if let Some(restart) = restart_of_container(container, name) {
         return Some((restart, "restarts that container"));
     }
@@ -272,4 +272,21 @@ fn container_command(container: &Container) -> Option<(Command, &'static str)> {
         .words(&["task", "kill"])
         .name(id.as_bytes())?;
     Some((kill, "ends that container; -s KILL if it ignores that"))
+}
+
+/// What a process has to do to let go of it, beside ending; `None` where closing files or leaving directories does it.
+fn action(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::UnixSocket => Some("close its socket"),
+        Kind::ScmRights => Some("receive what waits in its socket, or close it"),
+        Kind::IoUring => Some("unregister its io_uring files, and end its requests"),
+        Kind::Deferred => Some("finish what it is waiting for"),
+        Kind::Fanotify => Some("read its fanotify events"),
+        Kind::Uprobe => Some("close its uprobe"),
+        Kind::PathWalk => Some("finish its lookup"),
+        Kind::Accounting => Some("turn process accounting off"),
+        // What the kernel does for a process.
+        Kind::Kernel => Some("end its AIO requests"),
+        _ => None,
+    }
 }

@@ -1,7 +1,9 @@
-use super::fixes;
+use super::umount::of_holders as fixes;
 use crate::{
-    model::{Container, Fix, FixAction, Holder, Kind, Owner, Process, Sharer, Target, Through, UNIX_GARBAGE},
-    render::samples,
+    model::{
+        Container, Fix, FixAction, Holder, Kind, Owner, Process, Sharer, Target, Through, UNIX_GARBAGE,
+        samples,
+    },
     text::Command,
 };
 

@@ -3,8 +3,7 @@
 use super::owners::{Owner, OwnerKind};
 use crate::{
     model::{Fix, Holder, Process, Target, Through},
-    render::line::name_in_text,
-    text::Command,
+    text::{Command, name_in_text},
 };
 
 /// In a propagated copy, it is enough to take the copy away.
@@ -47,7 +46,7 @@ pub(super) fn detach(owner: &Owner<'_>, target: &Target) -> Option<Fix> {
 /// reads the table of mounts in that namespace's `/proc`, where it finds itself only as a member of its pid namespace.
 ///
 /// Paths that cannot be typed are left out; `None` where none is left.
-pub(in crate::render) fn umount_in(pid: u32, lazy: bool, paths: &[&[u8]]) -> Option<Command> {
+pub(super) fn umount_in(pid: u32, lazy: bool, paths: &[&[u8]]) -> Option<Command> {
     let command = Command::new(&["nsenter", "-t"]).number(pid);
     let command = command.words(&["-p", "umount", "-i", "-n", "-N"]).number(pid);
     let command = if lazy { command.words(&["-l"]) } else { command };
@@ -55,7 +54,7 @@ pub(in crate::render) fn umount_in(pid: u32, lazy: bool, paths: &[&[u8]]) -> Opt
 }
 
 /// A command with those paths that can be typed.
-pub(in crate::render) fn with_paths(command: &Command, paths: &[&[u8]]) -> Option<Command> {
+pub(super) fn with_paths(command: &Command, paths: &[&[u8]]) -> Option<Command> {
     let all = paths.iter().fold(command.clone(), |command, path| {
         command.clone().path(path).unwrap_or(command)
     });
@@ -82,7 +81,7 @@ pub(super) fn narrow(owner: &Owner<'_>) -> Option<Fix> {
 }
 
 /// Where the holder sees the mount: its view of the file without the part inside the mount.
-pub(in crate::render) fn mountpoint_seen(holder: &Holder) -> Option<Vec<u8>> {
+pub(crate) fn mountpoint_seen(holder: &Holder) -> Option<Vec<u8>> {
     let seen = holder.seen_as.as_ref()?.as_bytes();
     let inside = holder.path.as_bytes();
     let mountpoint = if inside == b"/" {

@@ -1,35 +1,16 @@
-//! What to do about holders. Nothing of it is done by ebusy itself.
-//!
-//! The least harmful thing comes first, and what a command interrupts stands beside it. Sentences quote what others
-//! named ([`name_in_text`](super::line::name_in_text)); commands are made from arguments ([`Command`](crate::text::Command)).
+//! What to do about the holders of a mount.
 
-mod copies;
-mod detached;
-mod kernel;
-mod nobody;
-mod owners;
-#[cfg(test)]
-mod tests;
-
-use self::owners::{Owner, owners};
-pub(super) use self::{
-    copies::{mountpoint_seen, umount_in, with_paths},
-    owners::{ending, restart},
+use super::{
+    check::check_command,
+    copies, kernel,
+    owners::{self, MAX_OWNERS, Owner, owners},
+    retry::after,
 };
-pub use self::{
-    detached::{fixes_of_detached, fixes_of_followed},
-    nobody::{fixes_of_asked, fixes_of_refused},
-};
-use super::{report::check_command, retry::after};
 use crate::model::{Fix, FixAction, Holder, Kind, Target};
-
-/// Owners that are told one by one.
-const MAX_OWNERS: usize = 8;
 
 /// What frees the target, least harmful first: one entry for every owner, then other ways, then what is only suspected,
 /// then what does not help.
-#[must_use]
-pub fn fixes(holders: &[Holder], candidates: &[Holder], target: &Target) -> Vec<Fix> {
+pub(super) fn of_holders(holders: &[Holder], candidates: &[Holder], target: &Target) -> Vec<Fix> {
     let mut fixes = certain(holders, target);
     let suspected = certain(candidates, target).into_iter().map(|fix| Fix {
         text: format!("perhaps: {}", fix.text),
@@ -45,6 +26,16 @@ pub fn fixes(holders: &[Holder], candidates: &[Holder], target: &Target) -> Vec<
         fix.then = Some(then.clone());
         fix.check.clone_from(&check);
     }
+    fixes
+}
+
+/// What an umount of a process's own root means.
+const REMOUNT: &str = "umount of a process's own root directory only remounts it read-only, which a file open for writing refuses";
+
+/// What frees the root directory of whoever unmounts it.
+pub(super) fn of_own_root(holders: &[Holder], candidates: &[Holder], target: &Target) -> Vec<Fix> {
+    let mut fixes = of_holders(holders, candidates, target);
+    fixes.push(Fix::change(REMOUNT));
     fixes
 }
 

@@ -1,0 +1,61 @@
+//! What to do about what was found: from facts to fixes. Nothing of it is done by ebusy itself.
+//!
+//! The least harmful thing comes first, and what a command interrupts stands beside it. Sentences quote what others
+//! named ([`name_in_text`](crate::text::name_in_text)); commands are made from arguments
+//! ([`Command`](crate::text::Command)). The sentence of a fix is data, the same in JSON, text and HTML, so it is made here;
+//! `render` only lays it out.
+
+mod audit;
+mod check;
+mod copies;
+mod detached;
+mod kernel;
+mod nobody;
+mod operation;
+mod owners;
+mod retry;
+mod slow;
+#[cfg(test)]
+mod tests;
+mod umount;
+
+pub use self::{audit::advise_audit, retry::after};
+pub(crate) use self::{
+    check::check_command,
+    copies::mountpoint_seen,
+    retry::{by_itself, retries_by_rule},
+};
+use crate::model::{Incident, Operation, Reason, Who};
+
+/// Fills in what frees the target of an incident, least harmful first; where nobody was found, what tells more.
+pub fn advise_incident(incident: &mut Incident) {
+    let Incident {
+        holders,
+        candidates,
+        references: books,
+        target,
+        probe: tier,
+        ..
+    } = &*incident;
+    incident.fixes = match (incident.operation, incident.reason) {
+        (Operation::Umount, Some(_)) => umount::of_own_root(holders, candidates, target),
+        (Operation::Umount, None) => nobody::of_refused(holders, candidates, books, tier, target),
+        (Operation::Detach, _) => detached::of_followed(holders, target),
+        (Operation::SlowUmount, _) => {
+            let slow = incident.slow.as_ref();
+            slow.map(|slow| slow::of_slow(slow, target)).unwrap_or_default()
+        }
+        (other, reason) => operation::of_operation(other, reason.unwrap_or(Reason::Unknown), holders, target),
+    };
+}
+
+/// Fills in what frees a target that was only looked at.
+pub fn advise_who(who: &mut Who) {
+    who.fixes = nobody::of_asked(
+        &who.holders,
+        &who.candidates,
+        &who.references,
+        &who.probe,
+        &who.target,
+    );
+}

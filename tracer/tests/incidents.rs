@@ -101,6 +101,7 @@ fn reference(object: u64, pid: u32) -> Reference {
         opened_by: None,
         entered: None,
         attempts_blocked: 0,
+        takes_along: None,
         evidence: vec!["snapshot".to_owned()],
     };
     Reference {

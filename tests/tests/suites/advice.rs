@@ -1,6 +1,7 @@
 //! Every advice is followed: hold, be refused, run exactly the command of the advice, and unmount.
 
 use std::{
+    fs,
     path::Path,
     process::{Command, ExitCode},
 };
@@ -16,7 +17,12 @@ use ebusy_tests::{
     scratch::{FileSystem, Scratch},
     zoo::{ROWS, Row},
 };
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::{
+    io::Errno,
+    mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
+    },
+};
 
 /// What is the whole system's: these run in a machine with the tools that the advice names.
 const SYSTEM: [&str; 5] = ["acct", "nfs_export", "scm_cycle", "swap", "swap_device"];
@@ -52,6 +58,9 @@ pub(crate) fn main() -> ExitCode {
     }));
     tests.push(harness::test("copy::distroless", distroless));
     tests.push(harness::test("several_holders", several));
+    tests.push(harness::test("on_top::twelve", || all_on_top_go(12, false)));
+    tests.push(harness::test("on_top::nested", || all_on_top_go(2, true)));
+    tests.push(harness::test("on_top::of_a_peer", the_original_stays));
     harness::main(tests)
 }
 
@@ -263,4 +272,52 @@ fn several() -> Result<Verdict> {
         "still busy after every advice was followed: {:#?}",
         who(scratch.path())
     )
+}
+
+fn tmpfs(at: &Path) -> Result<()> {
+    fs::create_dir_all(at)?;
+    mount("ebusy-top", at, "tmpfs", MountFlags::empty(), None)
+        .with_context(|| format!("mount {}", at.display()))
+}
+
+/// Mounts on top, each with another one below it: the commands of one answer free the target.
+fn all_on_top_go(count: usize, nested: bool) -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    for number in 0..count {
+        let top = scratch.join(&format!("top {number}"));
+        tmpfs(&top)?;
+        if nested {
+            tmpfs(&top.join("below"))?;
+        }
+    }
+    ensure!(!scratch.umount()?, "the umount was not refused");
+    let who = answer(&scratch)?;
+    for fix in all_of(&who) {
+        run(fix).with_context(|| format!("{who:#?}"))?;
+    }
+    unmounts(&scratch)?;
+    Ok(Verdict::Passed)
+}
+
+/// A recursive bind mount of a shared tree: its own mounts go, those of the tree stay.
+fn the_original_stays() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let (original, copy) = (scratch.join("original"), scratch.join("copy"));
+    tmpfs(&original)?;
+    mount_change(&original, MountPropagationFlags::SHARED)?;
+    let below = original.join("below");
+    tmpfs(&below)?;
+    fs::create_dir(&copy)?;
+    mount_bind_recursive(&original, &copy)?;
+    let refused = unmount(&copy, UnmountFlags::empty());
+    ensure!(refused == Err(Errno::BUSY), "{refused:?}");
+    let (_, answers) = who(&copy)?;
+    let who = answers.into_iter().next().context("an answer")?;
+    for fix in all_of(&who) {
+        run(fix).with_context(|| format!("{who:#?}"))?;
+    }
+    unmount(&copy, UnmountFlags::empty()).context("still busy after the advice was followed")?;
+    unmount(&below, UnmountFlags::empty()).context("the original has gone as well")?;
+    unmount(&original, UnmountFlags::empty())?;
+    Ok(Verdict::Passed)
 }

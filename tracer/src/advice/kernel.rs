@@ -2,51 +2,9 @@
 
 use super::owners::MAX_OWNERS;
 use crate::{
-    model::{Fix, Holder, Kind, Target, Text, UNIX_GARBAGE},
+    model::{Fix, Holder, Kind, Text, UNIX_GARBAGE},
     text::{Command, name_in_text},
 };
-
-/// A mount on top has to go first.
-pub(super) fn child_mounts(holders: &[Holder], target: &Target) -> Vec<Fix> {
-    let children = holders
-        .iter()
-        .filter(|holder| holder.kind == Kind::ChildMount)
-        .take(MAX_OWNERS);
-    let mut fixes = Vec::new();
-    for holder in children {
-        fixes.extend(users(holder));
-        let seen = holder.seen_as.as_ref().map(|seen| seen.as_bytes().to_vec());
-        let path = seen.unwrap_or_else(|| joined(target.path.as_bytes(), holder.path.as_bytes()));
-        let command = Command::new(&["umount"]).path(&path);
-        let name = name_in_text(&path);
-        let text = match (&command, holder.mount_id) {
-            (None, Some(id)) => format!(
-                "unmount {name} first, which is mounted on top; its name cannot be typed: it is mount {id} in \
-                 /proc/self/mountinfo"
-            ),
-            _ => format!("unmount {name} first, which is mounted on top"),
-        };
-        fixes.push(Fix::command(text, command, "whoever uses that mount"));
-    }
-    fixes
-}
-
-/// Whoever uses the mount on top would refuse its umount.
-fn users(holder: &Holder) -> Option<Fix> {
-    let first = holder.shared_with.first()?;
-    let pids: Vec<u32> = holder
-        .shared_with
-        .iter()
-        .map(|sharer| sharer.pid)
-        .filter(|pid| *pid > 1)
-        .take(MAX_OWNERS)
-        .collect();
-    let text = format!(
-        "have {} leave the mount on top, or end it",
-        name_in_text(first.comm.as_bytes())
-    );
-    (!pids.is_empty()).then(|| Fix::command(text, Some(Command::new(&["kill"]).numbers(&pids)), ""))
-}
 
 /// What no process has.
 pub(super) fn held(holders: &[Holder]) -> Vec<Fix> {
@@ -58,12 +16,6 @@ pub(super) fn held(holders: &[Holder]) -> Vec<Fix> {
     found.dedup();
     found.truncate(MAX_OWNERS);
     found
-}
-
-fn joined(mountpoint: &[u8], path: &[u8]) -> Vec<u8> {
-    let mountpoint = mountpoint.strip_suffix(b"/").unwrap_or(mountpoint);
-    let path = if path == b"/" { &b""[..] } else { path };
-    [mountpoint, path].concat()
 }
 
 /// A script of ebusy's own, to which the words of others are arguments.

@@ -7,6 +7,7 @@
 
 mod audit;
 mod check;
+mod child_mounts;
 mod copies;
 mod detached;
 mod kernel;

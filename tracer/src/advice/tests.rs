@@ -1,8 +1,8 @@
 use super::umount::of_holders as fixes;
 use crate::{
     model::{
-        Container, Fix, FixAction, Holder, Kind, Owner, Process, Sharer, Target, Through, UNIX_GARBAGE,
-        samples,
+        Container, Fix, FixAction, Holder, Kind, Owner, Process, Sharer, TakesAlong, Target, Through,
+        UNIX_GARBAGE, samples,
     },
     text::Command,
 };
@@ -247,6 +247,61 @@ fn a_mount_on_top_goes_first() {
         [
             "unmount /mnt/x/data first, which is mounted on top (whoever uses that mount): umount /mnt/x/data",
             "and have tail close the file, or end it: kill 412"
+        ]
+    );
+}
+
+fn child(path: &str, below: u64, peers: u64) -> Holder {
+    Holder {
+        kind: Kind::ChildMount,
+        process: None,
+        seen_as: Some(path.into()),
+        takes_along: Some(TakesAlong { below, peers }),
+        ..samples::holder()
+    }
+}
+
+#[test]
+fn all_mounts_on_top_and_below_those_go() {
+    let target = Target {
+        path: "/m".into(),
+        ..samples::target()
+    };
+    let advice = |children: &[Holder]| samples::read(&fixes(children, &[], &target));
+    assert_eq!(
+        advice(&[child("/m/a", 2, 0)]),
+        [
+            "unmount /m/a first, which is mounted on top, with the 2 mounts below it (whoever uses that mount): umount -R \
+          /m/a"
+        ]
+    );
+    let many: Vec<Holder> = (0..40)
+        .map(|number| child(&format!("/m/{number}"), 0, 0))
+        .collect();
+    let [first, second] = advice(&many).try_into().unwrap();
+    let paths = |text: &str| text.matches(" /m/").count();
+    assert_eq!((paths(&first), paths(&second)), (32, 8));
+    assert!(first.contains(": umount /m/0 /m/1 ") && second.starts_with("and unmount the 8 mounts"));
+    let more: Vec<Holder> = (0..200)
+        .map(|number| child(&format!("/m/{number}"), 0, 0))
+        .collect();
+    assert_eq!(
+        advice(&more),
+        ["unmount it with the 200 mounts that are on top of it (whoever uses those mounts): umount -R /m"]
+    );
+}
+
+#[test]
+fn the_original_of_a_copy_stays() {
+    let target = Target {
+        path: "/m".into(),
+        ..samples::target()
+    };
+    assert_eq!(
+        samples::read(&fixes(&[child("/m/a", 0, 1)], &[], &target)),
+        [
+            "make it a slave first: it is a peer of another mount, which would lose its mounts as well: mount --make-rslave /m",
+            "and unmount /m/a first, which is mounted on top (whoever uses that mount): umount /m/a"
         ]
     );
 }

@@ -2,7 +2,7 @@
 
 use super::{
     check::check_command,
-    copies, kernel,
+    child_mounts, copies, kernel,
     owners::{self, MAX_OWNERS, Owner, owners},
     retry::after,
 };
@@ -40,7 +40,7 @@ pub(super) fn of_own_root(holders: &[Holder], candidates: &[Holder], target: &Ta
 }
 
 fn certain(holders: &[Holder], target: &Target) -> Vec<Fix> {
-    let mut fixes = kernel::child_mounts(holders, target);
+    let mut fixes = child_mounts::unmounted(holders, target);
     fixes.extend(released(holders, target));
     joined(&mut fixes);
     let owners = owners(holders, target);

@@ -70,6 +70,7 @@ pub(super) fn holder(process: Process) -> Holder {
         opened_by: None,
         entered: None,
         attempts_blocked: 0,
+        takes_along: None,
         evidence: Vec::new(),
     }
 }

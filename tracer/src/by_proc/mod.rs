@@ -21,7 +21,7 @@ use crate::{
     advice::advise_who,
     identity::{Containers, ProcessReader},
     kernel::access,
-    model::{Books, Container, Holder, Kind, Sharer, Target, Text, Through, Timestamp, Who},
+    model::{Books, Container, Holder, Kind, Sharer, TakesAlong, Target, Text, Through, Timestamp, Who},
     probe::Tier,
 };
 
@@ -144,6 +144,7 @@ impl ProcMounts {
             entered: None,
             attempts_blocked: 0,
             evidence: vec!["snapshot".to_owned()],
+            takes_along: None,
         }
     }
 
@@ -160,8 +161,23 @@ impl ProcMounts {
             path,
             seen_as: Some(Text::from(child.path.clone())),
             held_by: Some(Text::from(child.source.clone())),
+            takes_along: Some(TakesAlong {
+                below: self.below(child),
+                peers: 0,
+            }),
             ..self.holder(line, Kind::ChildMount)
         }
+    }
+
+    /// How many mounts are below a mount.
+    fn below(&self, mount: &Line) -> u64 {
+        let mut found = std::collections::HashSet::from([mount.id]);
+        let mut above = vec![mount.id];
+        while let Some(parent) = above.pop() {
+            let children = self.lines.iter().filter(|line| line.parent == parent);
+            above.extend(children.map(|line| line.id).filter(|id| found.insert(*id)));
+        }
+        found.len() as u64 - 1
     }
 
     /// One open file with all who share it; `None` if they are gone meanwhile.

@@ -399,6 +399,7 @@ impl Holders {
             entered: None,
             attempts_blocked: passed.blocked(&self.attempts).count() as u64,
             evidence: vec!["history".to_owned()],
+            takes_along: None,
         }
     }
 

@@ -10,10 +10,13 @@ use super::{
     task::Task,
     walk::{Found, note},
 };
-use crate::model::{Kind, Text};
+use crate::model::{Kind, TakesAlong, Text};
 
 /// Mounts below a target that are looked at, at the most.
 const BELOW_MAX: usize = 4096;
+
+/// Peers of a target that are looked at, at the most.
+const PEERS_MAX: usize = 256;
 
 /// The child mounts of a target, and everything below them.
 #[derive(Debug, Default)]
@@ -21,6 +24,8 @@ pub(super) struct ChildMounts {
     children: Vec<Mount>,
     /// The child that a mount is, or is below.
     child_of: HashMap<u64, u64>,
+    /// Of each child: mounts in its place on peers of the target.
+    peers: HashMap<u64, u64>,
 }
 
 impl ChildMounts {
@@ -52,7 +57,12 @@ impl ChildMounts {
             );
         }
         note(gaps, complete, "the list of child mounts changed under the walk");
-        Self { children, child_of }
+        let peers = peers(kernel, target, &children);
+        Self {
+            children,
+            child_of,
+            peers,
+        }
     }
 
     /// All mounts below the target.
@@ -85,17 +95,52 @@ impl ChildMounts {
         found.retain(|reference| {
             roles.contains(&reference.path.mount) || !self.child_of.contains_key(&reference.path.mount)
         });
+        let mut below: HashMap<u64, u64> = HashMap::new();
+        for child in self.child_of.values() {
+            *below.entry(*child).or_default() += 1;
+        }
         for child in &self.children {
             let path = PathAddress {
                 mount: target,
                 dentry: child.mountpoint,
             };
             let users = users.remove(&child.address).unwrap_or_default();
+            let takes_along = TakesAlong {
+                // It is among those itself.
+                below: below.get(&child.address).copied().unwrap_or(1) - 1,
+                peers: self.peers.get(&child.address).copied().unwrap_or(0),
+            };
             found.push(Found {
                 held_by: kernel.device_name(child).map(Text::from),
                 sharers: users.into_values().collect(),
+                takes_along: Some(takes_along),
                 ..Found::new(Kind::ChildMount, child.address, path)
             });
         }
     }
+}
+
+/// What is unmounted below a mount is unmounted below its peers as well.
+fn peers(kernel: Kernel<'_>, target: &Mount, children: &[Mount]) -> HashMap<u64, u64> {
+    let mut found = HashMap::new();
+    if target.group == 0 {
+        return found;
+    }
+    let (receivers, _) = kernel.propagation_set(target);
+    let peers: Vec<Mount> = receivers
+        .into_iter()
+        .filter(|mount| mount.group == target.group)
+        .take(PEERS_MAX)
+        .collect();
+    let places: HashMap<u64, u64> =
+        (children.iter().map(|child| (child.mountpoint, child.address))).collect();
+    for peer in peers {
+        let (addresses, _) = kernel.children(&peer);
+        for mount in kernel.mounts(&addresses).into_iter().flatten() {
+            if let Some(child) = places.get(&mount.mountpoint) {
+                *found.entry(*child).or_default() += 1;
+            }
+        }
+    }
+    found
 }

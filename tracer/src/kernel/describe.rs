@@ -196,6 +196,7 @@ impl<'k, 'd> Describe<'k, 'd> {
             entered: None,
             attempts_blocked: 0,
             evidence: vec!["snapshot".to_owned()],
+            takes_along: found.takes_along,
         };
         let start = found.owner.map_or(0, |index| self.tasks[index].start);
         Some(Reference {

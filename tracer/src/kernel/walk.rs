@@ -14,6 +14,7 @@ use super::{
     second_look::SecondLook,
     task::Task,
 };
+use crate::model::TakesAlong;
 use crate::model::{Kind, Text};
 
 /// The gap where the budget of a look was not enough.
@@ -66,6 +67,8 @@ pub(super) struct Found {
     pub(super) held_by: Option<Text>,
     /// Set for what is only suspected: it becomes a candidate, not a holder.
     pub(super) reason: Option<String>,
+    /// Of a mount on top of the target.
+    pub(super) takes_along: Option<TakesAlong>,
 }
 
 impl Found {
@@ -82,6 +85,7 @@ impl Found {
             sharers: Vec::new(),
             held_by: None,
             reason: None,
+            takes_along: None,
         }
     }
 

@@ -253,6 +253,7 @@ fn by_kernel(by: String, device: &str) -> Holder {
         counted: true,
         attempts_blocked: 1,
         evidence: vec!["snapshot".to_owned()],
+        takes_along: None,
         ..Holder::default()
     }
 }
@@ -306,6 +307,7 @@ fn openers(keepers: &Keepers<'_>, device: u32) -> (Vec<Holder>, Vec<Holder>) {
             counted: exclusive,
             attempts_blocked: u64::from(exclusive),
             evidence: vec!["snapshot".to_owned()],
+            takes_along: None,
             ..Holder::default()
         };
         if exclusive { &mut own } else { &mut others }.push(holder);

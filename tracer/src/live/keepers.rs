@@ -145,6 +145,7 @@ impl<'s> Keepers<'s> {
             counted: true,
             attempts_blocked: 1,
             evidence: vec!["snapshot".to_owned()],
+            takes_along: None,
             ..Holder::default()
         }
     }
@@ -166,6 +167,7 @@ impl<'s> Keepers<'s> {
             counted: true,
             attempts_blocked: 1,
             evidence: vec!["snapshot".to_owned()],
+            takes_along: None,
             ..Holder::default()
         }
     }

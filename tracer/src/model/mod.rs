@@ -277,6 +277,20 @@ pub struct Holder {
     /// How ebusy knows.
     #[cfg_attr(test, schemars(extend("items" = {"enum": ["history", "snapshot"]})))]
     pub evidence: Vec<String>,
+    /// Of a `child_mount`: what goes when it is unmounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_along: Option<TakesAlong>,
+}
+
+/// Other mounts that have to go, or go, with a mount on top of a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TakesAlong {
+    /// Mounts below it, which refuse its umount.
+    pub below: u64,
+    /// Mounts elsewhere that its umount takes away as well, because the target is a peer (`shared`) of the mounts that
+    /// they are on.
+    pub peers: u64,
 }
 
 /// Somebody who shares a reference.

@@ -89,6 +89,7 @@ pub(crate) fn holder() -> Holder {
         entered: None,
         attempts_blocked: 50,
         evidence: vec!["history".into(), "snapshot".into()],
+        takes_along: None,
     }
 }
 
@@ -111,6 +112,7 @@ pub(crate) fn plain(pid: u32, comm: &str, kind: Kind, path: &str) -> Holder {
         opened: None,
         opened_by: None,
         evidence: vec!["snapshot".into()],
+        takes_along: None,
         ..holder()
     }
 }

@@ -314,6 +314,7 @@ fn holder(of: &Process, index: u64, private: bool) -> Holder {
         opened_by: None,
         entered: None,
         attempts_blocked: 0,
+        takes_along: None,
         evidence: vec!["snapshot".to_owned()],
     }
 }

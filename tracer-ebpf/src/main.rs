@@ -93,7 +93,7 @@ static DEVICE_OPENS: LruHashMap<u32, [u64; 2]> = LruHashMap::with_max_entries(25
 #[map]
 static ARENA: Array<Arena> = Array::with_max_entries(1, MMAPABLE);
 
-/// Its only use is that its value has a per-CPU address (KERNEL.md 8: per-CPU offsets without kallsyms).
+/// Its only use is that its value has a per-CPU address (kernel fact 10).
 #[map]
 static PER_CPU_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -293,7 +293,7 @@ fn kprobe_count_exit(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// Three parameters up to Linux 6.11 (KERNEL.md 1.1). The result comes after them, and a register that points to the
+/// Three parameters up to Linux 6.11 (kernel fact 17). The result comes after them, and a register that points to the
 /// parameters must not be computed: so there is a program for each number.
 #[fexit(function = "do_dentry_open")]
 fn do_dentry_open_exit_3(ctx: FExitContext) -> u32 {

@@ -77,7 +77,7 @@ pub(crate) fn freed(mount: u64) {
 }
 
 /// `clone_mnt(old, root, flags)` returned a mount. Copies of a watched mount are of a watched superblock; here are those
-/// that are bound to a place that may be watched (KERNEL.md 1.1: `mount --bind`, `open_tree`, propagation).
+/// that are bound to a place that may be watched (kernel fact 18).
 #[inline(always)]
 pub(crate) fn cloned(ctx: &FExitContext) {
     let old: *const u8 = ctx.arg(0);

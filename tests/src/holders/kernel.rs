@@ -230,7 +230,7 @@ pub(super) fn accounting(setup: &Setup) -> Result<()> {
     setup.hold([Claim::new("accounting").without_process().held_by(namespace)])
 }
 
-/// Up to Linux 6.12 (KERNEL.md 8).
+/// Up to Linux 6.12 (kernel fact 13).
 fn accounting_blocks() -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release

@@ -169,7 +169,7 @@ fn told(expectation: &Expectation<'_>, lost_before: u64) -> Result<()> {
         shared.incidents += 1;
         let path = expectation.scratch.path();
         let incident = shared.watch.wait_for_incident(path, PATIENCE)?;
-        // From Linux 5.12 on the kernel skips a run of a program that is preempted on the same CPU (KERNEL.md 8): that
+        // From Linux 5.12 on the kernel skips a run of a program that is preempted on the same CPU (kernel fact 19): that
         // is counted, and may have cost the history of an opening, but nothing of what a snapshot finds.
         // Others run beside this one: what matters is whether something was lost while it ran.
         shared.lost_events = shared.lost_events.max(incident.lost_events);

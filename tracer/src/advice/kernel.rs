@@ -61,7 +61,7 @@ fn release(holder: &Holder) -> Option<Fix> {
         ),
         Kind::NfsExport => export(by, seen),
         Kind::Deferred if by == Some(UNIX_GARBAGE.as_bytes()) => Fix::command(
-            // KERNEL.md 4.3: glibc asks nscd by a UNIX socket, whether that runs or not.
+            // Kernel fact 15: glibc asks nscd by a UNIX socket, whether that runs or not.
             "close any UNIX socket, for then the kernel drops it",
             Some(Command::new(&["getent", "passwd", "root"])),
             "nothing; killing does not help",

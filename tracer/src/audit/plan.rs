@@ -131,7 +131,7 @@ pub fn plan(
             continue;
         }
         let copy = CopyAt { target: first, at };
-        // The kernel leaves alone what has a mount of its own but for one that covers it (KERNEL.md 4.1).
+        // The kernel leaves alone what has a mount of its own but for one that covers it (kernel fact 2).
         let (children, covering) = propagation.children(mount);
         if slot.is_some() && children == covering.min(1) {
             plan.pins.push(copy);

@@ -47,7 +47,7 @@ impl Told {
 }
 
 /// References beyond those that a mount has when nobody uses it, read when no umount is under way: a mount counts
-/// itself once. Children are in the count up to Linux 6.16, and are added where they are not (KERNEL.md 0.3).
+/// itself once. Children are in the count up to Linux 6.16, and are added where they are not (kernel fact 3).
 fn extra(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
     let children = if snapshot.children_counted {
         0
@@ -58,7 +58,7 @@ fn extra(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
 }
 
 /// The same for a slot: one with child mounts is skipped, unless the one child covers its root, which does not count
-/// as a use (KERNEL.md 4.1).
+/// as a use (kernel fact 2).
 fn extra_of_slot(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
     if state.children > state.covering || state.covering > 1 {
         return 0;
@@ -103,7 +103,7 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
             all.iter()
                 .find(|(state, _)| state.address == mount)
                 .map(|(state, _)| {
-                    // The count inside the attempt has the path walk of the caller, for the target (KERNEL.md 4.1).
+                    // The count inside the attempt has the path walk of the caller, for the target (kernel fact 1).
                     let walk = i32::from(state.address == target.address);
                     let counted = if walk == 1 {
                         (i64::from(count) - 2).max(0) as u64

@@ -1,6 +1,6 @@
 //! Process accounting. acct(2) opens its file through a mount of its own, which the umount takes away
 //! (kernel/acct.c, `acct_on`); but up to Linux 6.12 at least the backing file that an overlay opened for it stays
-//! on the mount itself, and blocks (KERNEL.md 8).
+//! on the mount itself, and blocks (kernel fact 13).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Child mounts: of the target they block; the kernel skips slots that have any (KERNEL.md 4.1). Each is told with
+//! Child mounts: of the target they block; the kernel skips slots that have any (kernel fact 2). Each is told with
 //! those who use it or what is mounted below it: they would refuse its own umount.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

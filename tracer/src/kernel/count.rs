@@ -16,7 +16,7 @@ pub struct PerCpu {
 
 impl PerCpu {
     /// Finds the offsets without kallsyms: the address of a per-CPU map value on each CPU, less the per-CPU
-    /// pointer that the map has for it (KERNEL.md 8; 5.10 to 7.2).
+    /// pointer that the map has for it (kernel fact 10).
     #[must_use]
     pub fn find(reader: &Reader, layout: &KernelLayout) -> Self {
         match Self::offsets(reader, layout) {
@@ -76,7 +76,7 @@ fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
 }
 
 impl Kernel<'_> {
-    /// Reference counts of mounts: `mnt_count`, or gets less puts (KERNEL.md 5). Wrapping 32-bit sums: the share of
+    /// Reference counts of mounts: `mnt_count`, or gets less puts (kernel fact 9). Wrapping 32-bit sums: the share of
     /// one CPU may be negative.
     #[must_use]
     pub fn counts(&self, mounts: &[&Mount]) -> Vec<Option<i32>> {

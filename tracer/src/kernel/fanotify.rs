@@ -1,5 +1,5 @@
 //! Events that a fanotify group has not read, and permission events that it has not answered: each holds the path
-//! that it is about. Marks hold inodes and superblocks, no mount (KERNEL.md 4.3), so an idle group holds nothing.
+//! that it is about. Marks hold inodes and superblocks, no mount (kernel fact 14), so an idle group holds nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 

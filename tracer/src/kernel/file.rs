@@ -119,7 +119,7 @@ impl Kernel<'_> {
     }
 
     /// The files that were opened on one of these mounts, with their path: `f_path`, or, for the backing file of an
-    /// overlay on Linux 6.8 on, the path in the overlay (KERNEL.md 8).
+    /// overlay on Linux 6.8 on, the path in the overlay (kernel fact 12).
     #[must_use]
     pub fn files_on(&self, files: &[u64], mounts: &HashSet<u64>, backing: bool) -> HashMap<u64, PathAddress> {
         let t = &self.layout.table;

@@ -15,7 +15,7 @@ pub struct KernelLayout {
     pub arange_slots: usize,
     /// Values of `enum maple_type`: leaf, range, arange.
     pub maple_types: [i64; 3],
-    /// A child mount holds a reference on its parent (up to Linux 6.16; KERNEL.md 0.3).
+    /// A child mount holds a reference on its parent (up to Linux 6.16; kernel fact 3).
     pub children_counted: bool,
     /// `mnt_slave_list` is an `hlist_head`, not a `list_head`.
     pub slaves_are_hlist: bool,

@@ -1,5 +1,5 @@
 //! Where an umount propagates: the peers and slaves of the target's *parent*, in any namespace, and what is
-//! mounted there in the target's place (fs/pnode.c `propagate_mount_busy`; KERNEL.md 4.1).
+//! mounted there in the target's place (fs/pnode.c `propagate_mount_busy`; kernel fact 2).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

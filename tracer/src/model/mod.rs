@@ -355,7 +355,7 @@ pub enum Kind {
 }
 
 /// `held_by` of a reference that only a cycle of UNIX sockets in flight has: Linux looks for such cycles when any UNIX
-/// socket is closed (KERNEL.md 4.3).
+/// socket is closed (kernel fact 15).
 pub const UNIX_GARBAGE: &str = "garbage of UNIX sockets";
 /// `held_by` of a file that a request of an io_uring under way has.
 pub const URING_REQUEST: &str = "a request under way";

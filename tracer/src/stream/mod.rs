@@ -168,7 +168,7 @@ pub struct Umount {
     pub target: Target,
     /// Whether the user wants to see it.
     pub shown: bool,
-    /// It was the caller's own root: the kernel remounts that read-only instead (KERNEL.md 4.1).
+    /// It was the caller's own root: the kernel remounts that read-only instead (kernel fact 5).
     #[serde(default)]
     pub remount: bool,
     /// Whether the kernel's busy check ran; `None` where the tier does not see it.

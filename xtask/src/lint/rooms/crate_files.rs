@@ -21,7 +21,9 @@ const HANDED_ON_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct CrateFiles {
     modules: BTreeMap<Names, Module>,
-    uses: BTreeMap<String, BTreeSet<Names>>,
+    uses: BTreeMap<String, BTreeSet<(Names, bool)>>,
+    /// Modules that are there for tests only.
+    tests: BTreeSet<Names>,
 }
 
 /// Reads the files of a crate below its folder of sources.
@@ -54,6 +56,7 @@ impl CrateFiles {
         let parsed = syn::parse_file(text).with_context(|| format!("reading {file} as Rust"))?;
         let said = paths::read(file, module_of(file), &parsed);
         self.modules.extend(said.modules);
+        self.tests.extend(said.tests);
         self.uses.insert(file.to_owned(), said.uses);
         Ok(())
     }
@@ -66,7 +69,9 @@ impl CrateFiles {
     pub(super) fn arrows(&self) -> Vec<Arrow> {
         let mut arrows = BTreeSet::new();
         for (from, uses) in &self.uses {
-            for path in uses {
+            let module = module_of(from);
+            let of_tests = (1..=module.len()).any(|depth| self.tests.contains(&module[..depth]));
+            for (path, in_test) in uses {
                 let to = self.file_of(path, HANDED_ON_MAX);
                 if let Some(to) = to.filter(|to| to != from) {
                     let what = path.join("::");
@@ -74,6 +79,7 @@ impl CrateFiles {
                         from: from.clone(),
                         to: to.to_owned(),
                         what,
+                        test: of_tests || *in_test,
                     });
                 }
             }

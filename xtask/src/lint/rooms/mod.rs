@@ -19,7 +19,7 @@ const ROOMS: [&str; 25] = [
 ];
 
 /// Arrows up and circles that are left to be undone: these numbers only go down.
-const LEFT: (usize, usize) = (6, 15);
+const LEFT: (usize, usize) = (6, 13);
 
 /// One file uses something of another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ struct Arrow {
     to: String,
     /// The path as it is written.
     what: String,
+    /// Only a test does: it may use the whole of its room.
+    test: bool,
 }
 
 /// Lists the arrows that run up and the circles; whether there are no more than are known.
@@ -38,6 +40,7 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     let up: Vec<&Arrow> = arrows.iter().filter(|arrow| runs_up(arrow)).collect();
     let pairs: BTreeSet<(&str, &str)> = arrows
         .iter()
+        .filter(|arrow| !arrow.test)
         .map(|arrow| (arrow.from.as_str(), arrow.to.as_str()))
         .collect();
     let circles = circles::circles(&pairs);
@@ -52,13 +55,14 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     if found == LEFT {
         return Ok(true);
     }
-    for Arrow { from, to, what } in &up {
+    for Arrow { from, to, what, .. } in &up {
         say(&format!("up: {from} uses {what} of {to}"));
     }
     for circle in &circles {
         say(&format!("in a circle: {}", circle.join(", ")));
-        let inside = |arrow: &&Arrow| circle.contains(&&*arrow.from) && circle.contains(&&*arrow.to);
-        for Arrow { from, to, what } in arrows.iter().filter(inside) {
+        let inside =
+            |arrow: &&Arrow| !arrow.test && circle.contains(&&*arrow.from) && circle.contains(&&*arrow.to);
+        for Arrow { from, to, what, .. } in arrows.iter().filter(inside) {
             say(&format!("    {from} uses {what} of {to}"));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syn::{
-    Item, ItemMod, ItemUse, UseTree, Visibility,
+    Attribute, Item, ItemMod, ItemUse, UseTree, Visibility,
     visit::{self, Visit},
 };
 
@@ -22,8 +22,10 @@ pub(super) struct Module {
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) modules: BTreeMap<Names, Module>,
-    /// Paths from the root of the crate that something in this file uses.
-    pub(super) uses: BTreeSet<Names>,
+    /// Paths from the root of the crate that something in this file uses, and whether only a test does.
+    pub(super) uses: BTreeSet<(Names, bool)>,
+    /// Modules that are there for tests only.
+    pub(super) tests: BTreeSet<Names>,
 }
 
 /// Reads the text of a module.
@@ -33,6 +35,7 @@ pub(super) fn read(file: &str, module: Names, text: &syn::File) -> Said {
         said: Said::default(),
         at: module,
         children: BTreeSet::new(),
+        testing: false,
     };
     reader.module(&text.items);
     reader.said
@@ -45,6 +48,8 @@ struct Reader<'t> {
     at: Names,
     /// Modules in it, which a path may begin with.
     children: BTreeSet<String>,
+    /// Whether it is there for tests only.
+    testing: bool,
 }
 
 impl Reader<'_> {
@@ -114,10 +119,17 @@ impl Reader<'_> {
 
 impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item_mod(&mut self, module: &'ast ItemMod) {
-        let Some((_, items)) = &module.content else { return };
+        let before = self.testing;
+        self.testing |= module.attrs.iter().any(is_cfg_test);
         self.at.push(module.ident.to_string());
-        self.module(items);
+        if self.testing {
+            self.said.tests.insert(self.at.clone());
+        }
+        if let Some((_, items)) = &module.content {
+            self.module(items);
+        }
         self.at.pop();
+        self.testing = before;
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
@@ -136,7 +148,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
                 module.exports.insert(name, path.clone());
             }
             if !handed_on {
-                self.said.uses.insert(path);
+                self.said.uses.insert((path, self.testing));
             }
         }
     }
@@ -146,8 +158,15 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         if names.len() > 1
             && let Some(path) = self.absolute(&names)
         {
-            self.said.uses.insert(path);
+            self.said.uses.insert((path, self.testing));
         }
         visit::visit_path(self, path);
     }
+}
+
+fn is_cfg_test(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg")
+        && attribute
+            .parse_args::<syn::Path>()
+            .is_ok_and(|what| what.is_ident("test"))
 }

@@ -591,6 +591,14 @@ layout! {
     task_real_cred: 8 optional ["task_struct.real_cred"];
     /// Real user id.
     cred_uid: 4 optional ["cred.uid"];
+    /// What its holder may do: a bit for each capability, in words of 32 or 64 bits.
+    cred_cap_effective: 8 optional ["cred.cap_effective"];
+    /// The user namespace in which that holds.
+    cred_user_ns: 8 optional ["cred.user_ns"];
+    /// The user namespace that it was made in; null for the first.
+    user_ns_parent: 8 optional ["user_namespace.parent"];
+    /// Who made it.
+    user_ns_owner: 4 optional ["user_namespace.owner"];
     /// Top page table of an address space.
     mm_pgd: 8 optional ["mm_struct.pgd"];
     /// Where the command line begins.

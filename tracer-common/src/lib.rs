@@ -6,6 +6,7 @@ mod layout;
 mod loss;
 mod reader;
 mod record;
+mod source;
 
 pub use self::{
     layout::{ABSENT, FIELDS, FieldEntry, Layout},
@@ -16,6 +17,7 @@ pub use self::{
         MountRecord, NamespaceRecord, OPERATION_TEXTS, OpenRecord, OperationRecord, PATH_MAX, PathRef,
         RecordKind, UmountCall, UmountRecord, Watched, namespace_operation, path_status,
     },
+    source::{CGROUP, HOST, REST, ROOMS, Room, SOURCES_MAX, Source, WINDOW},
 };
 
 /// Why a superblock is in the table of watched ones.
@@ -36,7 +38,7 @@ pub struct Config {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{ClosedKey, Config, Layout, LedgerEntry, UmountCall, Watched};
+    use super::{ClosedKey, Config, Layout, LedgerEntry, Source, UmountCall, Watched};
 
     // SAFETY: `repr(C)`, only integers, no padding: any bytes are a value.
     unsafe impl aya::Pod for Layout {}
@@ -50,4 +52,6 @@ mod pod {
     unsafe impl aya::Pod for ClosedKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for UmountCall {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Source {}
 }

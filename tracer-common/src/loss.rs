@@ -55,6 +55,18 @@ losses! {
     OperationRingFull => "refused call: event ring full",
     /// The arguments of such a call were not found.
     OperationArguments => "refused call: arguments not found",
+    /// More files opened and closed than one source has room for.
+    OpenRoom => "open: more than one source may",
+    /// More umounts.
+    UmountRoom => "umount: more than one source may",
+    /// More calls that returned EBUSY.
+    OperationRoom => "refused call: more than one source may",
+    /// More mount namespaces entered.
+    NamespaceRoom => "mount namespace: more than one source may",
+    /// More new mounts.
+    MountRoom => "mount: more than one source may",
+    /// More umounts under way.
+    UnderWayRoom => "umount: more calls under way than one source may",
     /// The table of superblocks had no room for one that was just mounted.
     SuperblockTableFull => "mount: table of superblocks full",
 }

@@ -66,6 +66,8 @@ pub struct Header {
     pub uid: u32,
     /// Number of the mount namespace.
     pub mnt_ns: u32,
+    /// On whose account it happened ([`crate::Source`]).
+    pub source: u64,
     /// Command name of the thread.
     pub comm: [u8; COMM_LEN],
 }
@@ -110,6 +112,8 @@ pub struct Compared {
 pub struct UmountCall {
     /// Address of the thread's `task_struct`.
     pub task: u64,
+    /// On whose account ([`crate::Source`]).
+    pub source: u64,
     /// Boot clock at entry, ns.
     pub entered: u64,
     /// Boot clock when the last count was read, ns; 0 for never.
@@ -143,6 +147,7 @@ impl UmountCall {
     /// Of nothing.
     pub const BLANK: Self = Self {
         task: 0,
+        source: 0,
         entered: 0,
         checked: 0,
         path: 0,

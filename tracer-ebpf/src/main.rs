@@ -1,6 +1,7 @@
 //! The kernel programs of ebusy: the list of hooks and maps. What each hook does is in the module of its family.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::inline_always,
     reason = "calls between BPF functions cost a verifier state each, and pass five arguments at the most"
@@ -17,6 +18,7 @@ mod namespace;
 mod open;
 mod operation;
 mod reader;
+mod source;
 mod task;
 mod umount;
 
@@ -30,8 +32,8 @@ use aya_ebpf::{
     },
 };
 use tracer_common::{
-    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, UmountCall, Watched,
-    namespace_operation,
+    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, SOURCES_MAX, Source, UmountCall,
+    Watched, namespace_operation,
 };
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the arena without system calls (Linux 5.5 on).
@@ -45,15 +47,27 @@ static LAYOUT: Layout = Layout::absent();
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config { own_tgid: 0 };
 
-/// Refused umounts; nothing else may fill it.
+/// Refused umounts of the host's superuser; nothing else may fill it.
 #[map]
 static REFUSALS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Everything else.
+/// Everything else that the host's superuser does.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 
-/// What was lost, by [`Loss`].
+/// What all others do, refused umounts as well: each source has a room of it (`tracer_common::Room`).
+#[map]
+static OTHERS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+
+/// Who those others are, and what they have had of their room. User space takes away those that are quiet.
+#[map]
+static SOURCES: HashMap<u64, Source> = HashMap::with_max_entries(SOURCES_MAX, 0);
+
+/// Whether user space knows already that mounts have changed, those of the host's superuser and those of others.
+#[map]
+static MOUNTS_CHANGED: Array<u32> = Array::with_max_entries(2, 0);
+
+/// What was lost of the host's superuser, by [`Loss`].
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_COUNTERS, 0);
 
@@ -80,9 +94,13 @@ static LEDGER: HashMap<u64, LedgerEntry> = HashMap::with_max_entries(65_536, 0);
 #[map]
 static CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries(4096, 0);
 
-/// Umounts between their entry and their return, by thread.
+/// Umounts of the host's superuser between their entry and their return, by thread.
 #[map]
 static UNDER_WAY: HashMap<u32, UmountCall> = HashMap::with_max_entries(1024, 0);
+
+/// Those of others.
+#[map]
+static OTHERS_UNDER_WAY: HashMap<u32, UmountCall> = HashMap::with_max_entries(1024, 0);
 
 /// Opens of block devices under way at the kprobe tier, inode and file by thread: a kretprobe has no arguments. Of a
 /// return that is missed the entry stays until it is the oldest.
@@ -97,8 +115,12 @@ static ARENA: Array<Arena> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static PER_CPU_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Counts one loss.
+/// Counts one loss, on the account of the running thread.
+#[inline(always)]
 fn lose(loss: Loss) {
+    if source::lose(source::source(), loss) {
+        return;
+    }
     if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
         // SAFETY: a pointer that the map returned is valid, and this CPU alone writes its value.
         unsafe { *counter += 1 };

@@ -3,12 +3,13 @@
 //! more when it is freed, because its address and its id are given away at once.
 
 use aya_ebpf::programs::{FExitContext, TracePointContext};
-use tracer_common::{ABSENT, Loss, MountRecord, RecordKind, watched_superblock};
+use tracer_common::{ABSENT, HOST, Loss, MountRecord, RecordKind, Room, watched_superblock};
 
 use crate::{
-    EVENTS, NEW_MOUNTS, WATCHED, WATCHED_SUPERBLOCKS,
+    MOUNTS_CHANGED, NEW_MOUNTS, WATCHED, WATCHED_SUPERBLOCKS,
     kernel::{offset, read},
     lose,
+    source::{admit, ring_of, source},
     task::write_header,
 };
 
@@ -46,6 +47,7 @@ pub(crate) fn attaching(mount: u64) {
     // Others keep what user space made of them: binds of a busy file system are many. This also tells that it is a
     // mount at all, where the compiler made a clone of the function with arguments of its own choice.
     if is_only_mount(superblock, mount)
+        && admit(source(), Room::Mount)
         && WATCHED_SUPERBLOCKS
             .insert(superblock, watched_superblock::NEW, 0)
             .is_err()
@@ -89,7 +91,9 @@ pub(crate) fn cloned(ctx: &FExitContext) {
         return;
     }
     // An error is a pointer that is not readable.
-    if let Some(id) = read::<u32>(mount as u64, offset!(mount_id)) {
+    if let Some(id) = read::<u32>(mount as u64, offset!(mount_id))
+        && admit(source(), Room::Mount)
+    {
         // What is no longer there after a flood of mounts is found by user space's next look.
         let _ = NEW_MOUNTS.insert(mount as u64, id, 0);
     }
@@ -97,9 +101,20 @@ pub(crate) fn cloned(ctx: &FExitContext) {
 
 #[inline(always)]
 fn emit(syscall: u32) {
-    let Some(mut entry) = EVENTS.reserve::<MountRecord>(0) else {
+    let source = source();
+    let Some(known) = MOUNTS_CHANGED.get_ptr_mut(u32::from(source != HOST)) else {
+        return;
+    };
+    // User space looks at all of them again: it is told once until it does.
+    // SAFETY: a pointer that the map returned is valid; of two that come at once both may tell.
+    if unsafe { *known } != 0 {
+        return;
+    }
+    let Some(mut entry) = ring_of(source).reserve::<MountRecord>(0) else {
         return lose(Loss::MountRingFull);
     };
+    // SAFETY: as above.
+    unsafe { *known = 1 };
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation is of this type, and every field is written.
     unsafe {
@@ -107,6 +122,7 @@ fn emit(syscall: u32) {
             &raw mut (*record).header,
             RecordKind::Mount,
             size_of::<MountRecord>(),
+            source,
         );
         (*record).syscall = syscall;
         (*record).reserved = 0;

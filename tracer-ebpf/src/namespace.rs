@@ -1,12 +1,12 @@
 //! Threads that come into another mount namespace.
 
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::{Loss, NamespaceRecord, RecordKind, namespace_operation};
+use tracer_common::{Loss, NamespaceRecord, RecordKind, Room, namespace_operation};
 
 use crate::{
-    EVENTS,
     kernel::{current, mount_namespace, offset, read},
     lose,
+    source::{admit, ring_of, source},
     task::write_header,
 };
 
@@ -67,7 +67,11 @@ pub(crate) fn switched(task: u64, nsproxy: u64) {
 
 #[inline(always)]
 fn emit(operation: u32, inum: u32) {
-    let Some(mut entry) = EVENTS.reserve::<NamespaceRecord>(0) else {
+    let source = source();
+    if !admit(source, Room::Namespace) {
+        return;
+    }
+    let Some(mut entry) = ring_of(source).reserve::<NamespaceRecord>(0) else {
         return lose(Loss::NamespaceRingFull);
     };
     let parent: u64 = read(current(), offset!(task_real_parent)).unwrap_or(0);
@@ -78,6 +82,7 @@ fn emit(operation: u32, inum: u32) {
             &raw mut (*record).header,
             RecordKind::Namespace,
             size_of::<NamespaceRecord>(),
+            source,
         );
         (*record).header.mnt_ns = inum;
         (*record).operation = operation;

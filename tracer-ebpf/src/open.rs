@@ -1,12 +1,13 @@
 //! Files opened on watched mounts, and closed for good.
 
 use aya_ebpf::{maps::ring_buf::RingBufEntry, programs::TracePointContext};
-use tracer_common::{ABSENT, Loss, OpenRecord, PathRef, RecordKind};
+use tracer_common::{ABSENT, Loss, OpenRecord, PathRef, RecordKind, Room};
 
 use crate::{
-    CONFIG, EVENTS, NEW_MOUNTS, WATCHED, WATCHED_SUPERBLOCKS,
+    CONFIG, NEW_MOUNTS, WATCHED, WATCHED_SUPERBLOCKS,
     kernel::{current, loaded, offset, path, read},
     ledger, lose,
+    source::{admit, ring_of, source},
     task::{ids, now, write_header},
 };
 
@@ -119,8 +120,12 @@ fn opened_on(file: u64) -> Option<OpenedOn> {
 
 #[inline(always)]
 fn report(kind: RecordKind, file: u64, opened: OpenedOn, fd: i32, time: u64) {
-    match EVENTS.reserve::<OpenRecord>(0) {
-        Some(entry) => fill(entry, kind, file, opened, fd, time),
+    let source = source();
+    if !admit(source, Room::Open) {
+        return;
+    }
+    match ring_of(source).reserve::<OpenRecord>(0) {
+        Some(entry) => fill(entry, kind, file, opened, fd, (time, source)),
         None => lose(Loss::OpenRingFull),
     }
 }
@@ -153,12 +158,12 @@ fn fill(
     file: u64,
     opened: OpenedOn,
     fd: i32,
-    time: u64,
+    (time, source): (u64, u64),
 ) {
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation is of this type, and every field is written.
     unsafe {
-        write_header(&raw mut (*record).header, kind, size_of::<OpenRecord>());
+        write_header(&raw mut (*record).header, kind, size_of::<OpenRecord>(), source);
         // The ledger has the same time.
         (*record).header.time = time;
         (*record).file = file;

@@ -13,14 +13,15 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 use tracer_common::{
-    ABSENT, ANCESTORS, Ancestor, FS_NAME, Loss, OperationRecord, PATH_MAX, PathRef, RecordKind,
+    ABSENT, ANCESTORS, Ancestor, FS_NAME, Loss, OperationRecord, PATH_MAX, PathRef, RecordKind, Room,
 };
 
 use crate::{
-    CONFIG, DEVICE_OPENS, EVENTS,
+    CONFIG, DEVICE_OPENS,
     kernel::{current, loaded, offset, read, write_path},
     lose,
     open::file_of,
+    source::{admit, ring_of, source},
     task::{ancestors, ids, write_header},
 };
 
@@ -274,7 +275,11 @@ fn refused(registers: u64, number: u32, shape: &Shape) {
 /// Sends the record; `path` is the address of a `struct path` where the call is known by that alone.
 #[inline(always)]
 fn emit(registers: u64, number: u32, device: u32, path: u64, shape: &Shape) {
-    let Some(mut entry) = EVENTS.reserve::<OperationRecord>(0) else {
+    let source = source();
+    if !admit(source, Room::Operation) {
+        return;
+    }
+    let Some(mut entry) = ring_of(source).reserve::<OperationRecord>(0) else {
         return lose(Loss::OperationRingFull);
     };
     let record = entry.as_mut_ptr();
@@ -287,6 +292,7 @@ fn emit(registers: u64, number: u32, device: u32, path: u64, shape: &Shape) {
             &raw mut (*record).header,
             RecordKind::Operation,
             size_of::<OperationRecord>(),
+            source,
         );
         (*record).syscall = number;
         (*record).device = device;

@@ -29,7 +29,7 @@ pub(crate) fn ids() -> (u32, u32) {
 /// # Safety
 /// `out` is valid for writes.
 #[inline(always)]
-pub(crate) unsafe fn write_header(out: *mut Header, kind: RecordKind, len: usize) {
+pub(crate) unsafe fn write_header(out: *mut Header, kind: RecordKind, len: usize, source: u64) {
     let task = current();
     let (tgid, tid) = ids();
     let leader: u64 = read(task, offset!(task_group_leader)).unwrap_or(task);
@@ -43,6 +43,7 @@ pub(crate) unsafe fn write_header(out: *mut Header, kind: RecordKind, len: usize
         (*out).start = read(leader, offset!(task_start_boottime)).unwrap_or(0);
         (*out).uid = bpf_get_current_uid_gid() as u32;
         (*out).mnt_ns = mount_namespace(task);
+        (*out).source = source;
         bpf_get_current_comm((&raw mut (*out).comm).cast(), COMM_LEN as u32);
     }
 }

@@ -8,14 +8,15 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 use tracer_common::{
-    ANCESTORS, Ancestor, COMPARED_MAX, Compared, Loss, PATH_MAX, RecordKind, UmountCall, UmountRecord,
-    path_status,
+    ANCESTORS, Ancestor, COMPARED_MAX, Compared, HOST, Loss, PATH_MAX, RecordKind, Room, UmountCall,
+    UmountRecord, path_status,
 };
 
 use crate::{
-    EVENTS, REFUSALS, UNDER_WAY,
+    EVENTS, OTHERS, OTHERS_UNDER_WAY, REFUSALS, UNDER_WAY,
     kernel::{current, offset, read, write_path},
     lose,
+    source::{admit, leave, source},
     task::{ancestors, ids, now, write_header},
 };
 
@@ -33,23 +34,35 @@ static BLANK: UmountCall = UmountCall::BLANK;
 #[inline(always)]
 fn begin(entered: u64, path: u64, target: u64, flags: u32) {
     let (_, tid) = ids();
-    if UNDER_WAY.get_ptr(tid).is_some() {
+    let source = source();
+    if let Some(before) = call_of(tid) {
         // A kretprobe that had no instance left, or a run that the kernel skipped.
         lose(Loss::UmountReturnMissing);
+        // SAFETY: a pointer that the map returned is valid; only this thread uses its key.
+        end(tid, unsafe { (*before).source });
+    }
+    if !admit(source, Room::UnderWay) {
+        return;
     }
     #[expect(
         clippy::needless_borrows_for_generic_args,
         reason = "a value would be copied to the stack"
     )]
-    let inserted = UNDER_WAY.insert(tid, &BLANK, 0);
+    let inserted = if source == HOST {
+        UNDER_WAY.insert(tid, &BLANK, 0)
+    } else {
+        OTHERS_UNDER_WAY.insert(tid, &BLANK, 0)
+    };
     if inserted.is_err() {
+        leave(source, Room::UnderWay);
         lose(Loss::UmountTableFull);
         return;
     }
-    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+    if let Some(call) = call_of(tid) {
         // SAFETY: a pointer that the map returned is valid; only this thread uses its key.
         unsafe {
             (*call).task = current();
+            (*call).source = source;
             (*call).entered = entered;
             (*call).path = path;
             write_path(&raw mut (*call).target, target, 0);
@@ -60,6 +73,26 @@ fn begin(entered: u64, path: u64, target: u64, flags: u32) {
                 (*call).path_status = status;
             }
         }
+    }
+}
+
+/// The call of a thread.
+#[inline(always)]
+fn call_of(tid: u32) -> Option<*mut UmountCall> {
+    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+        return Some(call);
+    }
+    OTHERS_UNDER_WAY.get_ptr_mut(tid)
+}
+
+/// It is over.
+#[inline(always)]
+fn end(tid: u32, source: u64) {
+    if source == HOST {
+        let _ = UNDER_WAY.remove(tid);
+    } else {
+        let _ = OTHERS_UNDER_WAY.remove(tid);
+        leave(source, Room::UnderWay);
     }
 }
 
@@ -104,7 +137,7 @@ pub(crate) fn path_umount_entry(path: u64, flags: u32) {
 #[inline(always)]
 pub(crate) fn busy_check_entry() {
     let (_, tid) = ids();
-    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+    if let Some(call) = call_of(tid) {
         // SAFETY: as in `begin`.
         unsafe {
             (*call).in_busy_check = 1;
@@ -117,7 +150,7 @@ pub(crate) fn busy_check_entry() {
 #[inline(always)]
 pub(crate) fn busy_check_exit() {
     let (_, tid) = ids();
-    if let Some(call) = UNDER_WAY.get_ptr_mut(tid) {
+    if let Some(call) = call_of(tid) {
         // SAFETY: as in `begin`.
         unsafe {
             (*call).in_busy_check = 0;
@@ -132,7 +165,7 @@ pub(crate) fn busy_check_exit() {
 #[inline(always)]
 pub(crate) fn count_entry(mount: u64) {
     let (_, tid) = ids();
-    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
+    let Some(call) = call_of(tid) else {
         return;
     };
     // SAFETY: as in `begin`.
@@ -151,7 +184,7 @@ pub(crate) fn count_entry(mount: u64) {
 #[inline(always)]
 pub(crate) fn count_return(count: i32) {
     let (_, tid) = ids();
-    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
+    let Some(call) = call_of(tid) else {
         return;
     };
     // SAFETY: as in `begin`.
@@ -168,7 +201,7 @@ pub(crate) fn count_return(count: i32) {
 #[inline(always)]
 pub(crate) fn count_exit(mount: u64, count: i32) {
     let (_, tid) = ids();
-    let Some(call) = UNDER_WAY.get_ptr_mut(tid) else {
+    let Some(call) = call_of(tid) else {
         return;
     };
     // SAFETY: as in `begin`.
@@ -218,10 +251,10 @@ unsafe fn compared(call: *mut UmountCall, mount: u64, count: i32) {
     }
 }
 
-/// The umount of this thread returned.
+/// The umount of this thread returned. That of others had no room, and is counted already.
 #[inline(always)]
 pub(crate) fn finish(ret: i64) {
-    if !finished(ret) {
+    if !finished(ret) && source() == HOST {
         lose(Loss::UmountEntryMissing);
     }
 }
@@ -236,21 +269,26 @@ pub(crate) fn finish_once(ret: i64) {
 #[inline(always)]
 fn finished(ret: i64) -> bool {
     let (_, tid) = ids();
-    let Some(call) = UNDER_WAY.get_ptr(tid) else {
+    let Some(call) = call_of(tid) else {
         return false;
     };
-    let (ring, full) = if ret == EBUSY {
-        (&REFUSALS, Loss::RefusalRingFull)
-    } else {
-        (&EVENTS, Loss::UmountRingFull)
-    };
-    if let Some(entry) = ring.reserve::<UmountRecord>(0) {
-        // SAFETY: the map's pointer stays valid until this program returns.
-        fill(entry, unsafe { &*call }, ret);
-    } else {
-        lose(full);
+    // SAFETY: the map's pointer stays valid until this program returns.
+    let call = unsafe { &*call };
+    let source = call.source;
+    if admit(source, Room::Umount) {
+        let (ring, full) = if source != HOST {
+            (&OTHERS, Loss::UmountRingFull)
+        } else if ret == EBUSY {
+            (&REFUSALS, Loss::RefusalRingFull)
+        } else {
+            (&EVENTS, Loss::UmountRingFull)
+        };
+        match ring.reserve::<UmountRecord>(0) {
+            Some(entry) => fill(entry, call, ret),
+            None => lose(full),
+        }
     }
-    let _ = UNDER_WAY.remove(tid);
+    end(tid, source);
     true
 }
 
@@ -265,6 +303,7 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &UmountCall, ret: i64) {
             &raw mut (*record).header,
             RecordKind::Umount,
             size_of::<UmountRecord>(),
+            call.source,
         );
         (*record).task = call.task;
         (*record).entered = call.entered;

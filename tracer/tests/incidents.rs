@@ -47,6 +47,7 @@ fn target() -> Target {
 
 fn umount(at: u64, ret: i64, pid: u32) -> Umount {
     Umount {
+        source: 0,
         entered: at,
         checked: None,
         returned: at + MS / 10,
@@ -136,6 +137,7 @@ fn sample(at: u64, count: i32, references: Vec<Reference>) -> Record {
         gaps: Vec::new(),
     };
     Record::Snapshot(Box::new(Sample {
+        source: 0,
         mount: MOUNT,
         attempt,
         snapshot,
@@ -490,6 +492,7 @@ fn after_a_loss_the_history_accuses_nobody() {
     losses.add("open: event ring full", 1);
     let lost = |time| {
         Record::Lost(Lost {
+            noise: Vec::new(),
             time,
             losses: losses.clone(),
         })

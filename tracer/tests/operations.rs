@@ -31,6 +31,7 @@ fn refused(cause: u64, returned: u64, pid: u32, holders: &[&str]) -> Record {
         ..Holder::default()
     };
     Record::Refused(Box::new(Refused {
+        source: 0,
         cause,
         operation: Operation::Rmdir,
         returned,

@@ -14,11 +14,7 @@ use super::{
     state::State,
     writer::append,
 };
-use crate::{
-    identity::boot_nanos,
-    stream::{Lost, Record},
-    text::say::say,
-};
+use crate::{identity::boot_nanos, stream::Record, text::say::say};
 
 /// Bytes that are kept free for the end of a segment.
 const END_SIZE: u64 = super::format::BLOCK_HEADER as u64;
@@ -200,16 +196,10 @@ impl Disk {
         if total == self.told {
             return Ok(None);
         }
-        let losses = queue.with_not_written(self.state.losses.clone());
+        let lost = queue.with_not_written(boot_nanos(), self.state.losses.clone(), &self.state.noise);
         drop(queue);
         let mut line = Vec::new();
-        append(
-            &mut line,
-            &Record::Lost(Lost {
-                time: boot_nanos(),
-                losses,
-            }),
-        )?;
+        append(&mut line, &Record::Lost(lost))?;
         Ok(Some((line, total)))
     }
 
@@ -279,15 +269,11 @@ impl Disk {
 
     fn state_lines(&mut self) -> io::Result<(Vec<u8>, u32)> {
         let (mut lines, mut count) = self.state.lines(boot_nanos());
-        let losses = self.shared.queue().with_not_written(self.state.losses.clone());
-        if losses.total() > 0 {
-            append(
-                &mut lines,
-                &Record::Lost(Lost {
-                    time: boot_nanos(),
-                    losses,
-                }),
-            )?;
+        let queue = self.shared.queue();
+        let lost = queue.with_not_written(boot_nanos(), self.state.losses.clone(), &self.state.noise);
+        drop(queue);
+        if lost.losses.total() > 0 || !lost.noise.is_empty() {
+            append(&mut lines, &Record::Lost(lost))?;
             count += 1;
         }
         Ok((lines, count))

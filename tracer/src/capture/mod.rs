@@ -13,6 +13,7 @@ mod queue;
 mod reader;
 mod recorder;
 mod segment;
+mod shares;
 mod state;
 mod writer;
 

@@ -7,12 +7,14 @@ use std::{
 
 use super::{
     format::{BLOCK, BLOCK_MAX},
+    shares::Shares,
     state::Mark,
     writer::append,
 };
 use crate::{
+    live::boot_nanos,
     probe::Losses,
-    stream::{Lost, Record},
+    stream::{Lost, Noise, Record},
 };
 
 /// Bytes that may wait for the disk; more is not recorded, and counted.
@@ -45,8 +47,9 @@ pub(super) struct Queue {
     full: VecDeque<Batch>,
     open: Batch,
     waiting: usize,
-    /// Records that were not written, by type.
+    /// Records that were not written, by type; without those of others that were too many.
     not_written: BTreeMap<&'static str, u64>,
+    shares: Shares,
     /// A new segment is asked for.
     pub(super) reopen: bool,
     /// No more records will come.
@@ -54,6 +57,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// Of a folder of so many bytes.
+    pub(super) fn of(size: u64) -> Self {
+        Self {
+            shares: Shares::of(size),
+            ..Self::default()
+        }
+    }
+
     /// Adds a record; whether a whole block waits now.
     pub(super) fn push(&mut self, record: &Record) -> bool {
         if self.waiting + self.open.lines.len() >= WAITING_MAX {
@@ -63,10 +74,10 @@ impl Queue {
         let begin = self.open.lines.len();
         let appended = match record {
             // Whoever reads the capture has lost what was not written as well.
-            Record::Lost(Lost { time, losses }) => {
+            Record::Lost(Lost { time, losses, noise }) => {
                 self.open.told = Some(self.not_written_total());
-                let losses = self.with_not_written(losses.clone());
-                append(&mut self.open.lines, &Record::Lost(Lost { time: *time, losses }))
+                let lost = self.with_not_written(*time, losses.clone(), noise);
+                append(&mut self.open.lines, &Record::Lost(lost))
             }
             record => append(&mut self.open.lines, record),
         };
@@ -74,6 +85,10 @@ impl Queue {
         if appended.is_err() || end - begin > BLOCK_MAX - BLOCK {
             self.open.lines.truncate(begin);
             *self.not_written.entry(record.name()).or_default() += 1;
+            return false;
+        }
+        if !self.shares.admit(record, end - begin, boot_nanos()) {
+            self.open.lines.truncate(begin);
             return false;
         }
         *self.open.kinds.entry(record.name()).or_default() += 1;
@@ -118,14 +133,15 @@ impl Queue {
 
     /// Records that were not written so far.
     pub(super) fn not_written_total(&self) -> u64 {
-        self.not_written.values().sum()
+        self.not_written.values().sum::<u64>() + self.shares.not_written_total()
     }
 
     /// Losses, with what was not written.
-    pub(super) fn with_not_written(&self, mut losses: Losses) -> Losses {
+    pub(super) fn with_not_written(&self, time: u64, mut losses: Losses, noise: &[Noise]) -> Lost {
         for (kind, count) in &self.not_written {
             losses.add(format!("capture: {kind} not written"), *count);
         }
-        losses
+        let noise = self.shares.with_not_written(noise);
+        Lost { time, losses, noise }
     }
 }

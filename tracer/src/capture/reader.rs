@@ -16,8 +16,11 @@ use super::{
 };
 use crate::{
     probe::Losses,
-    stream::{Lost, Record},
+    stream::{Lost, Noise, Record},
 };
+
+/// Sources whose losses are believed at the most: whoever wrote the file decides how many it names.
+const NOISE_MAX: usize = 64;
 
 /// What every segment is called: its number, and when it was begun.
 pub(super) const PREFIX: &str = "ebusy-";
@@ -63,6 +66,7 @@ pub struct Reader {
     continues: bool,
     /// What the run last told of losses, and what is missing in the files besides.
     told: Losses,
+    noise: Vec<Noise>,
     missing: u64,
     /// Records that could not be read, of which that was not told yet.
     untold: bool,
@@ -137,6 +141,7 @@ impl Reader {
             stepped: 0,
             continues: false,
             told: Losses::default(),
+            noise: Vec::new(),
             missing: 0,
             untold: false,
             time: 0,
@@ -194,6 +199,7 @@ impl Reader {
             self.notes.runs += 1;
             self.run = Some((header.start.run.clone(), header.first_record));
             self.told = Losses::default();
+            self.noise.clear();
             self.missing = 0;
             self.stepped = 0;
             if matches!(source, Source::Blocks { .. }) {
@@ -387,7 +393,9 @@ impl Reader {
     /// What is missing is lost for the analysis as well: it takes no history for proof then.
     fn tell_missing(&mut self, time: u64) {
         let losses = self.with_missing(self.told.clone());
-        self.ready.push_back(Ok(Record::Lost(Lost { time, losses })));
+        let noise = self.noise.clone();
+        self.ready
+            .push_back(Ok(Record::Lost(Lost { time, losses, noise })));
     }
 
     fn is_known(&self, record: &Record) -> bool {
@@ -416,6 +424,11 @@ impl Iterator for Reader {
                     self.time = self.time.max(record.time().unwrap_or(0));
                     if let Record::Lost(lost) = &mut record {
                         self.told = lost.losses.in_brief();
+                        lost.noise.truncate(NOISE_MAX);
+                        for noise in &mut lost.noise {
+                            noise.losses = noise.losses.in_brief();
+                        }
+                        self.noise.clone_from(&lost.noise);
                         lost.losses = self.with_missing(std::mem::take(&mut lost.losses));
                     }
                     if std::mem::take(&mut self.untold) {

@@ -88,6 +88,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    fn of(size: u64) -> Self {
+        Self {
+            queue: Mutex::new(Queue::of(size)),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +130,7 @@ impl Recorder {
     pub fn start(destination: Destination, header: Header) -> Result<Self> {
         let path = destination.folder.path().to_owned();
         watchdog::records_to(&path);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::of(destination.limits.max_size));
         let (send, done) = mpsc::channel();
         let disk = Disk::new(destination, header, Arc::clone(&shared)).context("preparing the capture")?;
         thread::Builder::new()

@@ -45,6 +45,7 @@ fn closed(time: u64) -> Record {
 
 fn refused(mount: u64, returned: u64) -> Record {
     Record::Umount(Box::new(Umount {
+        source: 0,
         entered: returned - 1,
         checked: None,
         returned,
@@ -143,6 +144,7 @@ fn a_new_segment_repeats_what_is_open_and_who_read_the_old_one_does_not_see_it_t
             time: now + 4,
         }),
         Record::Lost(Lost {
+            noise: Vec::new(),
             time: now + 5,
             losses,
         }),
@@ -178,6 +180,7 @@ fn detached(cause: u64, detached: u64, looked: u64, pids: &[u32]) -> Record {
         ..Holder::default()
     };
     Record::Detached(Box::new(Detached {
+        source: 0,
         cause,
         mount: key(cause),
         detached,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     probe::Losses,
-    stream::{MountKey, Record},
+    stream::{MountKey, Noise, Record},
 };
 
 /// Incidents whose records are repeated at the most.
@@ -35,7 +35,7 @@ pub(super) enum Mark {
     /// What a cause was is gone.
     Freed(u64),
     /// Totals of what was lost.
-    Lost(Losses),
+    Lost(Losses, Vec<Noise>),
 }
 
 impl Mark {
@@ -56,7 +56,7 @@ impl Mark {
                 Some(Self::Operation(refused.cause, returned, line))
             }
             Record::Freed(freed) => Some(Self::Freed(freed.cause)),
-            Record::Lost(lost) => Some(Self::Lost(lost.losses.clone())),
+            Record::Lost(lost) => Some(Self::Lost(lost.losses.clone(), lost.noise.clone())),
             _ => None,
         }
     }
@@ -94,6 +94,7 @@ pub(super) struct State {
     detached: BTreeMap<u64, Detached>,
     operations: BTreeMap<u64, Operation>,
     pub(super) losses: Losses,
+    pub(super) noise: Vec<Noise>,
 }
 
 impl State {
@@ -155,7 +156,7 @@ impl State {
                     self.detached.remove(&cause);
                     self.operations.remove(&cause);
                 }
-                Mark::Lost(losses) => self.losses = losses,
+                Mark::Lost(losses, noise) => (self.losses, self.noise) = (losses, noise),
             }
         }
     }

@@ -193,9 +193,10 @@ impl Record {
 }
 
 async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
-    let [refusals, events] = session.descriptors()?;
+    let [refusals, events, others] = session.descriptors()?;
     let refusals = watch_descriptor(refusals)?;
     let events = watch_descriptor(events)?;
+    let others = watch_descriptor(others)?;
     watchdog::base(Step::Waiting);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -219,6 +220,10 @@ async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
                 session.tick()?;
             }
             guard = events.readable() => {
+                session.drain()?;
+                guard?.clear_ready();
+            }
+            guard = others.readable() => {
                 session.drain()?;
                 guard?.clear_ready();
             }

@@ -34,7 +34,7 @@ use crate::{
     live::{Options, Session, Watching, enter_host_namespace},
     model::Timestamp,
     probe::History,
-    render::escape,
+    render::{escape, noisy},
     stderr,
     text::{Command, said, say::say},
     watchdog::{self, Step},
@@ -176,9 +176,10 @@ impl Watch {
         ((mut interrupt, mut terminate), mut status): ((SignalStream, SignalStream), Status),
         results: &mut Results,
     ) -> Result<Ended> {
-        let [refusals, events] = session.descriptors()?;
+        let [refusals, events, others] = session.descriptors()?;
         let refusals = watch_descriptor(refusals)?;
         let events = watch_descriptor(events)?;
+        let others = watch_descriptor(others)?;
         let running = match child.map(Child::start).transpose()? {
             Some(Ok(running)) => Some(running),
             Some(Err(status)) => {
@@ -215,6 +216,11 @@ impl Watch {
                     session.tick()?
                 }
                 guard = events.readable() => {
+                    let output = session.drain()?;
+                    guard?.clear_ready();
+                    output
+                }
+                guard = others.readable() => {
                     let output = session.drain()?;
                     guard?.clear_ready();
                     output
@@ -404,8 +410,9 @@ pub(super) fn summary(session: &Session, when: &str) -> String {
     } else {
         format!("{} lost ({})", losses.total(), lost.join(", "))
     };
+    let beside = noisy(session.noisy());
     format!(
-        "{when}: {} umounts, {} refused in {} incidents ({} not shown), {} detached{slow}{slowest}; {lost}; tier {}",
+        "{when}: {} umounts, {} refused in {} incidents ({} not shown), {} detached{slow}{slowest}; {lost}{beside}; tier {}",
         totals.umounts,
         totals.refused,
         totals.incidents,

@@ -169,9 +169,22 @@ pub(crate) enum Event<'a> {
         stacks: Vec<Seen<'a>>,
     },
     /// Totals of what was lost so far, by probe and reason.
-    Lost { losses: &'a BTreeMap<String, u64> },
+    Lost {
+        losses: &'a BTreeMap<String, u64>,
+        /// What was lost of users and containers that did more than is recorded of one.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        noise: Vec<Noise<'a>>,
+    },
     /// ebusy stops.
     End,
+}
+
+/// What was lost of one user or container.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Noise<'a> {
+    by: &'a Process,
+    losses: &'a BTreeMap<String, u64>,
 }
 
 /// Functions that a slow umount was seen in.
@@ -289,6 +302,12 @@ fn event<'a>(record: &'a Record, clock: BootClock, keys: &Redactor) -> Option<Ev
         Record::Slow(slow) => self::slow(slow, clock),
         Record::Lost(lost) => Event::Lost {
             losses: &lost.losses.0,
+            noise: (lost.noise.iter())
+                .map(|noise| Noise {
+                    by: &noise.by,
+                    losses: &noise.losses.0,
+                })
+                .collect(),
         },
         Record::End { .. } => Event::End,
         Record::Tick { .. } => return None,

@@ -179,6 +179,7 @@ mod tests {
 
     fn umount(entered: u64, caller: Process, path: &str) -> Umount {
         Umount {
+            source: 0,
             entered,
             checked: None,
             returned: entered + 1,

@@ -169,6 +169,8 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
         since: None,
         retry: None,
         lost_events: run.lost,
+        noise: Vec::new(),
+        source: last.source,
     };
     advise_incident(&mut incident);
     incident
@@ -207,6 +209,7 @@ mod tests {
             ..Holder::default()
         };
         Record::Detached(Box::new(Detached {
+            source: 0,
             cause,
             mount: MountKey {
                 address: 1,

@@ -218,6 +218,7 @@ mod tests {
 
     fn entered(tid: u32, time: u64, namespace: u32) -> Entered {
         Entered {
+            source: 0,
             time,
             operation: "setns".to_owned(),
             pid: 7,

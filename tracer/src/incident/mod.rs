@@ -7,6 +7,7 @@ mod detached;
 mod entered;
 mod history;
 mod holders;
+mod noise;
 mod operations;
 mod replay;
 mod room;

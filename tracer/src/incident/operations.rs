@@ -199,6 +199,8 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         since: None,
         retry: None,
         lost_events: run.lost,
+        noise: Vec::new(),
+        source: last.source,
     };
     advise_incident(&mut incident);
     incident

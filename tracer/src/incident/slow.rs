@@ -104,6 +104,8 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         since: None,
         retry: None,
         lost_events: run.lost,
+        noise: Vec::new(),
+        source: slow.source,
     };
     advise_incident(&mut incident);
     incident
@@ -158,6 +160,7 @@ mod tests {
             last: 3 * S,
         };
         Slow {
+            source: 0,
             cause: 4,
             entered: S,
             limit: S,

@@ -105,6 +105,8 @@ pub(super) fn incident(
         since: again.since,
         retry: again.retry,
         lost_events: lost.saturating_add(open.holders.dropped),
+        noise: Vec::new(),
+        source: open.source,
         fixes: Vec::new(),
     };
     advise_incident(&mut incident);

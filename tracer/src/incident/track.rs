@@ -8,6 +8,7 @@ use super::{
     detached::DetachedMounts,
     history::History,
     holders::Holders,
+    noise,
     operations::{Operations, Run},
     room::Room,
     slow::SlowUmounts,
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     identity::BootClock,
     model::{Incident, Outcome, Process, Target, Text},
-    stream::{Closed, Gone, Lost, MountKey, Record, Sample, Start, Umount},
+    stream::{Closed, Gone, Lost, MountKey, Noise, Record, Sample, Start, Umount},
 };
 
 /// Quiet time after which callers have given up, ns.
@@ -56,6 +57,8 @@ pub(super) struct Open {
     pub(super) first_entered: u64,
     pub(super) last_returned: u64,
     pub(super) attempts: u64,
+    /// On whose account the last one was.
+    pub(super) source: u64,
     /// Returns of the attempts, in order.
     pub(super) returns: Vec<u64>,
     /// Their entries, where times are kept.
@@ -97,6 +100,8 @@ pub struct Analyzer {
     due: u64,
     next_id: u64,
     lost: u64,
+    /// What was lost of single sources.
+    noise: Vec<Noise>,
     /// Losses of opens and closes, and the last time when it was known that there were no more.
     lost_history: u64,
     clean: u64,
@@ -125,6 +130,7 @@ impl Analyzer {
             due: 0,
             next_id: 1,
             lost: 0,
+            noise: Vec::new(),
             lost_history: 0,
             clean: 0,
             timelines: None,
@@ -182,6 +188,14 @@ impl Analyzer {
 
     /// Takes the next record.
     pub fn push(&mut self, record: Record) -> Vec<Output> {
+        let mut output = self.take(record);
+        for Output::Open(incident) | Output::Closed(incident) in &mut output {
+            noise::tell(&self.noise, incident);
+        }
+        output
+    }
+
+    fn take(&mut self, record: Record) -> Vec<Output> {
         self.room.record();
         match record {
             Record::Start(start) => return self.restart(start),
@@ -254,6 +268,7 @@ impl Analyzer {
             self.attempts.clear();
             (self.cut, self.due) = (0, 0);
             (self.lost, self.lost_history, self.clean) = (0, 0, 0);
+            self.noise.clear();
         }
         self.start = start;
         output
@@ -283,15 +298,23 @@ impl Analyzer {
         }
     }
 
-    /// Where there are too many, that which was refused the longest ago is told as it is: whoever makes them cannot have
-    /// any number, and what is refused now stays.
+    /// Where there are too many, that which was refused the longest ago, of the source that has most, is told as it is:
+    /// whoever makes them cannot have any number, and what is refused now stays.
     fn beyond(&mut self) -> Vec<Output> {
         if self.open.len() <= OPEN_MAX {
             return Vec::new();
         }
+        let mut by_source: HashMap<u64, usize> = HashMap::new();
+        for open in self.open.values() {
+            *by_source.entry(open.source).or_default() += 1;
+        }
+        let most = by_source
+            .into_iter()
+            .max_by_key(|(source, count)| (*count, *source));
         let oldest = self
             .open
             .iter()
+            .filter(|(_, open)| most.is_some_and(|(source, _)| source == open.source))
             .min_by_key(|(_, open)| (open.last_returned, open.id));
         let oldest = oldest.map(|(key, open)| (key.clone(), open.last_returned));
         let output = oldest.and_then(|(key, time)| self.close(&key, Outcome::StillBusy, time));
@@ -299,12 +322,14 @@ impl Analyzer {
     }
 
     /// What the history does not know any more is not taken for proof.
-    fn losses(&mut self, Lost { time, losses }: &Lost) {
-        if losses.total() != self.lost {
+    fn losses(&mut self, Lost { time, losses, noise }: &Lost) {
+        if losses.total() != self.lost || *noise != self.noise {
             self.history.enterings.lost(*time);
         }
         self.lost = losses.total();
-        let lost = losses.of_history();
+        self.noise.clone_from(noise);
+        let of_others = noise.iter().map(Noise::of_history);
+        let lost = of_others.fold(losses.of_history(), u64::saturating_add);
         if lost == self.lost_history {
             return;
         }
@@ -393,6 +418,7 @@ impl Analyzer {
                 first_entered: umount.entered,
                 last_returned: 0,
                 attempts: 0,
+                source: umount.source,
                 returns: Vec::new(),
                 entries: Vec::new(),
                 bursts: 0,
@@ -424,6 +450,7 @@ impl Analyzer {
             }
         }
         open.last_returned = umount.returned;
+        open.source = umount.source;
         open.flags = umount.flags;
         open.told = Told {
             busy_check: umount.busy_check,

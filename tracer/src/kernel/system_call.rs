@@ -73,6 +73,7 @@ impl Kernel<'_> {
         }
         Some(RawUmount {
             task,
+            source: call.source,
             entered: call.entered,
             checked: None,
             returned: 0,

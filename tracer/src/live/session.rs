@@ -7,6 +7,7 @@ mod detached;
 mod entering;
 mod look;
 mod operations;
+mod others;
 mod slow;
 mod umounts;
 
@@ -18,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use tracer_common::HOST;
 
 use super::{
     host::{Host, own_namespace},
@@ -35,10 +37,12 @@ use crate::{
     kernel::Mount,
     probe::{Losses, Probes, load, skipped_runs},
     render::escape,
-    stream::{DecodeError, Gone, Lost, MountKey, Raw, Record, Start, decode},
+    stream::{DecodeError, Gone, Lost, MountKey, Noise, Raw, Record, Start, decode},
     watchdog::{self, Step},
 };
 
+/// Records of others taken at once at the most: more than their ring has room for.
+const OTHERS_AT_ONCE: usize = 1 << 15;
 /// Records taken from the event ring before refusals get their turn again.
 const EVENTS_AT_ONCE: usize = 20_000;
 /// Refusals taken at once at the most: many times what the ring has room for, but whoever makes them as fast as they are
@@ -65,6 +69,8 @@ const VIEW_AGE: Duration = Duration::from_secs(5);
 struct Pending {
     mount: Mount,
     attempt: u64,
+    /// On whose account it was refused.
+    source: u64,
 }
 
 /// A target that is gone from the tables.
@@ -109,6 +115,7 @@ pub struct Session {
     loops: clearing::LoopDevices,
     detached: detached::DetachedMounts,
     slow: slow::SlowUmounts,
+    others: others::Others,
     own_losses: Losses,
     told_losses: Losses,
     own_umounts: u64,
@@ -164,6 +171,7 @@ impl Session {
             loops: clearing::LoopDevices::default(),
             detached: detached::DetachedMounts::default(),
             slow: slow::SlowUmounts::default(),
+            others: others::Others::default(),
             own_losses: Losses::default(),
             told_losses: Losses::default(),
             own_umounts: 0,
@@ -238,14 +246,20 @@ impl Session {
         self.probes.tier
     }
 
-    /// What was lost so far.
+    /// Who did more than there is room for, so far.
+    #[must_use]
+    pub fn noisy(&self) -> &[Noise] {
+        &self.others.told
+    }
+
+    /// What was lost so far, less what single sources lost of their own.
     #[must_use]
     pub fn losses(&self) -> &Losses {
         &self.told_losses
     }
 
-    /// Descriptors that become readable when there is something to do: refusals, events.
-    pub fn descriptors(&self) -> Result<[OwnedFd; 2]> {
+    /// Descriptors that become readable when there is something to do: refusals, events, what others do.
+    pub fn descriptors(&self) -> Result<[OwnedFd; 3]> {
         let duplicate = |raw| {
             // SAFETY: the ring owns the descriptor and outlives this borrow.
             let fd = unsafe { BorrowedFd::borrow_raw(raw) };
@@ -255,6 +269,7 @@ impl Session {
         Ok([
             duplicate(self.probes.refusals.as_raw_fd())?,
             duplicate(self.probes.events.as_raw_fd())?,
+            duplicate(self.probes.others.as_raw_fd())?,
         ])
     }
 
@@ -300,11 +315,14 @@ impl Session {
                 break;
             }
         }
+        let others = take(&mut self.probes.others, OTHERS_AT_ONCE, &mut self.own_losses);
+        records.append(&mut self.take_others(others));
         records.sort_by_key(Raw::time);
         for raw in records {
             succeeded |= self.raw(raw);
         }
-        self.sample_pending();
+        self.sample_pending(HOST);
+        succeeded |= self.turns_of_others();
         if succeeded {
             // An incident that ends is told with what was lost.
             self.tell_losses()?;
@@ -346,6 +364,8 @@ impl Session {
             output.append(&mut self.drain()?);
         }
         output.append(&mut self.tick()?);
+        self.last_turns_of_others();
+        self.tell_losses()?;
         self.follow_operations(true);
         self.follow_loops();
         self.follow_detached(true);
@@ -378,10 +398,12 @@ impl Session {
         losses.add("slow umounts: too many to follow", self.slow.skipped);
         losses.add("containers: too many to read about", self.appeared.skipped);
         self.ledger.lost(&losses);
-        if losses != self.told_losses {
+        let noise = self.noise();
+        if losses != self.told_losses || noise != self.others.told {
             self.told_losses = losses.clone();
+            self.others.told.clone_from(&noise);
             let time = boot_nanos();
-            self.push(Record::Lost(Lost { time, losses }));
+            self.push(Record::Lost(Lost { time, losses, noise }));
         }
         Ok(())
     }
@@ -401,8 +423,12 @@ impl Session {
                 operation,
                 by,
                 start,
-            } => self.entered(time, operation, *by, start),
-            Raw::MountChanged { .. } => self.view_stale = true,
+                source,
+            } => self.entered((time, operation, source), *by, start),
+            Raw::MountChanged { source, .. } => {
+                self.probes.sources.look_at_mounts(source);
+                self.view_stale = true;
+            }
             Raw::Operation(operation) => self.operation(&operation),
         }
         false

@@ -83,10 +83,27 @@ pub struct Incident {
     /// When it is tried again; left out where nobody is known to come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// Records lost by any probe for any reason since ebusy started; 0 means none.
+    /// Records lost by any probe for any reason since ebusy started, but for those of others that do not touch this; 0
+    /// means none.
     pub lost_events: u64,
+    /// Who did more than ebusy records of one user or container, and how many of the lost records are theirs, most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noise: Vec<Noise>,
+    /// On whose account it was refused: a number of the stream.
+    #[serde(skip)]
+    pub source: u64,
     /// What to do, least harmful first; then what does not help.
     pub fixes: Vec<Fix>,
+}
+
+/// A user or a container that did more than ebusy records of one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Noise {
+    /// One of the processes that did it: the last whose doings found no room.
+    pub by: Process,
+    /// Records of it that are not recorded.
+    pub lost: u64,
 }
 
 /// Who would block an umount now.

@@ -174,6 +174,8 @@ pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
         since: None,
         retry: None,
         lost_events: 0,
+        noise: Vec::new(),
+        source: 0,
     }
 }
 

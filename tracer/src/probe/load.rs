@@ -17,6 +17,7 @@ use super::{
     kprobe::Kprobes,
     ledger::LedgerMaps,
     lockdown,
+    sources::Sources,
     tier::{At, Choice, FENTRY_HOOKS, FunctionHook, History, KPROBE_HOOKS, Purpose, TRACEPOINT_HOOKS, Tier},
     tracefs::{Attached, Tracefs, attach},
 };
@@ -43,14 +44,14 @@ impl fmt::Debug for WatchedMaps {
     }
 }
 
-/// Umounts between their entry and their return, by thread.
-pub struct UnderWay(BpfHashMap<MapData, u32, UmountCall>);
+/// Umounts between their entry and their return, by thread: those of the host's superuser, and those of others.
+pub struct UnderWay([BpfHashMap<MapData, u32, UmountCall>; 2]);
 
 impl UnderWay {
-    /// All of them; one that is just being entered is left out.
+    /// All of them, those of the host first; one that is just being entered is left out.
     #[must_use]
     pub fn all(&self) -> Vec<(u32, UmountCall)> {
-        let calls = self.0.iter().filter_map(Result::ok);
+        let calls = self.0.iter().flat_map(BpfHashMap::iter).filter_map(Result::ok);
         calls.filter(|(_, call)| call.entered != 0).collect()
     }
 }
@@ -67,10 +68,14 @@ pub struct Probes {
     pub tier: Tier,
     /// Kernel memory.
     pub reader: Reader,
-    /// Refused umounts.
+    /// Refused umounts of the host's superuser.
     pub refusals: RingBuf<MapData>,
-    /// Everything else.
+    /// Everything else that it does.
     pub events: RingBuf<MapData>,
+    /// What all others do.
+    pub others: RingBuf<MapData>,
+    /// Who those are.
+    pub sources: Sources,
     /// The table of watched mounts.
     pub watched: WatchedMaps,
     /// The ledger of open files; only where the tier sees them by their `struct file`.
@@ -203,6 +208,8 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
     };
     let refusals = RingBuf::try_from(map("REFUSALS")?)?;
     let events = RingBuf::try_from(map("EVENTS")?)?;
+    let others = RingBuf::try_from(map("OTHERS")?)?;
+    let sources = Sources::new(map("SOURCES")?, map("MOUNTS_CHANGED")?)?;
     let watched = WatchedMaps {
         mounts: BpfHashMap::try_from(map("WATCHED")?)?,
         superblocks: BpfHashMap::try_from(map("WATCHED_SUPERBLOCKS")?)?,
@@ -211,7 +218,10 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
     let ledger = (matches!(tier, Tier::Fentry | Tier::Kprobe) && history)
         .then(|| LedgerMaps::new(map("LEDGER")?, map("CLOSED")?))
         .transpose()?;
-    let under_way = UnderWay(BpfHashMap::try_from(map("UNDER_WAY")?)?);
+    let under_way = UnderWay([
+        BpfHashMap::try_from(map("UNDER_WAY")?)?,
+        BpfHashMap::try_from(map("OTHERS_UNDER_WAY")?)?,
+    ]);
     let losses = LossReader::new(map("LOSSES")?)?;
     let wanted = |purpose: Purpose| history || purpose != Purpose::History;
     let mut attached = Vec::new();
@@ -233,6 +243,8 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
         reader,
         refusals,
         events,
+        others,
+        sources,
         watched,
         ledger,
         under_way,

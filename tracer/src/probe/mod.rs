@@ -7,6 +7,7 @@ mod ledger;
 mod load;
 mod lockdown;
 mod loss;
+mod sources;
 mod tier;
 mod tracefs;
 
@@ -15,6 +16,7 @@ pub use self::{
     load::{NoTier, Probes, Refused, WatchedMaps, load, reader_only},
     lockdown::{Lockdown, LockedDown},
     loss::{LossReader, Losses, skipped_runs},
+    sources::Sources,
     tier::{Choice, History, Purpose, Tier},
     tracefs::Tracefs,
 };

@@ -7,6 +7,7 @@ use super::{
     books::{Account, books},
     holder::View,
     names,
+    noise::noise,
     report::Report,
     times::{between, clock, duration},
 };
@@ -40,7 +41,10 @@ pub(super) fn report(incident: &Incident, style: &Style) -> String {
             now: sampled.or(incident.ended).unwrap_or(incident.started),
             zone: &style.zone,
         },
-        account: vec![books(account), state(incident, "umount", &style.zone)],
+        account: [books(account), state(incident, "umount", &style.zone)]
+            .into_iter()
+            .chain(noise(incident))
+            .collect(),
         fixes: if incident.outcome == Some(Outcome::Released) {
             &[]
         } else {

@@ -5,7 +5,9 @@ use super::{
     books::{Account, again, books, state},
     detached,
     holder::View,
-    names, operation,
+    names,
+    noise::noise,
+    operation,
     report::{Report, check},
     slow,
 };
@@ -49,6 +51,7 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
         account: [books(account), state(incident, &style.zone)]
             .into_iter()
             .chain(again(incident, &style.zone))
+            .chain(noise(incident))
             .collect(),
         fixes: &incident.fixes,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),

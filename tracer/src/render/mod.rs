@@ -15,6 +15,7 @@ mod kinds;
 #[cfg(test)]
 mod limits;
 mod names;
+mod noise;
 mod operation;
 mod report;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod who;
 use jiff::tz::TimeZone;
 
 pub use self::{
-    audit::audit, capture::of_capture, capture::summary, html::Html, incident::incident, who::who,
+    audit::audit, capture::of_capture, capture::summary, html::Html, incident::incident, noise::noisy, who::who,
 };
 pub use crate::text::escape;
 

@@ -1,6 +1,6 @@
 //! A refused rmdir, mount, remount and the like as text: an incident that is not about umount2.
 
-use super::{Style, books::state, detached, holder::View, names, report::Report};
+use super::{Style, books::state, detached, holder::View, names, noise::noise, report::Report};
 use crate::{
     model::{Incident, Operation, Outcome, Reason},
     text::{Command, Line, short_name},
@@ -34,7 +34,10 @@ pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> Stri
             now,
             zone: &style.zone,
         },
-        account: vec![why(incident, reason), state],
+        account: [why(incident, reason), state]
+            .into_iter()
+            .chain(noise(incident))
+            .collect(),
         fixes: &incident.fixes,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!over).then(|| check(incident, reason)).flatten(),

@@ -4,6 +4,7 @@ use super::{
     Style,
     holder::View,
     names,
+    noise::noise,
     report::Report,
     times::{between, clock, duration},
 };
@@ -22,6 +23,7 @@ pub(super) fn report(incident: &Incident, slow: &Slow, style: &Style) -> String 
     let now = until(incident);
     let mut account = waits(slow);
     account.push(state(incident, slow, now, style));
+    account.extend(noise(incident));
     Report {
         verdict: verdict(incident, now),
         holders: &[],

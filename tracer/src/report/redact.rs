@@ -246,6 +246,9 @@ impl Redactor {
     pub fn incident(&self, incident: &mut Incident) {
         self.process(&mut incident.caller);
         self.target(&mut incident.target);
+        for noise in &mut incident.noise {
+            self.process(&mut noise.by);
+        }
         for holder in incident
             .holders
             .iter_mut()

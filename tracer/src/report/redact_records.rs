@@ -52,12 +52,16 @@ impl Redactor {
                 self.process(&mut slow.caller);
                 self.target(&mut slow.target);
             }
+            Record::Lost(lost) => {
+                for noise in &mut lost.noise {
+                    self.process(&mut noise.by);
+                }
+            }
             // Every type is named here, so that one that is added is thought of.
             Record::Start(_)
             | Record::Closed(_)
             | Record::Gone(_)
             | Record::Freed(_)
-            | Record::Lost(_)
             | Record::Tick { .. }
             | Record::End { .. } => {}
         }

@@ -2,8 +2,8 @@
 //! length is checked.
 
 use tracer_common::{
-    Ancestor, COMM_LEN, COMPARED_MAX, Header, LedgerEntry, MountRecord, NamespaceRecord, OpenRecord,
-    OperationRecord, PathRef, RecordKind, UmountRecord, namespace_operation, path_status,
+    Ancestor, COMM_LEN, COMPARED_MAX, HOST, Header, LedgerEntry, MountRecord, NamespaceRecord, OpenRecord,
+    OperationRecord, PathRef, RecordKind, Source, UmountRecord, namespace_operation, path_status,
 };
 
 use super::{
@@ -49,11 +49,15 @@ pub enum Raw {
         by: Box<Process>,
         /// Start of the process, boot clock, ns.
         start: u64,
+        /// On whose account ([`tracer_common::Source`]).
+        source: u64,
     },
     /// A mount tree may have changed.
     MountChanged {
         /// Boot clock, ns.
         time: u64,
+        /// On whose account ([`tracer_common::Source`]).
+        source: u64,
     },
     /// A system call other than umount2 was refused.
     Operation(Box<RawOperation>),
@@ -67,7 +71,7 @@ impl Raw {
             Self::Umount(umount) => umount.returned,
             Self::Opened(opened) => opened.time,
             Self::Closed(closed) => closed.time,
-            Self::Namespace { time, .. } | Self::MountChanged { time } => *time,
+            Self::Namespace { time, .. } | Self::MountChanged { time, .. } => *time,
             Self::Operation(operation) => operation.time,
         }
     }
@@ -78,6 +82,8 @@ impl Raw {
 pub struct RawUmount {
     /// Address of the caller's `task_struct`.
     pub task: u64,
+    /// On whose account ([`tracer_common::Source`]).
+    pub source: u64,
     /// Boot clock at entry, ns.
     pub entered: u64,
     /// Boot clock when the count that refused it was read, ns; where the tier sees it.
@@ -128,6 +134,17 @@ pub(super) fn process(header: &Header) -> Process {
     }
 }
 
+/// The last process of a source that found no room.
+#[must_use]
+pub fn process_of(source: &Source) -> Process {
+    Process {
+        pid: source.pid,
+        comm: Text::from_c_array(&source.comm),
+        uid: Some(source.uid),
+        ..Process::default()
+    }
+}
+
 /// Ancestors, nearest first.
 pub(super) fn parents(ancestors: &[Ancestor], count: u32) -> Vec<Parent> {
     let used = ancestors.iter().take(count as usize);
@@ -159,6 +176,7 @@ pub fn of_ledger(file: u64, entry: &LedgerEntry) -> Opened {
             mount_namespace: (entry.mnt_ns != 0).then_some(entry.mnt_ns),
             ..Process::default()
         },
+        source: HOST,
         fd: None,
         start: entry.start,
         name: entry.name,
@@ -188,6 +206,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
                     mount: record.path.mount,
                     dentry: record.path.dentry,
                     by: process(&header),
+                    source: header.source,
                     fd: u32::try_from(record.fd).ok(),
                     start: header.start,
                     name: record.name,
@@ -211,11 +230,15 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
                 operation,
                 by: Box::new(process(&header)),
                 start: header.start,
+                source: header.source,
             })
         }
         RecordKind::Mount => {
             let _: MountRecord = read(bytes, "mount")?;
-            Ok(Raw::MountChanged { time: header.time })
+            Ok(Raw::MountChanged {
+                time: header.time,
+                source: header.source,
+            })
         }
         RecordKind::Operation => {
             let record: OperationRecord = read(bytes, "operation")?;
@@ -234,6 +257,7 @@ fn umount(record: &UmountRecord) -> Raw {
     let compared = (record.compared_count as usize).min(COMPARED_MAX).checked_sub(1);
     Raw::Umount(Box::new(RawUmount {
         task: record.task,
+        source: header.source,
         entered: record.entered,
         checked: (record.checked != 0).then_some(record.checked),
         returned: header.time,

@@ -15,6 +15,9 @@ pub struct Detached {
     pub mount: MountKey,
     /// Return of the umount2 that detached it, boot clock, ns.
     pub detached: u64,
+    /// On whose account ([`super::Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "super::is_host")]
+    pub source: u64,
     /// Who called that.
     pub caller: Process,
     /// What it was, and where.

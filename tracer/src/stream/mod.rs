@@ -9,7 +9,7 @@ mod slow;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    decode::{DecodeError, Raw, RawUmount, decode, of_ledger},
+    decode::{DecodeError, Raw, RawUmount, decode, of_ledger, process_of},
     detached::{Detached, Object},
     operation::{BLOCK_DEVICE, Freed, RawOperation, Refused},
     slow::{Slow, Stack},
@@ -157,6 +157,9 @@ pub struct Umount {
     pub ret: i64,
     /// `MNT_*`, `UMOUNT_*`.
     pub flags: u32,
+    /// On whose account ([`Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "is_host")]
+    pub source: u64,
     /// Who called.
     pub caller: Process,
     /// The path as it was passed, where the tier sees it.
@@ -190,6 +193,9 @@ pub struct Opened {
     pub dentry: u64,
     /// Who opened it.
     pub by: Process,
+    /// On whose account ([`Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "is_host")]
+    pub source: u64,
     /// Descriptor it got, where the tier sees it.
     pub fd: Option<u32>,
     /// Start of the process that opened it, boot clock, ns.
@@ -286,6 +292,9 @@ pub struct Entered {
     /// Start of the process, boot clock, ns; 0 for unknown.
     #[serde(default)]
     pub start: u64,
+    /// On whose account ([`Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "is_host")]
+    pub source: u64,
     /// Its command name.
     pub comm: Text,
     /// The namespace it is in now.
@@ -305,6 +314,9 @@ pub struct Sample {
     pub mount: MountKey,
     /// Return of the refused attempt that it follows, boot clock, ns.
     pub attempt: u64,
+    /// On whose account ([`Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "is_host")]
+    pub source: u64,
     /// What was found.
     pub snapshot: Snapshot,
     /// What the ledger had of the files on these mounts; of those that were closed only the latest.
@@ -317,8 +329,28 @@ pub struct Sample {
 pub struct Lost {
     /// When they were read, boot clock, ns.
     pub time: u64,
-    /// By probe and reason.
+    /// By probe and reason, without those of single sources.
     pub losses: Losses,
+    /// Sources that did more than they have room for, and what was lost of that: of no other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noise: Vec<Noise>,
+}
+
+/// A source that did more than it has room for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noise {
+    /// Its number ([`tracer_common::Source`]).
+    pub source: u64,
+    /// The last of its processes that found no room, as far as it is known.
+    pub by: Process,
+    /// What was lost, by probe and reason.
+    pub losses: Losses,
+}
+
+/// Whether something was done by the host's superuser, who has no noise.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_host(source: &u64) -> bool {
+    *source == tracer_common::HOST
 }
 
 /// A target that is not mounted any more.

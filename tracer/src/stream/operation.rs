@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tracer_common::OperationRecord;
 
-use super::decode::{pair, parents, process};
+use super::{
+    decode::{pair, parents, process},
+    is_host,
+};
 use crate::model::{Holder, Operation, Process, Reason, Target};
 
 /// `syscall` of the open of a block device, of which only the kernel's own function was seen.
@@ -14,6 +17,8 @@ pub const BLOCK_DEVICE: u32 = u32::MAX;
 pub struct RawOperation {
     /// When it returned, boot clock, ns.
     pub time: u64,
+    /// On whose account ([`tracer_common::Source`]).
+    pub source: u64,
     /// Its number on x86-64, or [`BLOCK_DEVICE`].
     pub syscall: u32,
     /// Device number, of [`BLOCK_DEVICE`] and of an ioctl of a loop device.
@@ -50,6 +55,7 @@ pub(super) fn decode(record: &OperationRecord) -> RawOperation {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     RawOperation {
         time: header.time,
+        source: header.source,
         syscall: record.syscall,
         device: record.device,
         arguments: record.arguments,
@@ -76,6 +82,9 @@ pub struct Refused {
     pub operation: Operation,
     /// When it returned, boot clock, ns.
     pub returned: u64,
+    /// On whose account ([`super::Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "is_host")]
+    pub source: u64,
     /// Who called.
     pub caller: Process,
     /// What it was to be done to.

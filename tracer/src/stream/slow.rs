@@ -16,6 +16,9 @@ pub struct Slow {
     pub limit: u64,
     /// `MNT_*`, `UMOUNT_*`.
     pub flags: u32,
+    /// On whose account ([`super::Lost::noise`]); 0 for that of the host's superuser.
+    #[serde(default, skip_serializing_if = "super::is_host")]
+    pub source: u64,
     /// Who called.
     pub caller: Process,
     /// What it is about.

@@ -39,6 +39,8 @@ pub(crate) enum Step {
     Gone,
     /// System calls other than umount that were refused.
     Operations,
+    /// What others than the host's superuser did.
+    Others,
     /// Loop devices that are to be cleared.
     Loops,
     /// Mounts that were detached.
@@ -56,7 +58,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Waiting,
         Self::Starting,
         Self::Opening,
@@ -71,6 +73,7 @@ impl Step {
         Self::Links,
         Self::Gone,
         Self::Operations,
+        Self::Others,
         Self::Loops,
         Self::Detached,
         Self::Slow,
@@ -97,6 +100,7 @@ impl Step {
             Self::Links => "following the symbolic links of",
             Self::Gone => "checking which mounts are gone",
             Self::Operations => "looking for what blocks other system calls",
+            Self::Others => "looking at what users did",
             Self::Loops => "following loop devices",
             Self::Detached => "following lazily unmounted mounts",
             Self::Slow => "following umounts that take long",

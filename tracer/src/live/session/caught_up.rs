@@ -20,6 +20,7 @@ impl Session {
     #[must_use]
     pub fn has_caught_up(&self) -> bool {
         self.behind.is_none()
+            && self.others.is_empty()
             && !self.view_stale
             && self.pending.is_empty()
             && self.vanished.is_empty()

@@ -46,6 +46,7 @@ struct Fresh {
     name: String,
     bound: Bound,
     returned: u64,
+    source: u64,
     caller: Process,
     since: Instant,
 }
@@ -89,6 +90,7 @@ impl Session {
             name,
             bound,
             returned: raw.time,
+            source: raw.source,
             caller,
             since: Instant::now(),
         });
@@ -151,6 +153,7 @@ impl Session {
             cause,
             operation: fresh.asked.operation,
             returned: fresh.returned,
+            source: fresh.source,
             caller: fresh.caller,
             target,
             reason: found.reason,

@@ -74,6 +74,7 @@ struct Left {
 #[derive(Debug)]
 struct Umount {
     returned: u64,
+    source: u64,
     caller: Process,
 }
 
@@ -264,6 +265,7 @@ impl Session {
         }
         let umount = Rc::new(Umount {
             returned: raw.returned,
+            source: raw.source,
             caller: self.identities.complete_caller(
                 self.host.kernel(&self.probes.reader),
                 &raw.caller,
@@ -451,6 +453,7 @@ impl Session {
                 cause: followed.cause,
                 mount: mount_key(&followed.of.mount),
                 detached: followed.of.umount.returned,
+                source: followed.of.umount.source,
                 caller: followed.of.umount.caller.clone(),
                 target: followed.of.target.clone(),
                 holders,

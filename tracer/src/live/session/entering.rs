@@ -12,7 +12,7 @@ use crate::{
 
 impl Session {
     /// Enters it into the stream.
-    pub(super) fn entered(&mut self, time: u64, operation: &str, by: Process, start: u64) {
+    pub(super) fn entered(&mut self, (time, operation, source): (u64, &str, u64), by: Process, start: u64) {
         let namespace = by.mount_namespace.unwrap_or(0);
         // A new namespace has no container yet: its root file system comes later.
         let container = if operation == Way::SETNS {
@@ -34,6 +34,7 @@ impl Session {
             pid: by.pid,
             tid: by.tid,
             start,
+            source,
             comm: by.comm,
             namespace,
             from: None,

@@ -64,19 +64,23 @@ impl Session {
         }
     }
 
-    /// Snapshots after the last refused attempt of each target: the first at once. An expensive one is not repeated
-    /// soon: its holders are taken to cover the attempts between two that found them.
-    pub(super) fn sample_pending(&mut self) {
+    /// Snapshots after the last refused attempt of each target of a source: the first at once. An expensive one is not
+    /// repeated soon: its holders are taken to cover the attempts between two that found them.
+    pub(super) fn sample_pending(&mut self, source: u64) {
         let rest = Instant::now() < self.sample_next;
-        let (now, later): (HashMap<_, _>, _) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|(mount, _)| !rest || !self.sampled.contains(mount));
+        let (now, later): (HashMap<_, _>, _) =
+            std::mem::take(&mut self.pending)
+                .into_iter()
+                .partition(|(mount, pending)| {
+                    pending.source == source && (!rest || !self.sampled.contains(mount))
+                });
         self.pending = later;
         for (
             mount,
             Pending {
                 mount: target,
                 attempt,
+                source,
             },
         ) in now
         {
@@ -126,6 +130,7 @@ impl Session {
             self.push(Record::Snapshot(Box::new(Sample {
                 mount,
                 attempt,
+                source,
                 snapshot,
                 ledger,
             })));

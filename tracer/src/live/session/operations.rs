@@ -139,6 +139,7 @@ impl Session {
             cause: cause.number,
             operation: cause.asked.operation,
             returned: raw.time,
+            source: raw.source,
             caller,
             reason: cause.found.reason,
             holders: cause.found.holders.clone(),

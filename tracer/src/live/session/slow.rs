@@ -279,6 +279,7 @@ impl Session {
             entered: raw.entered,
             limit,
             flags: raw.flags,
+            source: raw.source,
             caller,
             target,
             result: followed.answered.then_some((raw.ret, raw.returned)),

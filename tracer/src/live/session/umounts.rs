@@ -49,6 +49,7 @@ impl Session {
                 Pending {
                     mount,
                     attempt: raw.returned,
+                    source: raw.source,
                 },
             );
         }
@@ -68,6 +69,7 @@ impl Session {
             returned: raw.returned,
             ret: raw.ret,
             flags: raw.flags,
+            source: raw.source,
             caller,
             passed: raw.path.as_deref().map(Text::from),
             mount: key,

@@ -268,7 +268,7 @@ impl Look<'_> {
         let own = own.and_then(|number| self.view.namespace(number));
         let at = |path: &[u8]| {
             own.into_iter()
-                .chain(&self.view.namespaces)
+                .chain(self.view.namespaces.iter().map(AsRef::as_ref))
                 .find_map(|namespace| Some((namespace, namespace.at(path)?)))
         };
         // Links are followed where ebusy is now, and only as far as no file system has to be asked.

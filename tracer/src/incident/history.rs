@@ -1,7 +1,9 @@
 //! Who opened which file, and when: a hint for what a snapshot finds. Where the tier sees every open and close it also
 //! proves who held a mount at the moment of an attempt.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use tracer_common::HOST;
 
 use super::entered::Enterings;
 use crate::{
@@ -9,8 +11,9 @@ use crate::{
     stream::{Closed, Entered, Named, Opened},
 };
 
-/// Opens kept at the most; the oldest go first.
+/// Opens kept at the most, and of one source that is not the host; the oldest go first, of the source that has most.
 const OPENS_MAX: usize = 200_000;
+const EACH_MAX: usize = 50_000;
 /// Closed files kept: an attempt is entered only a moment after the check that refused it.
 const CLOSED_MAX: usize = 4096;
 
@@ -38,14 +41,17 @@ pub(super) struct StillOpen<'h> {
 pub struct History {
     opens: HashMap<u64, Opened>,
     by_mount: HashMap<u64, HashSet<u64>>,
-    order: VecDeque<(u64, u64)>,
+    /// File and time of each, in order, by source.
+    order: HashMap<u64, VecDeque<(u64, u64)>>,
+    /// How many that are.
+    kept: usize,
     closed: VecDeque<(Opened, u64)>,
     /// Paths of the latest attempts' files, by mount, dentry and the hash of the name.
     names: HashMap<(u64, u64, u64), (Text, bool)>,
     /// Who came into which mount namespace.
     pub(super) enterings: Enterings,
-    /// Opens that had to be forgotten.
-    pub forgotten: u64,
+    /// Opens that had to be forgotten, by source.
+    pub forgotten: BTreeMap<u64, u64>,
     /// Of what was opened before then a close may have been lost.
     doubtful_until: u64,
 }
@@ -54,17 +60,40 @@ impl History {
     /// A file was opened. At the tracepoint tier an address can come again without a close having been seen.
     pub fn opened(&mut self, opened: Opened) {
         self.remove(opened.file);
-        self.order.push_back((opened.file, opened.time));
+        let source = opened.source;
+        let order = self.order.entry(source).or_default();
+        order.push_back((opened.file, opened.time));
+        self.kept += 1;
+        let has_room = source == HOST || order.len() <= EACH_MAX;
         self.by_mount.entry(opened.mount).or_default().insert(opened.file);
         self.opens.insert(opened.file, opened);
-        while self.order.len() > OPENS_MAX {
-            let Some((file, time)) = self.order.pop_front() else {
-                break;
-            };
+        if !has_room {
+            self.forget_of(source);
+        } else if self.kept > OPENS_MAX {
+            let most = self
+                .order
+                .iter()
+                .max_by_key(|(source, order)| (order.len(), **source));
+            if let Some(source) = most.map(|(source, _)| *source) {
+                self.forget_of(source);
+            }
+        }
+    }
+
+    /// Forgets the oldest of a source.
+    fn forget_of(&mut self, source: u64) {
+        let Some(order) = self.order.get_mut(&source) else {
+            return;
+        };
+        if let Some((file, time)) = order.pop_front() {
+            self.kept -= 1;
+            if order.is_empty() {
+                self.order.remove(&source);
+            }
             // The same address may have been opened again since.
             if self.opens.get(&file).is_some_and(|opened| opened.time == time) {
                 self.remove(file);
-                self.forgotten += 1;
+                *self.forgotten.entry(source).or_default() += 1;
             }
         }
     }

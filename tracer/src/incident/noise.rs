@@ -17,9 +17,15 @@ impl Noise {
         let own = source == Some(self.source);
         let losses = self.losses.0.iter();
         losses
-            .filter(|(what, _)| own || what.starts_with("open:") || *what == "capture: opened not written")
+            .filter(|(what, _)| own || is_of_opens(what))
             .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
     }
+}
+
+fn is_of_opens(what: &str) -> bool {
+    ["open:", "history:", "capture: opened "]
+        .iter()
+        .any(|part| what.starts_with(part))
 }
 
 /// Says in an incident which sources it may be wrong about.

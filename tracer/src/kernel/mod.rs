@@ -46,7 +46,6 @@ mod user_memory;
 mod walk;
 mod ways;
 
-pub(crate) use self::dentry::shortened;
 pub use self::{
     budget::Budget,
     context::Kernel,
@@ -69,3 +68,4 @@ pub use self::{
     user_memory::UserMemory,
     ways::Ways,
 };
+pub(crate) use self::{dentry::shortened, mount::MOUNTS_MAX};

@@ -149,14 +149,21 @@ impl Kernel<'_> {
     /// All mounts below (and with) the root mount of a namespace; `false` if the walk was cut short.
     #[must_use]
     pub fn mount_tree(&self, root: u64) -> (Vec<Mount>, bool) {
+        self.mount_tree_of(root, MOUNTS_MAX)
+    }
+
+    /// The same of so many mounts at the most: those next to the root first.
+    #[must_use]
+    pub fn mount_tree_of(&self, root: u64, most: usize) -> (Vec<Mount>, bool) {
         let mut seen = HashSet::new();
         let mut whole = true;
         let mut level = vec![root];
         let mut all = Vec::new();
-        while !level.is_empty() && all.len() < MOUNTS_MAX {
+        while !level.is_empty() && all.len() < most {
             level.retain(|address| seen.insert(*address));
-            whole &= level.len() <= MOUNTS_MAX;
-            level.truncate(MOUNTS_MAX);
+            let room = most - all.len();
+            whole &= level.len() <= room;
+            level.truncate(room);
             let mut next = Vec::new();
             for mount in self.mounts(&level) {
                 let Some(mount) = mount else {
@@ -228,6 +235,25 @@ impl Kernel<'_> {
             ABSENT => vec![None; namespaces.len()],
             offset => self.memory.words(namespaces, offset),
         }
+    }
+
+    /// The user id on whose account a user namespace is: of whoever made the outermost one that it is in; `None` for the
+    /// first one, and where that is not to be known.
+    #[must_use]
+    pub fn account(&self, user_namespace: u64) -> Option<u32> {
+        const NESTED_MAX: usize = 33;
+        let t = &self.layout.table;
+        let mut outermost = None;
+        let mut namespace = user_namespace;
+        for _ in 0..NESTED_MAX {
+            let parent = self.memory.word(namespace, t.user_ns_parent)?;
+            if parent == 0 {
+                break;
+            }
+            outermost = Some(namespace);
+            namespace = parent;
+        }
+        self.memory.half(outermost?, t.user_ns_owner)
     }
 
     /// Numbers of mount namespaces, by address.

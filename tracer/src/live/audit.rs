@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fs,
+    sync::Arc,
 };
 
 use tracer_common::ABSENT;
@@ -323,7 +324,7 @@ fn spaces(kernel: Kernel<'_>, identities: &Identities, tasks: &[Task], mounts: M
             pod_uid: process.as_ref().and_then(|process| pod_uid(process.pid)),
             first: process,
             processes: of.map_or(0, |of| of.len() as u64),
-            mounts: namespace.mounts,
+            mounts: Arc::unwrap_or_clone(namespace).mounts,
         };
         spaces.push((first.map(|task| task.start), space));
     }

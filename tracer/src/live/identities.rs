@@ -38,7 +38,8 @@ pub struct Identities {
     /// Whether command lines are read: they may hold secrets.
     cmdline: bool,
     user: OnceCell<Option<UserMemory>>,
-    seen: RefCell<Bounded<(u32, u64), Remembered>>,
+    /// Those of root, and those of others, who may have any number of processes.
+    seen: [RefCell<Bounded<(u32, u64), Remembered>>; 2],
 }
 
 impl Identities {
@@ -49,7 +50,7 @@ impl Identities {
             reader: ProcessReader::new(clock, containers),
             cmdline,
             user: OnceCell::new(),
-            seen: RefCell::new(Bounded::new(REMEMBERED_MAX)),
+            seen: [(); 2].map(|()| RefCell::new(Bounded::new(REMEMBERED_MAX))),
         }
     }
 
@@ -102,7 +103,8 @@ impl Identities {
     fn remembered(&self, kernel: Kernel<'_>, process: &Process, start: u64) -> Option<Process> {
         let key = (process.pid, start);
         let containers = self.containers().learned();
-        let before = self.seen.borrow().get(&key).cloned();
+        let seen = &self.seen[usize::from(process.uid.is_some_and(|uid| uid != 0))];
+        let before = seen.borrow().get(&key).cloned();
         let is_fresh = |known: &Remembered| known.containers == containers && known.seen.elapsed() < FRESH;
         let (fresh, old) = match before {
             Some(known) if is_fresh(&known) => return Some(known.process),
@@ -113,13 +115,12 @@ impl Identities {
         let Some(process) = fresh.filter(is_whole) else {
             return old.map(|known| known.process);
         };
-        let seen = Instant::now();
         let known = Remembered {
             process: process.clone(),
-            seen,
+            seen: Instant::now(),
             containers,
         };
-        self.seen.borrow_mut().insert(key, known);
+        seen.borrow_mut().insert(key, known);
         Some(process)
     }
 

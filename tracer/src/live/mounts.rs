@@ -1,13 +1,25 @@
 //! All mount namespaces with their mounts and mountpoints, as of one look.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     identity::Containers,
-    kernel::{Kernel, Mount, Paths, Place, shortened},
+    kernel::{Kernel, MOUNTS_MAX, Mount, Paths, Place, shortened},
     model::Container,
     watchdog::{self, Step},
 };
+
+/// Mounts of others that are known at the most, in one namespace, and in all of one user: a pod has some tens.
+const EACH_MOUNTS_MAX: usize = 4096;
+const ALL_MOUNTS_MAX: usize = 16_384;
+/// How long the namespaces of others are looked at at a time; then the look goes on with those that are known from before.
+const OTHERS_FOR: Duration = Duration::from_millis(20);
+/// A look at one of them is good for so many times what it took.
+const REST: u32 = 20;
 
 /// A mount with its place.
 #[derive(Debug, Clone)]
@@ -39,6 +51,17 @@ pub struct NamespaceMounts {
     pub number: u32,
     /// Parents before children.
     pub mounts: Vec<Mounted>,
+    /// When it was looked at, and how long that took; `None` where that does not matter.
+    pub look: Option<Look>,
+}
+
+/// A look at one namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    began: Instant,
+    took: Duration,
+    /// All its mounts are known.
+    whole: bool,
 }
 
 impl NamespaceMounts {
@@ -63,17 +86,35 @@ pub struct Hidden {
 #[derive(Debug, Clone, Default)]
 pub struct MountsView {
     /// The host's (that of pid 1) first, then by number.
-    pub namespaces: Vec<NamespaceMounts>,
+    pub namespaces: Vec<Arc<NamespaceMounts>>,
     /// Whether all could be read.
     pub complete: bool,
+    /// How many namespaces have more mounts than are looked at, by the user who has them.
+    pub crowded: BTreeMap<u32, u64>,
     /// By address: which namespace, and which of its mounts.
     places: HashMap<u64, (usize, usize)>,
+    /// Which namespace has an address.
+    by_address: HashMap<u64, usize>,
 }
+
+/// A namespace of others: when it was looked at, what was known of it then, which it is, and its root.
+type OfOthers<'v> = (Option<Instant>, Option<&'v Arc<NamespaceMounts>>, (u64, u32), u64);
 
 impl MountsView {
     /// Looks at the namespaces of all tasks.
     #[must_use]
     pub fn read(kernel: Kernel<'_>, task: u64) -> Self {
+        Self::look(kernel, task, None)
+    }
+
+    /// Looks at them again. Those in which users mount who are not the host's superuser are looked at as far as there is
+    /// time for it: a user may have 100,000 mounts in each, and the host does not wait for that.
+    #[must_use]
+    pub fn again(kernel: Kernel<'_>, task: u64, before: &Self) -> Self {
+        Self::look(kernel, task, Some(before))
+    }
+
+    fn look(kernel: Kernel<'_>, task: u64, before: Option<&Self>) -> Self {
         let _step = watchdog::within(Step::Mounts, &[]);
         let tasks = kernel.tasks(task);
         let by_proxy = kernel.mount_namespaces(&tasks.all);
@@ -97,31 +138,93 @@ impl MountsView {
         let mut view = Self {
             namespaces: Vec::with_capacity(addresses.len()),
             complete: tasks.complete,
+            crowded: BTreeMap::new(),
             places: HashMap::new(),
+            by_address: HashMap::new(),
         };
         let mut paths = Paths::new(kernel);
+        let mut others = Vec::new();
         for (address, root) in addresses.into_iter().zip(roots) {
-            match root {
-                Some(root) => view.add(&mut paths, &owners, (address, numbers[&address]), root),
-                None => view.complete = false,
+            let Some(root) = root else {
+                view.complete = false;
+                continue;
+            };
+            let namespace = (address, numbers[&address]);
+            if let Some(before) = before.filter(|_| !owners.is_hosts(address)) {
+                let known = before.known(namespace);
+                let began = known.and_then(|known| known.look).map(|look| look.began);
+                others.push((began, known, namespace, root));
+            } else {
+                view.add(&mut paths, &owners, namespace, root, MOUNTS_MAX);
             }
         }
+        // Those that were not looked at for the longest time, and before them those that are new.
+        others.sort_by_key(|(began, ..)| *began);
+        view.add_others(kernel, &owners, others);
         view
     }
 
-    fn add(&mut self, paths: &mut Paths<'_>, owners: &Owners<'_>, (address, number): (u64, u32), root: u64) {
-        let (mounts, whole) = owners.kernel.mount_tree(root);
+    fn known(&self, (address, number): (u64, u32)) -> Option<&Arc<NamespaceMounts>> {
+        let known = self.namespaces.get(*self.by_address.get(&address)?)?;
+        (known.number == number).then_some(known)
+    }
+
+    fn add_others(&mut self, kernel: Kernel<'_>, owners: &Owners<'_>, others: Vec<OfOthers<'_>>) {
+        let began = Instant::now();
+        let mut paths = Paths::new(kernel);
+        let mut mounts: HashMap<Option<u32>, usize> = HashMap::new();
+        for (_, known, namespace, root) in others {
+            let account = owners.account(namespace.0);
+            let had = mounts.entry(account).or_default();
+            let room = EACH_MOUNTS_MAX.min(ALL_MOUNTS_MAX.saturating_sub(*had));
+            let rests = |look: Look| look.began.elapsed() < look.took * REST;
+            let known = known.filter(|known| known.mounts.len() <= room);
+            let is_due = known.is_none_or(|known| !known.look.is_some_and(rests));
+            if room > 0 && is_due && began.elapsed() < OTHERS_FOR {
+                self.add(&mut paths, owners, namespace, root, room);
+            } else if let Some(known) = known {
+                self.push(Arc::clone(known));
+            } else {
+                self.complete = false;
+                continue;
+            }
+            let added = self.namespaces.last();
+            *had += added.map_or(0, |added| added.mounts.len());
+            let whole = added.and_then(|added| added.look).is_none_or(|look| look.whole);
+            if let Some(account) = account.filter(|_| !whole) {
+                *self.crowded.entry(account).or_default() += 1;
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        paths: &mut Paths<'_>,
+        owners: &Owners<'_>,
+        (address, number): (u64, u32),
+        root: u64,
+        most: usize,
+    ) {
+        let began = Instant::now();
+        let (mounts, whole) = owners.kernel.mount_tree_of(root, most);
         self.complete &= whole;
         let mounts = place(paths, mounts, owners.is_hosts(address));
-        for (index, mounted) in mounts.iter().enumerate() {
-            let place = (self.namespaces.len(), index);
-            self.places.entry(mounted.mount.address).or_insert(place);
-        }
-        self.namespaces.push(NamespaceMounts {
+        let took = began.elapsed();
+        self.push(Arc::new(NamespaceMounts {
             address,
             number,
             mounts,
-        });
+            look: Some(Look { began, took, whole }),
+        }));
+    }
+
+    fn push(&mut self, namespace: Arc<NamespaceMounts>) {
+        for (index, mounted) in namespace.mounts.iter().enumerate() {
+            let place = (self.namespaces.len(), index);
+            self.places.entry(mounted.mount.address).or_insert(place);
+        }
+        self.by_address.insert(namespace.address, self.namespaces.len());
+        self.namespaces.push(namespace);
     }
 
     /// Adds the namespaces that no task is in: only a descriptor or a bind mount keeps them. Mounts lead to them, so all
@@ -156,7 +259,7 @@ impl MountsView {
                 Some((Some(number), root))
                     if kernel.mount(root).is_some_and(|root| root.namespace == address) =>
                 {
-                    self.add(&mut paths, &owners, (address, number), root);
+                    self.add(&mut paths, &owners, (address, number), root, MOUNTS_MAX);
                 }
                 Some((None, _)) => hidden.anonymous.extend(mounts),
                 _ => {}
@@ -170,6 +273,7 @@ impl MountsView {
     pub fn namespace(&self, number: u32) -> Option<&NamespaceMounts> {
         self.namespaces
             .iter()
+            .map(Arc::as_ref)
             .find(|namespace| namespace.number == number)
     }
 
@@ -194,6 +298,7 @@ impl MountsView {
     pub fn all(&self) -> impl Iterator<Item = (&NamespaceMounts, &Mounted)> {
         self.namespaces
             .iter()
+            .map(Arc::as_ref)
             .flat_map(|namespace| namespace.mounts.iter().map(move |mounted| (namespace, mounted)))
     }
 
@@ -228,6 +333,12 @@ impl<'k> Owners<'k> {
     fn is_hosts(&self, namespace: u64) -> bool {
         let owner = self.kernel.namespace_owners(&[namespace]).pop().flatten();
         self.host.is_none() || owner == self.host
+    }
+
+    /// Who pays for the mounts of a namespace.
+    fn account(&self, namespace: u64) -> Option<u32> {
+        let owner = self.kernel.namespace_owners(&[namespace]).pop().flatten()?;
+        self.kernel.account(owner)
     }
 }
 
@@ -265,6 +376,8 @@ fn join(parent: &[u8], inside: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{Mounted, MountsView, NamespaceMounts, join};
     use crate::kernel::Mount;
 
@@ -284,9 +397,12 @@ mod tests {
                     by_root: true,
                 })
                 .collect(),
+            look: None,
         };
         let view = MountsView {
-            namespaces: vec![namespace(1, &[0, 7]), namespace(2, &[8]), namespace(3, &[0])],
+            namespaces: [namespace(1, &[0, 7]), namespace(2, &[8]), namespace(3, &[0])]
+                .map(Arc::new)
+                .into(),
             ..MountsView::default()
         };
         let order = view.originals_first();

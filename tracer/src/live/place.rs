@@ -175,6 +175,7 @@ mod tests {
                 address: 1,
                 number: 1,
                 mounts,
+                look: None,
             };
             let (found, rest) = on_mount(&namespace, b"/a/b", true).unwrap();
             assert!(found.mount.address <= ring || rest == b"/b", "{found:?}");
@@ -194,6 +195,7 @@ mod tests {
                 mounted(4, 2, "/a"),
                 mounted(5, 4, "/a/c"),
             ],
+            look: None,
         };
         let on = |path: &'static str, into_last| {
             let (mounted, rest) = on_mount(&namespace, path.as_bytes(), into_last).unwrap();

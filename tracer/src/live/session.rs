@@ -387,15 +387,17 @@ impl Session {
         for (what, count) in self.probes.missed() {
             losses.add(what, count);
         }
-        losses.add("watch table: full", self.table.full);
-        losses.add("history: too many open files", self.analyzer.history().forgotten);
+        losses.add("watch table: full", self.table.full + self.table.crowded);
+        let forgotten = self.analyzer.history().forgotten.get(&HOST);
+        losses.add(others::FORGOTTEN, forgotten.copied().unwrap_or(0));
         losses.add(
             "earlier attempts: too many mounts",
             self.analyzer.forgotten_attempts(),
         );
         losses.add("detached mounts: too many to follow", self.detached.skipped);
         losses.add("loop devices: too many to follow", self.loops.skipped);
-        losses.add("slow umounts: too many to follow", self.slow.skipped);
+        let skipped = self.slow.skipped.get(&HOST).copied().unwrap_or(0);
+        losses.add(slow::SKIPPED, skipped);
         losses.add("containers: too many to read about", self.appeared.skipped);
         self.ledger.lost(&losses);
         let noise = self.noise();
@@ -480,7 +482,9 @@ impl Session {
 
     fn refresh_view(&mut self) {
         let began = Instant::now();
-        let view = MountsView::read(self.host.kernel(&self.probes.reader), self.host.task());
+        let kernel = self.host.kernel(&self.probes.reader);
+        let view = MountsView::again(kernel, self.host.task(), &self.view);
+        self.others.crowded_mounts(&view.crowded);
         let before = std::mem::replace(&mut self.view, view);
         self.note_left(&before);
         self.view_until = boot_nanos();
@@ -498,6 +502,13 @@ impl Session {
             "looked at {} mount namespaces in {took:?}",
             self.view.namespaces.len()
         );
+    }
+
+    /// The same if somebody asks who may ask as often as they like: not before it is due.
+    fn refresh_view_for(&mut self, source: u64) {
+        if source == HOST || Instant::now() >= self.view_next {
+            self.refresh_view();
+        }
     }
 
     fn update_table(&mut self) {

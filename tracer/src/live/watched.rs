@@ -18,6 +18,12 @@ use crate::{identity::WatchPatterns, kernel::Kernel, probe::WatchedMaps, stream:
 /// How long a mount may be under way to its place.
 const PLACED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Entries of the kernel's table (`WATCHED`), so many of which are for mounts whose users block nothing.
+const WATCHED_MAX: usize = 16_384 - IGNORED_MAX;
+const IGNORED_MAX: usize = 4096;
+/// From so many on mounts of others than the host's superuser are no targets.
+const OTHERS_BEYOND: usize = 4096;
+
 /// The table of watched mounts, in user space and in the kernel.
 #[derive(Debug, Default)]
 pub(super) struct WatchTable {
@@ -34,6 +40,8 @@ pub(super) struct WatchTable {
     baseline: Option<HashSet<MountKey>>,
     /// Entries that the kernel's table had no room for.
     pub(super) full: u64,
+    /// Mounts that there was no room to watch: the most at one look.
+    pub(super) crowded: u64,
     /// Targets found, without slots.
     pub(super) targets: usize,
 }
@@ -60,22 +68,44 @@ impl WatchTable {
         let mut wanted: HashSet<MountKey> = HashSet::new();
         let mut superblocks: HashSet<u64> = HashSet::new();
         self.targets = 0;
-        for (_, mounted) in view.all() {
+        let mut crowded = 0;
+        let mut slots_of_others = Vec::new();
+        // What the host's superuser mounted has all the room that it needs: it is looked at first, with its slots.
+        let (of_host, of_others): (Vec<_>, Vec<_>) = view.all().partition(|(_, mounted)| mounted.by_root);
+        for (_, mounted) in of_host.into_iter().chain(of_others) {
             let key = mount_key(&mounted.mount);
             let new = self
                 .baseline
                 .as_ref()
                 .is_some_and(|baseline| !baseline.contains(&key));
             // A slot of a target before is a copy of it, whatever its path.
-            if !(new || patterns.covers(&mounted.path)) || !wanted.insert(key) {
+            if !(new || patterns.covers(&mounted.path)) || wanted.contains(&key) {
                 continue;
             }
+            if !mounted.by_root && wanted.len() >= OTHERS_BEYOND {
+                crowded += 1;
+                continue;
+            }
+            wanted.insert(key);
             self.targets += 1;
             let slots = kernel.slots(&mounted.mount).mounts;
             superblocks.extend(slots.iter().map(|slot| slot.superblock));
             superblocks.insert(mounted.mount.superblock);
-            wanted.extend(slots.iter().map(mount_key));
+            // Users make copies of it for their namespaces, any number.
+            let (of_host, of_others): (Vec<_>, Vec<_>) = slots
+                .iter()
+                .partition(|slot| view.mount(slot.address).is_some_and(|(_, slot)| slot.by_root));
+            wanted.extend(of_host.into_iter().map(mount_key));
+            slots_of_others.extend(of_others.into_iter().map(mount_key));
         }
+        for slot in slots_of_others {
+            if wanted.len() < WATCHED_MAX {
+                wanted.insert(slot);
+            } else {
+                crowded += u64::from(!wanted.contains(&slot));
+            }
+        }
+        self.crowded = self.crowded.max(crowded);
         let mut others: HashSet<MountKey> = HashSet::new();
         for superblock in &superblocks {
             let (mounts, _) = kernel.mounts_of_superblock(*superblock);
@@ -84,7 +114,14 @@ impl WatchTable {
         }
         others.retain(|key| !wanted.contains(key));
         let placed = view.all().map(|(_, mounted)| mount_key(&mounted.mount)).collect();
-        let (ignored, unplaced) = known_harmless(others, &placed, &self.unplaced, Instant::now());
+        let (mut ignored, unplaced) = known_harmless(others, &placed, &self.unplaced, Instant::now());
+        if ignored.len() > IGNORED_MAX {
+            // The opens through the others are recorded for nothing. Those that are known stay, so that nothing is put in
+            // and taken out at each look.
+            let (known, new): (Vec<_>, Vec<_>) =
+                ignored.into_iter().partition(|key| self.ignored.contains(key));
+            ignored = known.into_iter().chain(new).take(IGNORED_MAX).collect();
+        }
 
         let gone = self
             .entries

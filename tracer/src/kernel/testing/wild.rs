@@ -275,6 +275,9 @@ const WALKS: &[(&str, Run)] = &[
     ("mounts", |kernel| drop(kernel.mounts(&ADDRESSES))),
     ("children", |kernel| drop(kernel.children(&some_mount(kernel)))),
     ("mount_tree", |kernel| drop(kernel.mount_tree(START))),
+    ("account", |kernel| {
+        let _ = kernel.account(START);
+    }),
     ("mounts_of_superblock", |kernel| {
         drop(kernel.mounts_of_superblock(START));
     }),

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracer_common::HOST;
+
 use super::Session;
 use crate::{
     identity::boot_nanos,
@@ -27,6 +29,8 @@ const FRESH: Duration = Duration::from_millis(300);
 const FOLLOWED: Duration = Duration::from_secs(30);
 /// Causes that are followed at the most; the oldest is forgotten.
 const CAUSES_MAX: usize = 256;
+/// How long those of others are looked at again at a time.
+const OTHERS_FOR: Duration = Duration::from_millis(20);
 
 /// What is known of refused calls.
 #[derive(Debug, Default)]
@@ -41,11 +45,37 @@ impl Causes {
         self.next += 1;
         self.next
     }
+
+    /// Forgets the oldest of the source that has most, if there are too many.
+    fn make_room(&mut self) {
+        if self.causes.len() < CAUSES_MAX {
+            return;
+        }
+        let mut by_source: HashMap<u64, usize> = HashMap::new();
+        for cause in self.causes.values() {
+            *by_source.entry(cause.source).or_default() += 1;
+        }
+        let most = by_source
+            .into_iter()
+            .max_by_key(|(source, count)| (*count, *source));
+        let of_most = |cause: &Cause| most.is_some_and(|(source, _)| source == cause.source);
+        let oldest = self
+            .causes
+            .iter()
+            .filter(|(_, cause)| of_most(cause))
+            .min_by_key(|(_, cause)| cause.refused)
+            .map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest {
+            self.causes.remove(&oldest);
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Cause {
     number: u64,
+    /// On whose account it was refused first.
+    source: u64,
     asked: Asked,
     found: Found,
     shown: bool,
@@ -104,19 +134,16 @@ impl Session {
             .get(&key)
             .is_some_and(|cause| cause.asked == asked && now - cause.looked < FRESH);
         if !known {
-            let (found, took) = self.look_for(&asked, true);
+            let fresh = raw.source == HOST || now >= self.view_next;
+            let (found, took) = self.look_for(&asked, fresh);
             let shown = self.is_operation_shown(&key.2, &caller, &found);
             self.causes.next += 1;
             let before = self.causes.causes.remove(&key);
             let number = before.map_or(self.causes.next, |cause| cause.number);
-            if self.causes.causes.len() >= CAUSES_MAX {
-                let oldest = self.causes.causes.iter().min_by_key(|(_, cause)| cause.refused);
-                if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
-                    self.causes.causes.remove(&oldest);
-                }
-            }
+            self.causes.make_room();
             let cause = Cause {
                 number,
+                source: raw.source,
                 asked,
                 found,
                 shown,
@@ -217,7 +244,7 @@ impl Session {
         self.causes
             .causes
             .retain(|_, cause| now - cause.refused < FOLLOWED + FRESH);
-        let due: Vec<_> = self
+        let mut due: Vec<_> = self
             .causes
             .causes
             .iter()
@@ -225,9 +252,15 @@ impl Session {
                 let rest = FRESH.max(cause.took * 5);
                 cause.shown && cause.found.reason != Reason::Unknown && (end || now - cause.looked >= rest)
             })
-            .map(|(key, cause)| (key.clone(), cause.asked.clone()))
+            .map(|(key, cause)| (cause.source, cause.looked, key.clone(), cause.asked.clone()))
             .collect();
-        for (index, (key, asked)) in due.into_iter().enumerate() {
+        // Those of the host first; of others those that were not looked at for the longest time, as far as there is time.
+        due.sort_by_key(|(source, looked, ..)| (*source != HOST, *looked));
+        let mut spent = Duration::ZERO;
+        for (index, (source, _, key, asked)) in due.into_iter().enumerate() {
+            if source != HOST && !end && spent > OTHERS_FOR {
+                break;
+            }
             let (found, took) = self.look_for(&asked, index == 0);
             let Some(cause) = self.causes.causes.get_mut(&key) else {
                 continue;
@@ -235,6 +268,9 @@ impl Session {
             cause.looked = Instant::now();
             cause.looked_at = boot_nanos();
             cause.took = took;
+            if source != HOST {
+                spent += took;
+            }
             // Those that came later refused nothing: what was mounted since has its layers to itself.
             let before = std::mem::take(&mut cause.found.holders);
             let mut still = found.holders;

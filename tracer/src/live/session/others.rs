@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_common::{Loss, Room};
+use tracer_common::{HOST, Loss, Room};
 
 use super::Session;
 use crate::{
@@ -26,6 +26,9 @@ const REST: u32 = 3;
 /// How long those that are left are looked at in the end.
 const LAST: Duration = Duration::from_secs(1);
 
+/// What is lost of opens where there are too many.
+pub(super) const FORGOTTEN: &str = "history: too many open files";
+
 /// What waits, by source.
 #[derive(Debug, Default)]
 pub(super) struct Others {
@@ -37,6 +40,8 @@ pub(super) struct Others {
     next: Option<Instant>,
     /// What had no room to wait.
     lost: BTreeMap<u64, Losses>,
+    /// Mount namespaces of which not all mounts are looked at, by user: the most there were.
+    crowded: BTreeMap<u32, u64>,
     /// What was told of those that lost something.
     pub(super) told: Vec<Noise>,
 }
@@ -45,6 +50,14 @@ impl Others {
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Users have so many mount namespaces with more mounts than are looked at.
+    pub(super) fn crowded_mounts(&mut self, by_user: &BTreeMap<u32, u64>) {
+        for (user, namespaces) in by_user {
+            let most = self.crowded.entry(*user).or_default();
+            *most = (*most).max(*namespaces);
+        }
     }
 
     fn push(&mut self, source: u64, raw: Raw) {
@@ -143,6 +156,21 @@ impl Session {
         for (source, lost) in &self.others.lost {
             let entry = noise.entry(*source).or_default();
             entry.losses = lost.clone();
+        }
+        let forgotten = self.analyzer.history().forgotten.iter();
+        for (source, count) in forgotten.filter(|(source, _)| **source != HOST) {
+            let entry = noise.entry(*source).or_default();
+            entry.losses.add(FORGOTTEN, *count);
+        }
+        for (source, skipped) in self.slow.skipped.iter().filter(|(source, _)| **source != HOST) {
+            let entry = noise.entry(*source).or_default();
+            entry.losses.add(super::slow::SKIPPED, *skipped);
+        }
+        for (user, namespaces) in &self.others.crowded {
+            let entry = noise.entry(u64::from(*user)).or_default();
+            entry.by.uid = Some(*user);
+            let what = "mount namespace: more mounts than ebusy looks at";
+            entry.losses.add(what, *namespaces);
         }
         for (source, counted) in self.probes.sources.noisy(boot_nanos()) {
             let entry = noise.entry(source).or_default();

@@ -4,9 +4,11 @@
 //! more (`task_work`), which syncs and shuts down the file system: the registers of the thread tell when that is over.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
+
+use tracer_common::{HOST, Room};
 
 use super::Session;
 use crate::{
@@ -19,9 +21,13 @@ use crate::{
 
 /// `umount2` of x86-64.
 const UMOUNT2: u64 = 166;
-/// Threads that are followed at the most.
+/// What is lost of those that are too many.
+pub(super) const SKIPPED: &str = "slow umounts: too many to follow";
+/// Threads that are followed at the most: as many as there is room for in the kernel, of the host and of others each.
 const FOLLOWED_MAX: usize = 1024;
-/// Threads of which the stack is read at one look at the most.
+/// Those of one source that is not the host.
+const EACH_MAX: usize = Room::UnderWay.per_window() as usize;
+/// Threads of the host, and of others, of which the stack is read at one look at the most.
 const READ_MAX: usize = 64;
 /// Different stacks of one umount that are kept at the most.
 const STACKS_MAX: usize = 16;
@@ -35,8 +41,8 @@ const MISSING_MAX: u32 = 5;
 #[derive(Debug, Default)]
 pub(super) struct SlowUmounts {
     followed: HashMap<u32, Followed>,
-    /// Umounts that were too many to follow.
-    pub(super) skipped: u64,
+    /// Umounts that were too many to follow, by source.
+    pub(super) skipped: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug)]
@@ -99,6 +105,28 @@ impl Followed {
     }
 }
 
+impl SlowUmounts {
+    /// Whether there is room for one more of a source; one that has none is counted.
+    fn has_room(&mut self, source: u64) -> bool {
+        let others = self
+            .followed
+            .values()
+            .filter(|followed| followed.raw.source != HOST);
+        let (others, own) = others.fold((0, 0), |(others, own), followed| {
+            (others + 1, own + usize::from(followed.raw.source == source))
+        });
+        let has_room = if source == HOST {
+            self.followed.len() - others < FOLLOWED_MAX
+        } else {
+            others < FOLLOWED_MAX && own < EACH_MAX
+        };
+        if !has_room {
+            *self.skipped.entry(source).or_default() += 1;
+        }
+        has_room
+    }
+}
+
 impl Session {
     fn slow_limit(&self) -> Option<u64> {
         let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
@@ -132,8 +160,7 @@ impl Session {
             // Nothing was taken away, so nothing is left to do.
             return self.slow_over(followed, raw.returned, limit);
         }
-        if self.slow.followed.len() >= FOLLOWED_MAX {
-            self.slow.skipped += 1;
+        if !self.slow.has_room(raw.source) {
             return;
         }
         followed.missing = 0;
@@ -147,7 +174,7 @@ impl Session {
         let under_way = self.slow_under_way(limit);
         let now = boot_nanos();
         let mut over = Vec::new();
-        let mut looks = 0;
+        let mut looks = [0; 2];
         let kernel = self.host.kernel(&self.probes.reader);
         for (tid, followed) in &mut self.slow.followed {
             let raw = &followed.raw;
@@ -168,8 +195,9 @@ impl Session {
             // is in another system call by now it is not asked for.
             let call = kernel.system_call(raw.task, raw.caller.pid, *tid);
             let elsewhere = call.is_some_and(|call| call != UMOUNT2);
-            if followed.telling != Telling::Never && looks < READ_MAX && !elsewhere {
-                looks += 1;
+            let looks = &mut looks[usize::from(followed.raw.source != HOST)];
+            if followed.telling != Telling::Never && *looks < READ_MAX && !elsewhere {
+                *looks += 1;
                 followed.look(now);
             }
         }
@@ -220,8 +248,7 @@ impl Session {
                 continue;
             }
             raw.path = call.passed().map(<[u8]>::to_vec);
-            if self.slow.followed.len() >= FOLLOWED_MAX {
-                self.slow.skipped += 1;
+            if !self.slow.has_room(raw.source) {
                 continue;
             }
             threads.insert(tid);

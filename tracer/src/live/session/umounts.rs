@@ -88,7 +88,7 @@ impl Session {
         let path = absolute(kernel, raw);
         for again in [false, true] {
             if again && refused {
-                self.refresh_view();
+                self.refresh_view_for(raw.source);
             }
             // One that began after the last look has taken away nothing that is missing there.
             let before = self.view_before.as_ref();

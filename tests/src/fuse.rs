@@ -79,7 +79,12 @@ impl Connection {
     /// Mounts it; a [`Skip`] where there is no FUSE.
     pub fn new() -> Result<Self> {
         let device = File::options().read(true).write(true).open("/dev/fuse");
-        let (Ok(device), Ok(context)) = (device, fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)) else {
+        Self::of(device.map_err(|_| Skip::because("this kernel has no FUSE"))?)
+    }
+
+    /// The same of a device that was opened somewhere.
+    pub fn of(device: File) -> Result<Self> {
+        let Ok(context) = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC) else {
             return Err(Skip::because("this kernel has no FUSE").into());
         };
         for (option, value) in [

@@ -30,9 +30,18 @@ pub struct Incident {
     pub bystanders: Vec<Holder>,
     pub probe: String,
     pub lost_events: u64,
+    #[serde(default)]
+    pub noise: Vec<Noise>,
     pub fixes: Vec<Fix>,
     pub slow: Option<Slow>,
     pub retry: Option<Retry>,
+}
+
+/// Who did more than ebusy records of one.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Noise {
+    pub by: Process,
+    pub lost: u64,
 }
 
 /// Where the time of a slow umount went.

@@ -120,6 +120,28 @@ pub(crate) const MATRIX: [Plan; 20] = [
         only: "_memory_",
         ..PLAN
     },
+    // Whose credentials a call has, and what instructions of old kernels count.
+    Plan {
+        test: "noise",
+        tier: "tracepoint",
+        kernels: &["5.10"],
+        only: "beside_a_storm",
+        ..PLAN
+    },
+    Plan {
+        test: "noise",
+        tier: "kprobe",
+        kernels: &["6.12"],
+        only: "beside_a_storm",
+        ..PLAN
+    },
+    Plan {
+        test: "noise",
+        tier: "fentry",
+        kernels: &["6.1", "7.2"],
+        only: "beside_a_storm",
+        ..PLAN
+    },
     // Many causes at once.
     Plan {
         test: "together",

@@ -14,6 +14,7 @@ mod inherited;
 mod kernel;
 mod moments;
 mod mounts;
+mod noise;
 mod place;
 mod requests;
 mod stuck;
@@ -128,6 +129,7 @@ const PROGRAMS: &[Program] = &[
     other("forker", moments::forker),
     other("inherited", inherited::main),
     other("mountpoint-remover", vanishing::mountpoint_remover),
+    other("noise", noise::main),
     other("soak", soak::main),
     other("umounter", umounter::main),
     other("vanisher", vanishing::vanisher),

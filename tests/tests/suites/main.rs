@@ -23,6 +23,7 @@ mod innocents;
 mod kinds;
 mod ledger;
 mod lockdown;
+mod noise;
 mod operations;
 mod outcomes;
 mod pasted;
@@ -68,6 +69,7 @@ const SUITES: &[Suite] = &[
     suite("kinds", kinds::main),
     suite("ledger", ledger::main),
     suite("lockdown", lockdown::main),
+    suite("noise", noise::main),
     suite("operations", operations::main),
     suite("outcomes", outcomes::main),
     suite("pasted", pasted::main),

@@ -12,7 +12,7 @@ use super::{
     writer::append,
 };
 use crate::{
-    live::boot_nanos,
+    identity::boot_nanos,
     probe::Losses,
     stream::{Lost, Noise, Record},
 };

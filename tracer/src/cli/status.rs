@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::watch::{TICK, summary};
 use crate::{
+    identity::boot_nanos,
     live::Session,
     text::{said, say::say},
 };
@@ -16,7 +17,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Whoever asks by a signal.
 pub(super) struct Status {
     signal: Signal,
-    asked: bool,
+    /// When, boot clock, ns.
+    asked: Option<u64>,
     pause: Duration,
 }
 
@@ -25,29 +27,29 @@ impl Status {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             signal: signal(SignalKind::user_defined1())?,
-            asked: false,
+            asked: None,
             pause: PAUSE,
         })
     }
 
     /// Returns when the session is to let time pass for the sake of an answer.
     pub(super) async fn due(&mut self) {
-        if self.asked {
+        if self.asked.is_some() {
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).min(TICK);
         } else {
             self.signal.recv().await;
-            self.asked = true;
+            self.asked = Some(boot_nanos());
             self.pause = PAUSE;
         }
     }
 
     /// Answers on stderr, if somebody asked and all is looked at: what is busy still, then the summary.
     pub(super) fn answer(&mut self, session: &Session) {
-        if !self.asked || !session.has_caught_up() {
+        if !self.asked.is_some_and(|asked| session.has_caught_up(asked)) {
             return;
         }
-        self.asked = false;
+        self.asked = None;
         for busy in session.still_busy() {
             say!(
                 "still busy: {} (mount {}): {} {}",

@@ -50,7 +50,7 @@ const NAMED_MAX: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::tell;
-    use crate::{probe::Losses, render::samples, stream::Noise};
+    use crate::{model::samples, probe::Losses, stream::Noise};
 
     #[test]
     fn opens_touch_every_incident_and_calls_those_of_their_source() {

@@ -27,7 +27,8 @@ mod who;
 use jiff::tz::TimeZone;
 
 pub use self::{
-    audit::audit, capture::of_capture, capture::summary, html::Html, incident::incident, noise::noisy, who::who,
+    audit::audit, capture::of_capture, capture::summary, html::Html, incident::incident, noise::noisy,
+    who::who,
 };
 pub use crate::text::escape;
 

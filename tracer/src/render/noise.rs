@@ -1,12 +1,10 @@
 //! Who did more than ebusy records of one user or container, and what of that is lost.
 
-use super::{
-    line::{Line, name_in_text},
-    names,
-};
+use super::names;
 use crate::{
     model::{Incident, Process},
     stream::Noise,
+    text::{Line, name_in_text},
 };
 
 /// Sources that a line names.

@@ -16,11 +16,12 @@ pub struct StillBusy {
 
 impl Session {
     /// Whether no events are left in the ring, and nothing that was taken from the rings waits for a look: new mounts,
-    /// refused umounts, mounts that were detached, loop devices that were told to go.
+    /// refused umounts, mounts that were detached, loop devices that were told to go. What others did after `asked` (boot
+    /// clock, ns) does not matter: there may always be more of that.
     #[must_use]
-    pub fn has_caught_up(&self) -> bool {
+    pub fn has_caught_up(&self, asked: u64) -> bool {
         self.behind.is_none()
-            && self.others.is_empty()
+            && self.others.oldest().is_none_or(|time| time > asked)
             && !self.view_stale
             && self.pending.is_empty()
             && self.vanished.is_empty()

@@ -10,7 +10,7 @@ use tracer_common::{HOST, Loss, Room};
 
 use super::Session;
 use crate::{
-    live::host::boot_nanos,
+    identity::boot_nanos,
     probe::Losses,
     stream::{Noise, Raw},
     watchdog::{self, Step},
@@ -47,9 +47,10 @@ pub(super) struct Others {
 }
 
 impl Others {
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+    /// Since when the first of what waits does so.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        let first = self.waiting.values().filter_map(VecDeque::front);
+        first.map(Raw::time).min()
     }
 
     /// Users have so many mount namespaces with more mounts than are looked at.
@@ -218,7 +219,7 @@ mod tests {
             .collect();
         assert_eq!(times[..3], [0, 1000, 1]);
         assert_eq!(times.len(), EACH_MAX + 1);
-        assert!(others.is_empty());
+        assert_eq!(others.oldest(), None);
         let lost: Vec<_> = others
             .lost
             .iter()

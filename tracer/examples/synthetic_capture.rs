@@ -225,6 +225,7 @@ impl Node {
             covering: 0,
         };
         Record::Snapshot(Box::new(Sample {
+            source: 0,
             mount,
             attempt,
             snapshot: Snapshot {
@@ -250,6 +251,7 @@ impl Node {
 
 fn umount(mount: MountKey, target: &Target, time: u64, ret: i64) -> Umount {
     Umount {
+        source: 0,
         entered: time - 300_000,
         checked: None,
         returned: time,

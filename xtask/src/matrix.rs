@@ -23,7 +23,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 20] = [
+pub(crate) const MATRIX: [Plan; 23] = [
     Plan {
         test: "kinds",
         tier: "fentry",

@@ -275,6 +275,7 @@ const WALKS: &[(&str, Run)] = &[
     ("mounts", |kernel| drop(kernel.mounts(&ADDRESSES))),
     ("children", |kernel| drop(kernel.children(&some_mount(kernel)))),
     ("mount_tree", |kernel| drop(kernel.mount_tree(START))),
+    ("mount_tree_of", |kernel| drop(kernel.mount_tree_of(START, 64))),
     ("account", |kernel| {
         let _ = kernel.account(START);
     }),

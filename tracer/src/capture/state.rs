@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    incident::has_room,
     probe::Losses,
     stream::{MountKey, Noise, Record},
 };
@@ -21,8 +22,8 @@ const EBUSY: i64 = -16;
 /// What of a record matters to a later segment.
 #[derive(Debug)]
 pub(super) enum Mark {
-    /// A refused attempt on a target, its return, and where its line is in the batch.
-    Refused(MountKey, u64, std::ops::Range<usize>),
+    /// A refused attempt on a target, its return and source, and where its line is in the batch.
+    Refused(MountKey, (u64, u64), std::ops::Range<usize>),
     /// A snapshot of a target.
     Sample(MountKey, std::ops::Range<usize>),
     /// A target is gone.
@@ -42,9 +43,11 @@ impl Mark {
     /// What matters of a record whose line is there.
     pub(super) fn of(record: &Record, line: std::ops::Range<usize>) -> Option<Self> {
         match record {
-            Record::Umount(umount) if umount.ret == EBUSY && umount.shown => {
-                Some(Self::Refused(umount.mount?, umount.returned, line))
-            }
+            Record::Umount(umount) if umount.ret == EBUSY && umount.shown => Some(Self::Refused(
+                umount.mount?,
+                (umount.returned, umount.source),
+                line,
+            )),
             Record::Snapshot(sample) => Some(Self::Sample(sample.mount, line)),
             Record::Gone(gone) => Some(Self::Gone(gone.mount)),
             Record::Detached(detached) => {
@@ -67,6 +70,7 @@ struct Incident {
     first: Vec<u8>,
     last: Vec<u8>,
     returned: u64,
+    source: u64,
     sample: Vec<u8>,
 }
 
@@ -103,10 +107,10 @@ impl State {
         let line = |range: std::ops::Range<usize>| lines.get(range).unwrap_or_default().to_vec();
         for mark in marks {
             match mark {
-                Mark::Refused(mount, returned, range) => {
-                    if self.incidents.len() >= INCIDENTS_MAX && !self.incidents.contains_key(&mount) {
+                Mark::Refused(mount, (returned, source), range) => {
+                    if !self.incidents.contains_key(&mount) && !self.has_room(source) {
                         self.forget_quiet(returned);
-                        if self.incidents.len() >= INCIDENTS_MAX {
+                        if !self.has_room(source) {
                             continue;
                         }
                     }
@@ -120,7 +124,7 @@ impl State {
                     } else {
                         incident.last = line;
                     }
-                    incident.returned = returned;
+                    (incident.returned, incident.source) = (returned, source);
                 }
                 Mark::Sample(mount, range) => {
                     if let Some(incident) = self.incidents.get_mut(&mount) {
@@ -178,6 +182,11 @@ impl State {
             }
         }
         (lines, count)
+    }
+
+    fn has_room(&self, source: u64) -> bool {
+        let there = self.incidents.values().map(|incident| incident.source);
+        has_room(there, source, INCIDENTS_MAX)
     }
 
     fn forget_quiet(&mut self, now: u64) {

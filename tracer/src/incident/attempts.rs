@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::track::bursts;
+use tracer_common::HOST;
+
+use super::{room::Skipped, track::bursts};
 use crate::{
     advice::retries_by_rule,
     identity::BootClock,
@@ -10,14 +12,16 @@ use crate::{
     stream::{MountKey, Umount},
 };
 
-/// Mounts that are remembered at the most.
+/// Mounts of the host's superuser that are remembered at the most, and of others; and those of one of these.
 const MOUNTS_MAX: usize = 4096;
+const EACH_MAX: usize = 512;
 /// Bursts of one mount that are remembered: the latest.
 const BURSTS_MAX: usize = 8;
 const SECOND: f64 = 1e9;
 
 #[derive(Debug)]
 struct Known {
+    source: u64,
     first: u64,
     path: Text,
     requester: u32,
@@ -29,8 +33,10 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     known: HashMap<MountKey, Known>,
-    /// Attempts on mounts that were too many.
-    skipped: u64,
+    /// How many are of each source: of those that were refused first.
+    by_source: HashMap<u64, usize>,
+    /// Attempts on mounts that were too many, by source.
+    skipped: Skipped,
 }
 
 /// Who asked: an `umount` is another process every time.
@@ -44,22 +50,32 @@ fn requester(caller: &Process) -> (u32, &Text) {
 impl Attempts {
     /// An attempt was refused.
     pub(super) fn refused(&mut self, mount: MountKey, umount: &Umount) {
-        let full = self.known.len() >= MOUNTS_MAX;
-        if full && !self.known.contains_key(&mount) {
-            self.skipped += 1;
-            return;
+        if !self.known.contains_key(&mount) {
+            let of = |source| self.by_source.get(&source).copied().unwrap_or(0);
+            let (own, others) = (of(umount.source), self.known.len() - of(HOST));
+            let full = if umount.source == HOST {
+                own >= MOUNTS_MAX
+            } else {
+                own >= EACH_MAX || others >= MOUNTS_MAX
+            };
+            if full {
+                *self.skipped.entry(umount.source).or_default() += 1;
+                return;
+            }
+            *self.by_source.entry(umount.source).or_default() += 1;
         }
         let by = requester(&umount.caller).0;
-        let new = || Known {
+        let new = |source| Known {
+            source,
             first: umount.entered,
             path: umount.target.path.clone(),
             requester: by,
             bursts: VecDeque::new(),
         };
-        let known = self.known.entry(mount).or_insert_with(new);
+        let known = self.known.entry(mount).or_insert_with(|| new(umount.source));
         // Ids of mounts are given away again.
         if known.path != umount.target.path {
-            *known = new();
+            *known = new(known.source);
         }
         if known.requester != by {
             known.requester = by;
@@ -75,18 +91,27 @@ impl Attempts {
     }
 
     /// Attempts that are not remembered: the mounts were too many.
-    pub(super) fn skipped(&self) -> u64 {
-        self.skipped
+    pub(super) fn skipped(&self) -> &Skipped {
+        &self.skipped
     }
 
     /// It is not mounted any more.
     pub(super) fn gone(&mut self, mount: MountKey) {
-        self.known.remove(&mount);
+        let Some(known) = self.known.remove(&mount) else {
+            return;
+        };
+        if let Some(count) = self.by_source.get_mut(&known.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&known.source);
+            }
+        }
     }
 
     /// Another run of ebusy sees other addresses.
     pub(super) fn clear(&mut self) {
         self.known.clear();
+        self.by_source.clear();
     }
 
     /// Since when it is refused, if that is before the incident that began at `started`.
@@ -144,7 +169,9 @@ fn after(last: Timestamp, pauses: &[f64], within: Option<u64>) -> Option<Timesta
 
 #[cfg(test)]
 mod tests {
-    use super::{Attempts, MOUNTS_MAX};
+    use tracer_common::HOST;
+
+    use super::{Attempts, EACH_MAX, MOUNTS_MAX};
     use crate::{
         identity::BootClock,
         model::{Process, Requester, Retry, RetrySource, Target},
@@ -251,7 +278,15 @@ mod tests {
         for id in 0..2 * MOUNTS_MAX as u32 {
             of.refused(key(id), &umount(S, caller(10, None), "/a"));
         }
-        assert_eq!((of.known.len(), of.skipped()), (MOUNTS_MAX, MOUNTS_MAX as u64));
+        assert_eq!(of.known.len(), MOUNTS_MAX);
+        assert_eq!(of.skipped().get(&HOST), Some(&(MOUNTS_MAX as u64)));
+        for id in 0..2 * EACH_MAX as u32 {
+            let source = 7;
+            let umount = umount(S, caller(10, None), "/a");
+            of.refused(key(id + (1 << 20)), &Umount { source, ..umount });
+        }
+        assert_eq!(of.known.len(), MOUNTS_MAX + EACH_MAX);
+        assert_eq!(of.skipped().get(&7), Some(&(EACH_MAX as u64)));
         of.clear();
         assert!(of.known.is_empty());
     }

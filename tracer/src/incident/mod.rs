@@ -29,7 +29,10 @@ pub use self::{
     track::{Analyzer, Output},
 };
 
-pub(crate) use self::told::{MNT_DETACH, flag_names};
+pub(crate) use self::{
+    room::{Skipped, has_room},
+    told::{MNT_DETACH, flag_names},
+};
 
 /// The books and the owners of references of one snapshot: what `who` prints.
 #[must_use]

@@ -10,7 +10,7 @@ use super::{
     holders::Holders,
     noise,
     operations::{Operations, Run},
-    room::Room,
+    room::{Room, Skipped},
     slow::SlowUmounts,
     timeline::{Timeline, timeline},
     told::{Again, MNT_DETACH, incident, settle},
@@ -180,9 +180,9 @@ impl Analyzer {
         &self.history
     }
 
-    /// Refused attempts of which only their own incident knows: too many other mounts are refused already.
+    /// Refused attempts of which only their own incident knows, by source: too many other mounts are refused already.
     #[must_use]
-    pub fn forgotten_attempts(&self) -> u64 {
+    pub(crate) fn forgotten_attempts(&self) -> &Skipped {
         self.attempts.skipped()
     }
 

@@ -388,16 +388,10 @@ impl Session {
             losses.add(what, count);
         }
         losses.add("watch table: full", self.table.full + self.table.crowded);
-        let forgotten = self.analyzer.history().forgotten.get(&HOST);
-        losses.add(others::FORGOTTEN, forgotten.copied().unwrap_or(0));
-        losses.add(
-            "earlier attempts: too many mounts",
-            self.analyzer.forgotten_attempts(),
-        );
-        losses.add("detached mounts: too many to follow", self.detached.skipped);
+        for (what, skipped) in self.skipped() {
+            losses.add(what, skipped.get(&HOST).copied().unwrap_or(0));
+        }
         losses.add("loop devices: too many to follow", self.loops.skipped);
-        let skipped = self.slow.skipped.get(&HOST).copied().unwrap_or(0);
-        losses.add(slow::SKIPPED, skipped);
         losses.add("containers: too many to read about", self.appeared.skipped);
         self.ledger.lost(&losses);
         let noise = self.noise();

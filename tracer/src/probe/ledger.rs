@@ -95,7 +95,7 @@ fn data(map: &Map) -> Result<&MapData> {
 }
 
 /// All of a hash map (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6 on); aya goes from key to key, two calls for each.
-fn read_all<K, V>(map: BorrowedFd<'_>) -> std::io::Result<Vec<(K, V)>>
+pub(super) fn read_all<K, V>(map: BorrowedFd<'_>) -> std::io::Result<Vec<(K, V)>>
 where
     K: FromBytes + FromZeros + IntoBytes + Copy,
     V: FromBytes + FromZeros + IntoBytes + Copy,

@@ -1,10 +1,15 @@
 //! The kernel's side of who makes how much noise (`tracer_common::Source`).
 
-use std::fmt;
+use std::{
+    fmt,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
 use tracer_common::{HOST, REST, Room, SOURCES_MAX, Source};
+
+use super::ledger::read_all;
 
 /// From so many on those that are quiet are taken away.
 const CROWDED: usize = SOURCES_MAX as usize / 2;
@@ -14,6 +19,7 @@ const QUIET: u64 = 60_000_000_000;
 /// The table of sources, and what the programs want to know of user space.
 pub struct Sources {
     table: BpfHashMap<MapData, u64, Source>,
+    table_fd: OwnedFd,
     mounts_changed: Array<MapData, u32>,
 }
 
@@ -25,12 +31,17 @@ impl fmt::Debug for Sources {
 
 impl Sources {
     pub(super) fn new(table: Map, mounts_changed: Map) -> Result<Self> {
+        let Map::HashMap(data) = &table else {
+            bail!("the sources are no hash map");
+        };
+        let table_fd = data.fd().as_fd().try_clone_to_owned()?;
         let mut table = BpfHashMap::try_from(table).context("map SOURCES")?;
         table
             .insert(REST, Source::BLANK, 0)
             .context("making room for sources without a room")?;
         Ok(Self {
             table,
+            table_fd,
             mounts_changed: Array::try_from(mounts_changed).context("map MOUNTS_CHANGED")?,
         })
     }
@@ -38,10 +49,12 @@ impl Sources {
     /// Those that found no room for something, ever. Where there are many, those that are quiet and lost nothing are
     /// forgotten: their room is as new when they come again.
     pub fn noisy(&mut self, now: u64) -> Vec<(u64, Source)> {
-        let (noisy, quiet): (Vec<_>, Vec<_>) = self
-            .table
-            .iter()
-            .filter_map(Result::ok)
+        let all = read_all::<u64, Source>(self.table_fd.as_fd()).unwrap_or_else(|error| {
+            log::debug!("reading the sources: {error}");
+            Vec::new()
+        });
+        let (noisy, quiet): (Vec<_>, Vec<_>) = all
+            .into_iter()
             .partition(|(_, source)| source.lost.iter().any(|lost| *lost > 0));
         if noisy.len() + quiet.len() > CROWDED {
             let idle = |source: &Source| {

@@ -10,6 +10,7 @@ use std::{
 use super::{Session, look::LEDGER_MAX};
 use crate::{
     identity::boot_nanos,
+    incident::{Skipped, has_room},
     kernel::{Kernel, Mount, Place, survey},
     live::{
         ledger::Ledger,
@@ -29,6 +30,8 @@ const GRACE: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_secs(1);
 /// A look at all tasks is repeated after so many times what it took.
 const REST: u32 = 20;
+/// What is lost of those that are too many.
+pub(super) const SKIPPED: &str = "detached mounts: too many to follow";
 /// Mounts that are followed at the most.
 const FOLLOWED_MAX: usize = 256;
 /// Mounts that wait for their first look at the most.
@@ -50,8 +53,8 @@ pub(super) struct DetachedMounts {
     surveyed: Option<Instant>,
     /// How long the last look at all tasks took.
     took: Duration,
-    /// Mounts that live on and were too many to follow.
-    pub(super) skipped: u64,
+    /// Mounts that live on and were too many to follow, by source.
+    pub(super) skipped: Skipped,
 }
 
 impl DetachedMounts {
@@ -272,17 +275,20 @@ impl Session {
                 raw.start,
             ),
         });
-        let room = FRESH_MAX.saturating_sub(self.detached.fresh.len());
-        self.detached.skipped += found.len().saturating_sub(room) as u64;
         let since = Instant::now();
-        self.detached
-            .fresh
-            .extend(found.into_iter().take(room).map(|(mount, target)| Fresh {
-                mount,
-                target,
-                umount: Rc::clone(&umount),
-                since,
-            }));
+        for (mount, target) in found {
+            let there = self.detached.fresh.iter().map(|fresh| fresh.umount.source);
+            if has_room(there, raw.source, FRESH_MAX) {
+                self.detached.fresh.push(Fresh {
+                    mount,
+                    target,
+                    umount: Rc::clone(&umount),
+                    since,
+                });
+            } else {
+                *self.detached.skipped.entry(raw.source).or_default() += 1;
+            }
+        }
     }
 
     /// A mount with all below it, and the copies of those in the same places elsewhere, which propagation takes away as
@@ -348,8 +354,9 @@ impl Session {
         let mounts: Vec<_> = due.iter().map(Fresh::named).collect();
         let alive = live_on(kernel, &mounts);
         for (of, _) in due.into_iter().zip(alive).filter(|(_, alive)| *alive) {
-            if detached.followed.len() >= FOLLOWED_MAX {
-                detached.skipped += 1;
+            let there = detached.followed.iter().map(|followed| followed.of.umount.source);
+            if !has_room(there, of.umount.source, FOLLOWED_MAX) {
+                *detached.skipped.entry(of.umount.source).or_default() += 1;
                 continue;
             }
             detached.followed.push(Followed {

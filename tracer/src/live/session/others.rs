@@ -11,6 +11,7 @@ use tracer_common::{HOST, Loss, Room};
 use super::Session;
 use crate::{
     identity::boot_nanos,
+    incident::Skipped,
     probe::Losses,
     stream::{Noise, Raw},
     watchdog::{self, Step},
@@ -25,9 +26,6 @@ const TURN: Duration = Duration::from_millis(10);
 const REST: u32 = 3;
 /// How long those that are left are looked at in the end.
 const LAST: Duration = Duration::from_secs(1);
-
-/// What is lost of opens where there are too many.
-pub(super) const FORGOTTEN: &str = "history: too many open files";
 
 /// What waits, by source.
 #[derive(Debug, Default)]
@@ -151,6 +149,19 @@ impl Session {
         succeeded
     }
 
+    /// What user space had no room for, by source.
+    pub(super) fn skipped(&self) -> [(&'static str, &Skipped); 4] {
+        [
+            ("history: too many open files", &self.analyzer.history().forgotten),
+            (
+                "earlier attempts: too many mounts",
+                self.analyzer.forgotten_attempts(),
+            ),
+            (super::detached::SKIPPED, &self.detached.skipped),
+            (super::slow::SKIPPED, &self.slow.skipped),
+        ]
+    }
+
     /// Who did more than there is room for, and what was lost of that.
     pub(super) fn noise(&mut self) -> Vec<Noise> {
         let mut noise: BTreeMap<u64, Noise> = BTreeMap::new();
@@ -158,14 +169,10 @@ impl Session {
             let entry = noise.entry(*source).or_default();
             entry.losses = lost.clone();
         }
-        let forgotten = self.analyzer.history().forgotten.iter();
-        for (source, count) in forgotten.filter(|(source, _)| **source != HOST) {
-            let entry = noise.entry(*source).or_default();
-            entry.losses.add(FORGOTTEN, *count);
-        }
-        for (source, skipped) in self.slow.skipped.iter().filter(|(source, _)| **source != HOST) {
-            let entry = noise.entry(*source).or_default();
-            entry.losses.add(super::slow::SKIPPED, *skipped);
+        for (what, skipped) in self.skipped() {
+            for (source, count) in skipped.iter().filter(|(source, _)| **source != HOST) {
+                noise.entry(*source).or_default().losses.add(what, *count);
+            }
         }
         for (user, namespaces) in &self.others.crowded {
             let entry = noise.entry(u64::from(*user)).or_default();

@@ -4,15 +4,16 @@
 //! more (`task_work`), which syncs and shuts down the file system: the registers of the thread tell when that is over.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     time::Duration,
 };
 
-use tracer_common::{HOST, Room};
+use tracer_common::HOST;
 
 use super::Session;
 use crate::{
     identity::boot_nanos,
+    incident::{Skipped, has_room},
     live::stack,
     model::Target,
     stream::{RawUmount, Record, Slow, Stack},
@@ -23,10 +24,8 @@ use crate::{
 const UMOUNT2: u64 = 166;
 /// What is lost of those that are too many.
 pub(super) const SKIPPED: &str = "slow umounts: too many to follow";
-/// Threads that are followed at the most: as many as there is room for in the kernel, of the host and of others each.
-const FOLLOWED_MAX: usize = 1024;
-/// Those of one source that is not the host.
-const EACH_MAX: usize = Room::UnderWay.per_window() as usize;
+/// Threads that are followed at the most: as many as there is room for in the kernel.
+const FOLLOWED_MAX: usize = 2048;
 /// Threads of the host, and of others, of which the stack is read at one look at the most.
 const READ_MAX: usize = 64;
 /// Different stacks of one umount that are kept at the most.
@@ -42,7 +41,7 @@ const MISSING_MAX: u32 = 5;
 pub(super) struct SlowUmounts {
     followed: HashMap<u32, Followed>,
     /// Umounts that were too many to follow, by source.
-    pub(super) skipped: BTreeMap<u64, u64>,
+    pub(super) skipped: Skipped,
 }
 
 #[derive(Debug)]
@@ -108,18 +107,8 @@ impl Followed {
 impl SlowUmounts {
     /// Whether there is room for one more of a source; one that has none is counted.
     fn has_room(&mut self, source: u64) -> bool {
-        let others = self
-            .followed
-            .values()
-            .filter(|followed| followed.raw.source != HOST);
-        let (others, own) = others.fold((0, 0), |(others, own), followed| {
-            (others + 1, own + usize::from(followed.raw.source == source))
-        });
-        let has_room = if source == HOST {
-            self.followed.len() - others < FOLLOWED_MAX
-        } else {
-            others < FOLLOWED_MAX && own < EACH_MAX
-        };
+        let there = self.followed.values().map(|followed| followed.raw.source);
+        let has_room = has_room(there, source, FOLLOWED_MAX);
         if !has_room {
             *self.skipped.entry(source).or_default() += 1;
         }

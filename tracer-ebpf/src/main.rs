@@ -1,7 +1,7 @@
 //! The kernel programs of ebusy: the list of hooks and maps. What each hook does is in the module of its family.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     clippy::inline_always,
     reason = "calls between BPF functions cost a verifier state each, and pass five arguments at the most"

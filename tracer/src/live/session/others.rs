@@ -187,13 +187,12 @@ impl Session {
             }
             let before = self.others.told.iter().find(|told| told.source == source);
             let known = before.filter(|told| told.by.pid == counted.pid);
-            entry.by = match known {
-                Some(told) => told.by.clone(),
-                None => {
-                    let kernel = self.host.kernel(&self.probes.reader);
-                    let process = crate::stream::process_of(&counted);
-                    self.identities.complete(kernel, &process, counted.start)
-                }
+            entry.by = if let Some(told) = known {
+                told.by.clone()
+            } else {
+                let kernel = self.host.kernel(&self.probes.reader);
+                let process = crate::stream::process_of(&counted);
+                self.identities.complete(kernel, &process, counted.start)
             };
         }
         for (source, entry) in &mut noise {

@@ -22,8 +22,12 @@ use ebusy_tests::{
 };
 use tempfile::TempDir;
 
-/// How long a holder is there: far less than a look at all that the noise does.
-const MOMENT: Duration = Duration::from_millis(300);
+/// How long a holder is there: far less than a look at all that the noise does. In an emulated machine with one CPU
+/// every look takes some ten times as long.
+fn moment() -> Duration {
+    Duration::from_millis(if harness::in_machine() { 4000 } else { 300 })
+}
+
 /// Refusals of each test.
 const REFUSALS: usize = 3;
 /// The user of `noise`.
@@ -73,7 +77,7 @@ impl Noise {
 fn refused(scratch: &Scratch) -> Result<u32> {
     let holding = Holding::start_at_once("hold-fd", Namespace::Same, &[scratch.join("upper")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
-    pause::takes(MOMENT, "how long the holder has it");
+    pause::takes(moment(), "how long the holder has it");
     let pid = holding.claimed.ready.pid;
     holding.release()?;
     ensure!(scratch.umount()?, "still busy after the release");

@@ -11,6 +11,7 @@ pub mod btf;
 pub mod by_proc;
 pub mod capture;
 pub mod cli;
+mod confine;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzz;

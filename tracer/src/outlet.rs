@@ -12,8 +12,9 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
+
+use crate::confine;
 
 /// Writes all of it, or tells why not, after `taken` was told of each part. Waits for the reader, also where somebody
 /// made the descriptor non-blocking: who shares it with us may have.
@@ -108,15 +109,8 @@ impl Outlet {
             .name("ebusy-write".to_owned())
             .spawn(move || {
                 // It writes to what is open, no more.
-                let none = CapabilitySet::empty();
-                let _ = set_capabilities(
-                    None,
-                    CapabilitySets {
-                        effective: none,
-                        permitted: none,
-                        inheritable: none,
-                    },
-                );
+                let _ = confine::no_capabilities();
+                confine::write_only_below(&[]);
                 write(to.as_fd(), &theirs, gap);
             })?;
         Ok(Self { shared, room })

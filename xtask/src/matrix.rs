@@ -23,7 +23,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 23] = [
+pub(crate) const MATRIX: [Plan; 24] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -140,6 +140,11 @@ pub(crate) const MATRIX: [Plan; 23] = [
         tier: "fentry",
         kernels: &["6.1", "7.2"],
         only: "beside_a_storm",
+        ..PLAN
+    },
+    // What of it each kernel has.
+    Plan {
+        test: "confined",
         ..PLAN
     },
     // Many causes at once.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod advice;
 mod audit;
 mod commands;
+mod confined;
 mod containerd;
 mod detached;
 mod devices;
@@ -55,6 +56,7 @@ const SUITES: &[Suite] = &[
     suite("advice", advice::main),
     suite("audit", audit::main),
     suite("commands", commands::main),
+    suite("confined", confined::main),
     suite("containerd", containerd::main),
     suite("detached", detached::main),
     suite("devices", devices::main),

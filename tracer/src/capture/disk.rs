@@ -4,7 +4,7 @@
 //! record; a new segment's name is synced before its first block. So a kill or a power failure costs less than the
 //! last second.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, os::fd::BorrowedFd, sync::Arc, time::Instant};
 
 use super::{
     folder::{Folder, Limits, Open},
@@ -50,6 +50,11 @@ impl Disk {
             told: 0,
             failing: None,
         })
+    }
+
+    /// Where it writes.
+    pub(super) fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.descriptor()
     }
 
     /// Writes until no more comes; gives the folder back.

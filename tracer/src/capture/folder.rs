@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, BufReader, Read as _, Seek as _, Write as _},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -139,6 +139,11 @@ impl Folder {
         let earlier = folder.earlier().with_context(|| format!("listing {shown}"))?;
         folder.next = earlier.last().map_or(1, |(number, _)| number.saturating_add(1));
         Ok(folder)
+    }
+
+    /// The folder itself.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// The names of the segments of earlier runs, in order. They stay as they are, and limits are those of this run

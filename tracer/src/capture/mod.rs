@@ -8,6 +8,7 @@ mod format;
 mod line;
 mod lines;
 mod notes;
+mod opened;
 mod place;
 mod queue;
 mod reader;
@@ -27,6 +28,7 @@ pub use self::{
     folder::{Folder, Limits, is_part, is_segment_name},
     format::{Anchor, BLOCK, BLOCK_MAX, Header, VERSION, run_name},
     notes::{Gap, Notes, Place, Step},
+    opened::Opened,
     reader::Reader,
     recorder::{Destination, Recorder, Standing},
     writer::Writer,

@@ -12,6 +12,7 @@ use super::{
     format::{BlockKind, Header, STEP},
     lines::Lines,
     notes::{Gap, Notes, Place, Step},
+    opened::Opened,
     segment::{Piece, Segment},
 };
 use crate::{
@@ -47,7 +48,7 @@ struct Damage {
 #[derive(Debug)]
 pub struct Reader {
     /// Segments to come, in order.
-    files: VecDeque<PathBuf>,
+    files: VecDeque<(PathBuf, io::Result<File>)>,
     /// The one that is being read.
     segment: Option<Source>,
     header: Header,
@@ -92,39 +93,27 @@ enum Source {
 }
 
 impl Reader {
-    /// Opens a folder of segments, or one segment. Of a folder, a segment that cannot be read is an item of the
-    /// iteration; it is an error here if there is no other.
+    /// Opens a folder of segments, or one segment, and reads it.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let failed = |error| CaptureError::Read {
-            file: path.to_owned(),
-            offset: 0,
-            error,
-        };
-        let metadata = std::fs::metadata(path).map_err(failed)?;
-        let files = if metadata.is_dir() {
-            segments(path).map_err(failed)?
-        } else {
-            vec![path.to_owned()]
-        };
-        if files.is_empty() {
-            return Err(CaptureError::NoSegments {
-                folder: path.to_owned(),
-            });
-        }
-        let total = files.iter().map(|file| length(file)).sum();
-        let mut files = VecDeque::from(files);
+        Self::new(Opened::open(path)?)
+    }
+
+    /// Reads what is open. Of a folder, a segment that cannot be read is an item of the iteration; it is an error here if
+    /// there is no other.
+    pub fn new(opened: Opened) -> Result<Self, CaptureError> {
+        let Opened { path, mut files } = opened;
+        let total = files.iter().map(|(_, file)| length(file)).sum();
         let (mut ready, mut read): (VecDeque<Result<Record, _>>, _) = (VecDeque::new(), 0);
         let (source, header) = loop {
-            let Some(file) = files.pop_front() else {
+            let Some((path_of, file)) = files.pop_front() else {
                 let first = ready.pop_front().and_then(Result::err);
-                return Err(first.unwrap_or(CaptureError::NoSegments {
-                    folder: path.to_owned(),
-                }));
+                return Err(first.unwrap_or(CaptureError::NoSegments { folder: path }));
             };
-            match Source::open(&file) {
+            let length = length(&file);
+            match Source::open(&path_of, file) {
                 Ok(opened) => break opened,
                 Err(error) => {
-                    read += length(&file);
+                    read += length;
                     ready.push_back(Err(error));
                 }
             }
@@ -251,15 +240,16 @@ impl Reader {
     fn advance(&mut self) -> bool {
         match &mut self.segment {
             None => {
-                let Some(file) = self.files.pop_front() else {
+                let Some((path, file)) = self.files.pop_front() else {
                     self.settle_damage(None);
                     return false;
                 };
-                match Source::open(&file) {
+                let length = length(&file);
+                match Source::open(&path, file) {
                     Ok((source, header)) => self.begin(source, header),
                     Err(error) => {
                         self.notes.damaged += 1;
-                        self.read += length(&file);
+                        self.read += length;
                         self.ready.push_back(Err(error));
                     }
                 }
@@ -458,13 +448,16 @@ impl Iterator for Reader {
 }
 
 impl Source {
-    fn open(file: &Path) -> Result<(Self, Header), CaptureError> {
+    fn open(file: &Path, opened: io::Result<File>) -> Result<(Self, Header), CaptureError> {
         let failed = |error| CaptureError::Read {
             file: file.to_owned(),
             offset: 0,
             error,
         };
-        let mut from = BufReader::with_capacity(64 << 10, super::place::open_file(file).map_err(failed)?);
+        let mut opened = opened.map_err(failed)?;
+        // It may have been read before.
+        io::Seek::rewind(&mut opened).map_err(failed)?;
+        let mut from = BufReader::with_capacity(64 << 10, opened);
         match from.fill_buf().map_err(failed)?.first() {
             None => Err(CaptureError::Empty {
                 file: file.to_owned(),
@@ -517,20 +510,7 @@ impl Source {
     }
 }
 
-fn length(file: &Path) -> u64 {
-    std::fs::metadata(file).map_or(0, |metadata| metadata.len())
-}
-
-/// The segments in a folder, in the order of their numbers.
-fn segments(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if let Some(number) = segment_number(entry.file_name().as_bytes()) {
-            found.push((number, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+fn length(file: &io::Result<File>) -> u64 {
+    let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
+    metadata.map_or(0, |metadata| metadata.len())
 }

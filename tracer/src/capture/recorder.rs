@@ -16,6 +16,7 @@ use super::{
     queue::Queue,
 };
 use crate::{
+    confine,
     text::say::say,
     {render::escape, stream::Record, watchdog},
 };
@@ -136,6 +137,7 @@ impl Recorder {
         thread::Builder::new()
             .name("ebusy-record".to_owned())
             .spawn(move || {
+                confine::write_only_below(&[disk.folder()]);
                 // Nobody may be there any more who wants it.
                 let _ = send.send(disk.run());
             })

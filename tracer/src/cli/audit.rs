@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::{Common, exit, need_root, output::Results, who::kernel};
 use crate::{
     by_proc::ProcMounts,
+    confine,
     identity::{BootClock, Containers},
     live::{Identities, audit, enter_host_namespace, own_namespace},
     model::Audit as Report,
@@ -29,7 +30,9 @@ impl Audit {
         let mut results = Results::redacted(common, self.redact)?;
         enter_host_namespace()?;
         let containers = Arc::new(Containers::new("/proc", "/"));
-        let report = match kernel(common.probe)? {
+        let kernel = kernel(common.probe)?;
+        confine::while_looking(results.to_file());
+        let report = match kernel {
             Ok((host, reader)) => {
                 let identities = Identities::new(host.clock, containers, common.cmdline);
                 audit(&host, &reader, &identities, &patterns)

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::{
-    capture::{CaptureError, Reader},
+    capture::{CaptureError, Opened, Reader},
     model::Timestamp,
     report::{Analysis, Finding},
     stream::Record,
@@ -47,12 +47,12 @@ impl Damage {
 /// Reads a capture from begin to end and gives each record, then the incidents that it closes. What cannot be read is
 /// told on stderr and returned; everything else is given.
 pub(super) fn read(
-    path: &Path,
+    capture: Opened,
     analysis: &mut Analysis,
     mut record: impl FnMut(&mut Record, &Analysis) -> Result<()>,
     mut finding: impl FnMut(Finding) -> Result<()>,
 ) -> Result<Damage> {
-    let mut reader = open(path)?;
+    let mut reader = Reader::new(capture)?;
     let mut damage = Damage::default();
     let mut progress = Progress::new();
     while let Some(item) = reader.next() {
@@ -93,8 +93,9 @@ pub(super) fn read(
     Ok(damage)
 }
 
-fn open(path: &Path) -> Result<Reader> {
-    Reader::open(path).map_err(|error| match &error {
+/// Opens it.
+pub(super) fn open(path: &Path) -> Result<Opened> {
+    Opened::open(path).map_err(|error| match &error {
         CaptureError::Read { error: why, .. } if why.kind() == std::io::ErrorKind::NotFound => {
             anyhow::anyhow!(
                 "{}: no such capture; `ebusy record -o DIR` makes one, `ebusy report DIR` reads it",
@@ -106,17 +107,9 @@ fn open(path: &Path) -> Result<Reader> {
 }
 
 /// The time of the last record of a capture: that of its last segment that has one.
-pub(super) fn end_of(path: &Path) -> Result<Option<Timestamp>> {
-    let mut files = vec![path.to_owned()];
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", said_path(path)))?;
-        files = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        // Their names begin with a number of fixed width.
-        files.sort();
-        files.reverse();
-    }
-    for file in files {
-        let Ok(reader) = Reader::open(&file) else { continue };
+pub(super) fn end_of(capture: &Opened) -> Option<Timestamp> {
+    capture.last_first().find_map(|file| {
+        let reader = Reader::new(file).ok()?;
         let mut end = None;
         let mut clock = reader.header().start.clock;
         for record in reader.flatten() {
@@ -125,11 +118,8 @@ pub(super) fn end_of(path: &Path) -> Result<Option<Timestamp>> {
             }
             end = end.max(record.time().map(|time| clock.timestamp(time)));
         }
-        if end.is_some() {
-            return Ok(end);
-        }
-    }
-    Ok(None)
+        end
+    })
 }
 
 /// Which capture and incident: `CAPTURE`, `CAPTURE ID`, or `ID` alone of the capture of this host.

@@ -10,6 +10,7 @@ use super::{Common, Format, exit, output::Results};
 use crate::{
     btf::{Btf, Resolved},
     by_proc::BLIND,
+    confine,
     identity::WatchPatterns,
     kernel::{KernelLayout, Reader, Ways},
     live::{Host, MountsView, Options, Session, enter_host_namespace, own_namespace},
@@ -109,6 +110,7 @@ impl Doctor {
         );
         checks.add("ok", "kernel", kernel.clone(), None);
         capabilities(&mut checks);
+        confinement(&mut checks);
         let locked = lockdown(&mut checks);
         let btf = checks.result(
             "type information (BTF)",
@@ -230,6 +232,13 @@ fn text(report: &Report<'_>, short: bool) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// What ebusy gives up while it runs.
+fn confinement(checks: &mut Checks) {
+    let trial = confine::trial();
+    let state = if trial.whole { "ok" } else { "warn" };
+    checks.add(state, "confinement", trial.found, trial.mend);
 }
 
 /// Capabilities that loading and looking need, with their numbers (uapi/linux/capability.h).

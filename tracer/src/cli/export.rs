@@ -16,7 +16,10 @@ use super::{
     sink::Sink,
 };
 use crate::{
+    capture::Opened,
+    confine,
     export::{Jsonl, Perfetto},
+    model::keep_zone,
     report::{Analysis, Filter, Redactor, Seen},
 };
 
@@ -50,14 +53,17 @@ enum Writer<W: Write> {
 
 impl Export {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
-        let filter = self.choice.filter(common, &self.capture, None)?;
+        let opened = source::open(&self.capture)?;
         let in_use = InUse::standard().reading(&self.capture);
         let mut sink = Sink::open(common.output.as_deref(), &in_use)?;
         anyhow::ensure!(
             self.to == To::Jsonl || !sink.is_terminal(),
             "a trace is no text for a terminal; say where it goes: -o trace.pftrace"
         );
-        let (damage, chosen, seen) = self.write(&filter, &mut sink)?;
+        keep_zone();
+        confine::while_reading(sink.output());
+        let filter = self.choice.filter(common, &opened, None)?;
+        let (damage, chosen, seen) = self.write(opened, &filter, &mut sink)?;
         sink.finish()?;
         if chosen == 0 {
             nothing(&filter, &seen);
@@ -66,7 +72,7 @@ impl Export {
     }
 
     /// All of it, to its end: what was wrong, how many incidents were chosen, and out of what.
-    fn write(&self, filter: &Filter, sink: &mut Sink) -> Result<(Damage, u64, Seen)> {
+    fn write(&self, opened: Opened, filter: &Filter, sink: &mut Sink) -> Result<(Damage, u64, Seen)> {
         let redactor = Redactor::new().context("making a salt")?;
         let to = BufWriter::with_capacity(1 << 18, sink);
         let mut writer = match self.to {
@@ -77,7 +83,7 @@ impl Export {
         let mut analysis = Analysis::default();
         let mut chosen = 0u64;
         let damage = source::read(
-            &self.capture,
+            opened,
             &mut analysis,
             |record, analysis| {
                 let Writer::Jsonl(to) = &mut **writer.borrow_mut() else {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Common, Format, exit, output_file::InUse, sink::Sink};
 use crate::{
+    confine,
     identity::mount_id,
     live::Session,
     model::{Audit, Incident, Who},
@@ -99,6 +100,19 @@ impl Results {
             mounts.extend(mount(sink.as_fd(), sink.shown()));
         }
         mounts
+    }
+
+    /// Whether they go to the file of `-o`, which gets its name at the end.
+    pub(super) fn to_file(&self) -> bool {
+        matches!(&self.to, To::Sink(Sink::File(_)))
+    }
+
+    /// Where that file is.
+    pub(super) fn output(&self) -> Option<confine::Output<'_>> {
+        match &self.to {
+            To::Sink(sink) => sink.output(),
+            To::Outlet(..) => None,
+        }
     }
 
     /// Says, once, that results are lost, while ebusy goes on.

@@ -19,9 +19,10 @@ use rustix::{
         statat, unlinkat,
     },
     io::Errno,
+    process::geteuid,
 };
 
-use crate::{capture, render::escape};
+use crate::{capture, confine, render::escape};
 
 /// Names that are tried for a file that is no other's.
 const TRIES: usize = 16;
@@ -156,6 +157,15 @@ impl OutputFile {
             Err(error) => return Err(error).with_context(|| format!("writing -o {}", self.shown)),
         }
         self.place()
+    }
+
+    /// What it takes to give it its name.
+    pub(super) fn place_of(&self) -> confine::Output<'_> {
+        let ours = fstat(&self.directory).is_ok_and(|stat| stat.st_uid == geteuid().as_raw());
+        confine::Output {
+            folder: self.directory.as_fd(),
+            of_others: !ours,
+        }
     }
 
     /// Its name, for people.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     capture::{Destination, Folder, Limits},
+    confine,
     live::{Options, Session, enter_host_namespace},
     probe::History,
     render::escape,
@@ -183,6 +184,7 @@ impl Record {
                 status: Status::new()?,
             };
             watchdog::second_signal_ends()?;
+            confine::while_looking(false);
             announce(&session, &watching, common);
             if !history.at(session.tier()) {
                 say!("who opens files is not recorded at this tier (--history does)");

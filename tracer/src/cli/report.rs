@@ -8,12 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use jiff::tz::TimeZone;
 
 use super::{Common, Format, capture_source as source, exit, output::Results, output_file::InUse};
 use crate::{
+    capture::Opened,
+    confine,
     logs::{LogClock, LogLine, LogReader, matched},
-    model::{Incident, Kind, Operation, Outcome, Since, SinceSource, Timestamp, earlier},
+    model::{Incident, Kind, Operation, Outcome, Since, SinceSource, Timestamp, earlier, keep_zone, zone},
     render::{self, Html},
     report::{Analysis, Filter, Finding, Redactor, Seen, Summary, Tally, When, glob},
     text::{said, said_path, say::say},
@@ -82,11 +83,11 @@ fn by_name<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
 
 impl Choice {
     /// The filter; times before the end of the capture are counted from there.
-    pub(super) fn filter(&self, common: &Common, capture: &Path, id: Option<u64>) -> Result<Filter> {
+    pub(super) fn filter(&self, common: &Common, capture: &Opened, id: Option<u64>) -> Result<Filter> {
         let relative = [self.since, self.until]
             .iter()
             .any(|when| matches!(when, Some(When::BeforeEnd(_))));
-        let end = if relative { source::end_of(capture)? } else { None };
+        let end = if relative { source::end_of(capture) } else { None };
         let globs = |of: &[String]| {
             of.iter()
                 .map(|text| Ok((text.clone(), glob(text).map_err(anyhow::Error::msg)?)))
@@ -134,15 +135,8 @@ enum Sink {
 impl Report {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
         let (capture, id) = source::which(self.capture.clone(), self.id)?;
-        let filter = self.choice.filter(common, &capture, id)?;
-        let redactor = self
-            .redact
-            .then(Redactor::new)
-            .transpose()
-            .context("making a salt")?;
-        let mut lines = self.lines()?;
-        let firsts = firsts(&lines);
-        let zone = TimeZone::system();
+        let opened = source::open(&capture)?;
+        let logs = self.open_logs()?;
         let in_use = self
             .log
             .iter()
@@ -152,6 +146,17 @@ impl Report {
             Format::Html => Results::raw(common, &in_use)?,
             _ => Results::new(common, &in_use)?,
         };
+        keep_zone();
+        confine::while_reading(results.output());
+        let filter = self.choice.filter(common, &opened, id)?;
+        let redactor = self
+            .redact
+            .then(Redactor::new)
+            .transpose()
+            .context("making a salt")?;
+        let mut lines = Self::lines(logs)?;
+        let firsts = firsts(&lines);
+        let zone = zone();
         let mut sink = match common.format {
             Format::Html => Sink::Page(Html::new(zone.clone(), self.limit)),
             _ if self.summary => Sink::Nothing,
@@ -162,7 +167,7 @@ impl Report {
         let mut kept: Vec<Incident> = Vec::new();
         let (mut chosen, mut seen_id) = (0u64, false);
         let damage = source::read(
-            &capture,
+            opened,
             &mut analysis,
             |_, _| Ok(()),
             |mut finding| {
@@ -285,11 +290,19 @@ impl Report {
         results.text(&text);
     }
 
+    fn open_logs(&self) -> Result<Vec<(PathBuf, Box<dyn BufRead>)>> {
+        self.log
+            .iter()
+            .map(|path| Ok((path.clone(), open_log(path)?)))
+            .collect()
+    }
+
     /// The lines of the logs that speak of something busy.
-    fn lines(&self) -> Result<Vec<(PathBuf, Vec<LogLine>)>> {
+    fn lines(opened: Vec<(PathBuf, Box<dyn BufRead>)>) -> Result<Vec<(PathBuf, Vec<LogLine>)>> {
         let mut logs = Vec::new();
-        for path in &self.log {
-            let mut reader = LogReader::new(open_log(path)?, LogClock::of_host());
+        for (path, log) in opened {
+            let path = &path;
+            let mut reader = LogReader::new(log, LogClock::of_host());
             let lines = reader
                 .by_ref()
                 .take(LINES_MAX)

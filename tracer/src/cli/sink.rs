@@ -12,7 +12,10 @@ use super::{
     inherited,
     output_file::{InUse, OutputFile},
 };
-use crate::outlet::{Outlet, write_all};
+use crate::{
+    confine,
+    outlet::{Outlet, write_all},
+};
 
 /// Names of stdout: links, which are not followed elsewhere.
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
@@ -45,6 +48,14 @@ impl Sink {
         match self {
             Self::Stdout => Ok(()),
             Self::File(file) => file.finish(),
+        }
+    }
+
+    /// Where the file of `-o` is.
+    pub(super) fn output(&self) -> Option<confine::Output<'_>> {
+        match self {
+            Self::Stdout => None,
+            Self::File(file) => Some(file.place_of()),
         }
     }
 

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     advice::after,
     capture::{Destination, Folder, Limits, Recorder},
+    confine,
     incident::Output,
     live::{Options, Session, Watching, enter_host_namespace},
     model::Timestamp,
@@ -160,6 +161,7 @@ impl Watch {
             let ends = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
             let status = Status::new()?;
             watchdog::second_signal_ends()?;
+            confine::while_looking(false);
             announce(&session, &watching, common);
             let end = self.watch(session, child, (ends, status), &mut results).await?;
             // Where a command was run, its status is what was asked for.

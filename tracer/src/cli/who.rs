@@ -19,6 +19,7 @@ use super::{
 use crate::{
     advice::advise_who,
     by_proc::{BLIND, ProcMounts},
+    confine,
     identity::{BootClock, Containers, Lookup, ProcessReader, WatchPatterns},
     incident::{History, of_snapshot},
     kernel::{Mount, Reader},
@@ -66,7 +67,9 @@ impl Who {
         // Where there is no reader, the mounts of the namespace that ebusy was started in count as well.
         let started_in = ProcMounts::read(own_namespace);
         enter_host_namespace()?;
-        let (host, reader) = match kernel(common.probe)? {
+        let kernel = kernel(common.probe)?;
+        confine::while_looking(results.to_file());
+        let (host, reader) = match kernel {
             Ok(kernel) => kernel,
             Err(why) => {
                 say!("tier proc, {why}: {BLIND}");

@@ -1,7 +1,6 @@
 //! The live side: everything that reads the running host and puts it into the stream.
 
 mod audit;
-mod capabilities;
 mod device;
 mod host;
 mod identities;

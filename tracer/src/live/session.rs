@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     capture::{Destination, Header, Recorder, run_name},
+    confine,
     identity::{Containers, boot_nanos},
     incident::{Analyzer, Output},
     kernel::Mount,
@@ -130,9 +131,7 @@ impl Session {
         let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
         host.attach(&probes.reader)?;
         drop(step);
-        if let Err(error) = super::capabilities::give_up() {
-            log::warn!("running with all capabilities: {error:#}");
-        }
+        confine::while_starting();
         let containers = Arc::new(Containers::new("/proc", "/"));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -32,7 +32,7 @@ impl LogClock {
         Self {
             now: Timestamp::from_nanos(now),
             boot: Some(Timestamp::from_nanos(now - nanos(ClockId::Monotonic))),
-            zone: TimeZone::system(),
+            zone: crate::model::zone(),
         }
     }
 }

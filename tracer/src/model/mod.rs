@@ -17,6 +17,7 @@ mod time;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::time::{keep_zone, zone};
 pub use self::{
     audit::{
         Audit, CopiedMount, Detached, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own, Setting,

@@ -1,9 +1,22 @@
 //! Points in time: nanoseconds since the Unix epoch, RFC 3339 in JSON.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use jiff::{Timestamp as JiffTimestamp, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+static ZONE: OnceLock<TimeZone> = OnceLock::new();
+
+/// The time zone of this host.
+pub(crate) fn zone() -> TimeZone {
+    // The library looks for a change in its file now and then.
+    ZONE.get().cloned().unwrap_or_else(TimeZone::system)
+}
+
+/// It is as it is now, for whoever opens no more files.
+pub(crate) fn keep_zone() {
+    ZONE.get_or_init(TimeZone::system);
+}
 
 /// Nanoseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,10 +50,7 @@ impl Timestamp {
     /// `HH:MM:SS` in the local time zone.
     #[must_use]
     pub fn local_clock(self) -> String {
-        self.to_jiff()
-            .to_zoned(TimeZone::system())
-            .strftime("%H:%M:%S")
-            .to_string()
+        self.to_jiff().to_zoned(zone()).strftime("%H:%M:%S").to_string()
     }
 
     fn to_jiff(self) -> JiffTimestamp {

@@ -47,7 +47,7 @@ impl Style {
     pub fn new(terminal: bool) -> Self {
         Self {
             terminal,
-            zone: TimeZone::system(),
+            zone: crate::model::zone(),
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use globset::{Glob, GlobMatcher};
-use jiff::{SpanRelativeTo, Timestamp as JiffTimestamp, civil::DateTime, tz::TimeZone};
+use jiff::{SpanRelativeTo, Timestamp as JiffTimestamp, civil::DateTime};
 
 use super::workload;
-use crate::model::{Container, Holder, Incident, Kind, Outcome, Timestamp};
+use crate::model::{Container, Holder, Incident, Kind, Outcome, Timestamp, zone};
 
 /// A point in time as people say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +40,7 @@ impl FromStr for When {
             return at(time);
         }
         if let Ok(time) = text.parse::<DateTime>() {
-            let zoned = time
-                .to_zoned(TimeZone::system())
-                .map_err(|error| error.to_string())?;
+            let zoned = time.to_zoned(zone()).map_err(|error| error.to_string())?;
             return at(zoned.timestamp());
         }
         let length = text

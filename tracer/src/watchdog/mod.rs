@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::Signal,
-    thread::{CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, unshare_unsafe},
+    thread::{UnshareFlags, unshare_unsafe},
     time::{ClockId, clock_gettime},
 };
 
@@ -33,7 +33,7 @@ use self::{
     steps::{MAIN, Seen},
     verdict::{Patience, Verdict},
 };
-use crate::text::escape;
+use crate::{confine, text::escape};
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -65,16 +65,12 @@ pub(crate) fn start() -> Result<()> {
 }
 
 /// Shares no directory with the main thread, and may do nothing.
-fn alone() -> io::Result<()> {
+fn alone() -> Result<()> {
     // SAFETY: only descriptors could become those of somebody else, and these stay shared.
     unsafe { unshare_unsafe(UnshareFlags::FS) }?;
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
-    };
-    Ok(set_capabilities(None, sets)?)
+    confine::no_capabilities()?;
+    confine::write_only_below(&[]);
+    Ok(())
 }
 
 /// The folder that a recording goes to, for what is said at the end.

@@ -28,11 +28,21 @@ const KEPT: CapabilitySet = CapabilitySet::empty()
 /// # Errors
 /// If the kernel refuses it (capget(2), capset(2)).
 pub(super) fn give_up() -> Result<()> {
+    keep(KEPT)
+}
+
+/// Gives up all but these.
+pub(super) fn keep(kept: CapabilitySet) -> Result<()> {
     let now = capabilities(None).context("capget")?;
     let sets = CapabilitySets {
-        effective: now.effective.intersection(KEPT),
-        permitted: now.permitted.intersection(KEPT),
+        effective: now.effective.intersection(kept),
+        permitted: now.permitted.intersection(kept),
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).context("capset")
+}
+
+/// Gives up all, in this thread.
+pub(crate) fn none() -> Result<()> {
+    keep(CapabilitySet::empty())
 }

@@ -1,0 +1,77 @@
+//! Where a thread may write (landlock(7)). It is given up thread by thread: the main loop of a run that looks at processes
+//! keeps it, as Landlock also takes away what /proc says of the namespaces and stacks of others.
+
+use std::os::fd::BorrowedFd;
+
+use anyhow::{Context as _, Result};
+use landlock::{
+    ABI, AccessFs, CompatLevel, Compatible as _, LandlockStatus, PathBeneath, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _,
+};
+
+/// What is known of: a kernel that knows less refuses less.
+const KNOWN: ABI = ABI::V5;
+
+/// This thread, and those that it starts, may write to what is open, and make and remove files in these folders only.
+/// What the kernel has of that.
+pub(super) fn write_only_below(folders: &[BorrowedFd<'_>]) -> Result<LandlockStatus> {
+    let writing = AccessFs::from_write(KNOWN);
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(writing)?
+        .create()
+        .context("making a Landlock ruleset")?;
+    for folder in folders {
+        rules = rules.add_rule(PathBeneath::new(folder, writing))?;
+    }
+    Ok(rules.restrict_self()?.landlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        io::Write as _,
+        os::fd::AsFd as _,
+        thread,
+    };
+
+    use landlock::LandlockStatus;
+
+    use super::write_only_below;
+
+    #[test]
+    fn a_thread_writes_in_its_folder_and_nowhere_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        for folder in ["ours", "theirs"] {
+            fs::create_dir(at(folder)).unwrap();
+            fs::write(at(folder).join("old"), "old").unwrap();
+        }
+        let folder = File::open(at("ours")).unwrap();
+        let mut open = File::create(at("theirs/open")).unwrap();
+        thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                if !matches!(
+                    write_only_below(&[folder.as_fd()]).unwrap(),
+                    LandlockStatus::Available { .. }
+                ) {
+                    return;
+                }
+                fs::write(at("ours/new"), "new").unwrap();
+                fs::rename(at("ours/new"), at("ours/old")).unwrap();
+                fs::remove_file(at("ours/old")).unwrap();
+                assert!(fs::write(at("theirs/new"), "new").is_err());
+                assert!(fs::write(at("theirs/old"), "new").is_err());
+                assert!(fs::remove_file(at("theirs/old")).is_err());
+                assert!(fs::rename(at("theirs/old"), at("ours/x")).is_err());
+                assert!(fs::create_dir(at("theirs/folder")).is_err());
+                // What was opened before stays usable, and reading is no concern of this.
+                open.write_all(b"new").unwrap();
+                assert_eq!(fs::read(at("theirs/old")).unwrap(), b"old");
+            });
+            confined.join().unwrap();
+        });
+        fs::write(at("theirs/old"), "this thread is not confined").unwrap();
+    }
+}

@@ -184,7 +184,7 @@ impl Record {
                 status: Status::new()?,
             };
             watchdog::second_signal_ends()?;
-            confine::while_looking(false);
+            confine::once_started();
             announce(&session, &watching, common);
             if !history.at(session.tier()) {
                 say!("who opens files is not recorded at this tier (--history does)");

@@ -161,7 +161,7 @@ impl Watch {
             let ends = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
             let status = Status::new()?;
             watchdog::second_signal_ends()?;
-            confine::while_looking(false);
+            confine::once_started();
             announce(&session, &watching, common);
             let end = self.watch(session, child, (ends, status), &mut results).await?;
             // Where a command was run, its status is what was asked for.

@@ -52,14 +52,14 @@ enum Question {
         name: String,
         path: Vec<u8>,
     },
-    /// Log lines.
+    /// Log lines, which are read once ebusy is confined.
     Log(Vec<Asked>),
     Stuck,
 }
 
 impl Who {
     pub(super) fn run(self, common: &Common) -> Result<u8> {
-        let question = self.question()?;
+        let mut question = self.question()?;
         need_root()?;
         watchdog::start()?;
         let own_namespace = own_namespace();
@@ -69,6 +69,11 @@ impl Who {
         enter_host_namespace()?;
         let kernel = kernel(common.probe)?;
         confine::while_looking(results.to_file());
+        if let Question::Log(asked) = &mut question {
+            // How long that lasts is up to whoever writes it.
+            let _step = watchdog::within(Step::Waiting, &[]);
+            *asked = log_lines::read(std::io::stdin().lock(), LogClock::of_host())?;
+        }
         let (host, reader) = match kernel {
             Ok(kernel) => kernel,
             Err(why) => {
@@ -129,10 +134,7 @@ impl Who {
     fn question(&self) -> Result<Question> {
         let what = match self.what.as_deref().map(OsStrExt::as_bytes) {
             None => return Ok(Question::Stuck),
-            Some(b"-") => {
-                let asked = log_lines::read(std::io::stdin().lock(), LogClock::of_host())?;
-                return Ok(Question::Log(asked));
-            }
+            Some(b"-") => return Ok(Question::Log(Vec::new())),
             Some(b"") => {
                 bail!("an empty name; give a path, a container id, NAMESPACE/POD, or - for a log line")
             }

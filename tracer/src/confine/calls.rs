@@ -9,6 +9,13 @@ use std::ops::BitOr;
 )]
 use libc::*;
 
+#[cfg(target_arch = "aarch64")]
+#[expect(
+    non_upper_case_globals,
+    reason = "as the C library's other numbers, where it is missing"
+)]
+const SYS_renameat: c_long = 38;
+
 /// When a call is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct When(u8);

@@ -16,19 +16,17 @@ const KEPT: CapabilitySet = CapabilitySet::empty()
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::DAC_OVERRIDE)
     // Addresses in kallsyms.
-    .union(CapabilitySet::SYSLOG)
-    // More locked memory, which maps and rings count as before Linux 5.11.
-    .union(CapabilitySet::SYS_RESOURCE)
-    // Ctrl-C for a command that runs as somebody else.
-    .union(CapabilitySet::KILL);
+    .union(CapabilitySet::SYSLOG);
+/// What `watch -- CMD` keeps besides: Ctrl-C for a command that runs as somebody else.
+const FOR_COMMAND: CapabilitySet = CapabilitySet::KILL;
 
-/// Gives up what is not needed, in this thread and those that it starts from now on. A command that was forked before
+/// Gives up what is not needed, with a command or without, in this thread and those that it starts from now on. A command that was forked before
 /// keeps what it has.
 ///
 /// # Errors
 /// If the kernel refuses it (capget(2), capset(2)).
-pub(super) fn give_up() -> Result<()> {
-    keep(KEPT)
+pub(super) fn give_up(command: bool) -> Result<()> {
+    keep(if command { KEPT | FOR_COMMAND } else { KEPT })
 }
 
 /// Gives up all but these.

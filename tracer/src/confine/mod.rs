@@ -25,15 +25,20 @@ use crate::text::say::say;
 /// What is not in force, told once.
 static MISSING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-/// The programs are loaded, and what is left to do before the first event is to get ready.
-pub(crate) fn while_starting() {
-    settle("capabilities are not given up", capabilities::give_up());
+/// The programs are loaded, and what is left to do before the first event is to get ready; `command`: one is watched.
+pub(crate) fn while_starting(command: bool) {
+    settle("capabilities are not given up", capabilities::give_up(command));
     settle(NO_FILTER, install(START | TRACE | OUTPUT, Threads::All));
 }
 
-/// From now on ebusy looks at things, and does nothing else; `output`: and gives the file of `-o` its name.
+/// `watch` and `record` have started.
+pub(crate) fn once_started() {
+    settle(NO_FILTER, install(TRACE, Threads::All));
+}
+
+/// From now on `who` and `audit` look at things, and do nothing else; `output`: and give the file of `-o` its name.
 pub(crate) fn while_looking(output: bool) {
-    settle("capabilities are not given up", capabilities::give_up());
+    settle("capabilities are not given up", capabilities::give_up(false));
     let when = if output { TRACE | OUTPUT } else { TRACE };
     settle(NO_FILTER, install(when, Threads::All));
 }

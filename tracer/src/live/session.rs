@@ -131,7 +131,7 @@ impl Session {
         let (probes, refused) = load(options.probe, &host.btf, &host.layout, options.history)?;
         host.attach(&probes.reader)?;
         drop(step);
-        confine::while_starting();
+        confine::while_starting(options.command);
         let containers = Arc::new(Containers::new("/proc", "/"));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -245,7 +245,11 @@ pub(super) const CALLS: &[Call] = &[
     ),
     call!(SYS_rseq, TRACE, "a thread begins"),
     call!(SYS_set_robust_list, TRACE, "a thread begins"),
-    call!(SYS_sched_getaffinity, TRACE, "a thread begins"),
+    call!(
+        SYS_sched_getaffinity,
+        ALWAYS,
+        "a thread begins; how much memory is kept for threads"
+    ),
     call!(SYS_sigaltstack, ALWAYS, "a thread begins or ends"),
     call!(
         SYS_prctl,

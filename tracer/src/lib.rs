@@ -22,6 +22,7 @@ pub mod live;
 pub mod logs;
 pub mod model;
 mod outlet;
+mod owned;
 pub mod probe;
 pub mod render;
 pub mod report;

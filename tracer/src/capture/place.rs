@@ -3,183 +3,35 @@
 //! opened to be read is a file, so that nothing is waited for, and no device is opened.
 
 use std::{
-    collections::VecDeque,
-    ffi::OsString,
     fs::File,
     io,
-    os::{
-        fd::{AsFd, AsRawFd as _, OwnedFd},
-        unix::ffi::OsStringExt as _,
-    },
-    path::{Component, Path, PathBuf},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    path::Path,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat},
-    io::Errno,
-    process::{getegid, geteuid},
-};
+use anyhow::{Result, bail};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
-use super::recorder::shown;
-
-/// Links that are followed, as the kernel does it.
-const LINKS_MAX: usize = 40;
-const SET_STICKY: u32 = libc::S_ISVTX;
-
-/// Who may decide where a capture is: root, and whoever runs ebusy, also by sudo.
-#[derive(Debug)]
-struct Trusted {
-    users: Vec<u32>,
-    groups: Vec<u32>,
-}
-
-impl Trusted {
-    fn here() -> Self {
-        let by_sudo = |name| std::env::var(name).ok()?.parse().ok();
-        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-        Self {
-            users: [Some(0), Some(user), by_sudo("SUDO_UID")]
-                .into_iter()
-                .flatten()
-                .collect(),
-            groups: [Some(0), Some(group), by_sudo("SUDO_GID")]
-                .into_iter()
-                .flatten()
-                .collect(),
-        }
-    }
-
-    fn owns(&self, stat: &Stat) -> bool {
-        self.users.contains(&stat.st_uid)
-    }
-
-    /// Who else may make and remove names there, in words.
-    fn others(&self, stat: &Stat) -> Option<String> {
-        if !self.owns(stat) {
-            Some(format!("user {}, whose it is", stat.st_uid))
-        } else if stat.st_mode & 0o002 != 0 {
-            Some("everybody".to_owned())
-        } else if stat.st_mode & 0o020 != 0 && !self.groups.contains(&stat.st_gid) {
-            Some(format!("group {}", stat.st_gid))
-        } else {
-            None
-        }
-    }
-}
+use crate::owned::{Owners, Way, words};
 
 /// Opens a folder, and makes it with 0700 if it is not there.
 pub(super) fn open_folder(path: &Path) -> Result<OwnedFd> {
-    open_trusting(path, &Trusted::here())
-}
-
-fn open_trusting(path: &Path, trusted: &Trusted) -> Result<OwnedFd> {
-    let path = std::path::absolute(path)?;
-    let mut walk = Walk {
-        at: root()?,
-        shown: PathBuf::from("/"),
-        left: parts(&path),
-        links: 0,
+    let owners = Owners::invoker();
+    let way = Way {
+        root: Path::new("/"),
+        owners: &owners,
+        make: true,
+        may_enter: &|_| true,
     };
-    while let Some(part) = walk.left.pop_front() {
-        walk.step(&part, trusted)?;
-    }
-    if let Some(who) = trusted.others(&fstat(&walk.at)?) {
+    let found = way.to(&std::path::absolute(path)?)?;
+    if let Some(who) = owners.others(&fstat(&found)?) {
         bail!(
             "{who} may write there, and so decide what is recorded; choose another folder, or give it to root alone \
              (chown and chmod 700)"
         );
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(&walk.at, ".", flags, Mode::empty())?)
-}
-
-/// On the way to a folder.
-#[derive(Debug)]
-struct Walk {
-    at: OwnedFd,
-    shown: PathBuf,
-    left: VecDeque<OsString>,
-    links: usize,
-}
-
-fn root() -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(CWD, "/", flags, Mode::empty())
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    let parts = path.components().filter_map(|part| match part {
-        Component::Normal(_) | Component::ParentDir => Some(part.as_os_str().to_owned()),
-        _ => None,
-    });
-    parts.collect()
-}
-
-impl Walk {
-    fn step(&mut self, part: &OsString, trusted: &Trusted) -> Result<()> {
-        let here = fstat(&self.at)?;
-        // In a sticky folder, such as /tmp, everybody may make names, and nobody may take those of others.
-        let others = trusted
-            .others(&here)
-            .filter(|_| !(trusted.owns(&here) && here.st_mode & SET_STICKY != 0));
-        if let Some(who) = others {
-            bail!(
-                "{} may be written by {who}, who could lead it elsewhere; choose a folder that only root may change, \
-                 such as /var/lib/ebusy",
-                shown(&self.shown)
-            );
-        }
-        let next = self.shown.join(part);
-        let found = self.look_up(part).with_context(|| shown(&next))?;
-        let stat = fstat(&found)?;
-        ensure!(
-            part == ".." || here.st_mode & SET_STICKY == 0 || trusted.owns(&stat),
-            "{} was made by user {}; choose another folder",
-            shown(&next),
-            stat.st_uid
-        );
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                self.shown = next;
-                self.at = found;
-            }
-            FileType::Symlink => {
-                self.links += 1;
-                ensure!(
-                    self.links <= LINKS_MAX,
-                    "{}: too many symbolic links",
-                    shown(&next)
-                );
-                let target = readlinkat(&found, "", Vec::new()).with_context(|| shown(&next))?;
-                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                if target.is_absolute() {
-                    self.at = root()?;
-                    self.shown = PathBuf::from("/");
-                }
-                for part in parts(&target).into_iter().rev() {
-                    self.left.push_front(part);
-                }
-            }
-            kind => bail!("{} is not a folder but {}", shown(&next), words(kind)),
-        }
-        Ok(())
-    }
-
-    /// A name, made if it is the last one.
-    fn look_up(&self, part: &OsString) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(&self.at, part, flags, Mode::empty()) {
-            Err(Errno::NOENT) if self.left.is_empty() => {
-                match mkdirat(&self.at, part, Mode::RWXU) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error),
-                }
-                openat(&self.at, part, flags, Mode::empty())
-            }
-            found => found,
-        }
-    }
+    Ok(openat(&found, ".", flags, Mode::empty())?)
 }
 
 /// Opens a file for reading; nothing else is opened, so that no FIFO is waited for, and no device notices.
@@ -202,18 +54,6 @@ pub(super) fn regular(file: impl AsFd) -> io::Result<()> {
     }
 }
 
-fn words(kind: FileType) -> &'static str {
-    match kind {
-        FileType::RegularFile => "a file",
-        FileType::Directory => "a folder",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a FIFO",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice | FileType::BlockDevice => "a device",
-        FileType::Unknown => "of an unknown kind",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -222,7 +62,7 @@ mod tests {
         path::Path,
     };
 
-    use super::{Trusted, open_file, open_folder, open_trusting};
+    use super::{open_file, open_folder};
 
     fn mode(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -261,23 +101,6 @@ mod tests {
         assert!(error.contains("folder may be written by everybody"), "{error}");
         mode(&folder, 0o700);
         open_folder(&folder.join("ours")).unwrap();
-    }
-
-    #[test]
-    fn what_others_own_is_refused() {
-        let scratch = tempfile::tempdir().unwrap();
-        let folder = scratch.path().join("folder");
-        open_folder(&folder).unwrap();
-        // The same folder, seen by whoever trusts root alone, but by its number is not root.
-        let trusted = |users: &[u32]| Trusted {
-            users: users.to_vec(),
-            groups: vec![0],
-        };
-        let own = fs::metadata(&folder).unwrap().uid();
-        let root = fs::metadata("/").unwrap().uid();
-        open_trusting(&folder, &trusted(&[root, own])).unwrap();
-        let error = format!("{:#}", open_trusting(&folder, &trusted(&[own + 1])).unwrap_err());
-        assert!(error.contains("may be written by user"), "{error}");
     }
 
     #[test]

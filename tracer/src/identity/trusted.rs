@@ -16,29 +16,21 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2, readlinkat},
-    process::geteuid,
-};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2, readlinkat};
 
 use super::{
     files::{Stamp, below, unescape},
     watch::WatchPatterns,
 };
+use crate::owned::{Owners, Way};
 
 /// Longest file of a runtime: a real `config.json` has some 10 KiB.
 const FILE_CAP: u64 = 4 * 1024 * 1024;
 /// Directories with more entries are not searched further.
 const ENTRIES_MAX: usize = 8192;
-/// Links on the way to a directory of a runtime; `/var/lib/docker` may be one.
-const LINKS_MAX: usize = 8;
-/// Writable for the group or for others.
-const OTHERS_WRITE: u32 = 0o022;
-/// Others cannot rename or remove what is the superuser's.
-const STICKY: u32 = 0o1000;
 
 /// File systems that answer from this machine. On others a file may take for ever to open.
 const LOCAL: &[&str] = &[
@@ -54,16 +46,22 @@ impl Folder {
     /// Opens one. `None` where it is not there, or where not only the superuser decides what is.
     pub(crate) fn open(host: &Path, path: &Path, watched: &WatchPatterns) -> Option<Self> {
         let mounts = MountTable::read()?;
-        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let host_root = open(host, directory, Mode::empty()).ok()?;
-        let mut path = plain(path)?;
-        for _ in 0..=LINKS_MAX {
-            match walk(host, &host_root, &path, &mounts, watched)? {
-                Walked::Arrived(folder) => return Some(Self(folder)),
-                Walked::Link(instead) => path = plain(&instead)?,
-            }
-        }
-        None
+        let owners = Owners::superuser();
+        let way = Way {
+            root: host,
+            owners: &owners,
+            make: false,
+            // Told from the mount table alone: to ask the file system itself could hang.
+            may_enter: &|path| {
+                mounts.is_local(&below(host, path)) && !watched.covers(path.as_os_str().as_bytes())
+            },
+        };
+        let found = path.is_absolute().then(|| way.to(path))?.ok()?;
+        // In the directory itself nobody else may put anything.
+        owners
+            .others(&fstat(&found).ok()?)
+            .is_none()
+            .then_some(Self(found))
     }
 
     /// Reads a file in it, at most the first part of a very long one.
@@ -135,73 +133,8 @@ impl Folder {
     }
 }
 
-enum Walked {
-    Arrived(OwnedFd),
-    Link(PathBuf),
-}
-
-/// Enters one component after the other, as far as each is the superuser's.
-fn walk(
-    host: &Path,
-    root: &OwnedFd,
-    path: &Path,
-    mounts: &MountTable,
-    watched: &WatchPatterns,
-) -> Option<Walked> {
-    let mut here = root.try_clone().ok()?;
-    let mut passed = PathBuf::from("/");
-    let mut last = fstat(&here).ok()?;
-    for name in path.components().skip(1) {
-        passed.push(name);
-        // Told from the mount table alone: to ask the file system itself could hang.
-        if !mounts.is_local(&below(host, &passed)) || watched.covers(passed.as_os_str().as_bytes()) {
-            return None;
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let next = openat2(
-            &here,
-            name.as_os_str(),
-            flags,
-            Mode::empty(),
-            ResolveFlags::empty(),
-        )
-        .ok()?;
-        last = fstat(&next).ok()?;
-        match FileType::from_raw_mode(last.st_mode) {
-            FileType::Directory if is_ours(&last) && !others_replace(&last) => here = next,
-            FileType::Symlink if is_ours(&last) => {
-                let target = readlinkat(&next, "", Vec::new()).ok()?;
-                let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_path_buf();
-                let rest: PathBuf = path.components().skip(passed.components().count()).collect();
-                return Some(Walked::Link(passed.parent()?.join(target).join(rest)));
-            }
-            _ => return None,
-        }
-    }
-    // In the directory itself nobody else may put anything.
-    (last.st_mode & OTHERS_WRITE == 0).then_some(Walked::Arrived(here))
-}
-
 fn is_ours(stat: &Stat) -> bool {
-    stat.st_uid == 0 || stat.st_uid == geteuid().as_raw()
-}
-
-/// Whether others can put something in the place of what is in a directory.
-fn others_replace(stat: &Stat) -> bool {
-    stat.st_mode & OTHERS_WRITE != 0 && stat.st_mode & STICKY == 0
-}
-
-/// An absolute path in which every component is an ordinary name, or leads up within it.
-fn plain(path: &Path) -> Option<PathBuf> {
-    let mut found = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::RootDir | Component::Normal(_) => found.push(component),
-            Component::ParentDir => drop(found.pop()),
-            Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    found.is_absolute().then_some(found)
+    Owners::superuser().own(stat)
 }
 
 /// Mountpoints of ebusy's own namespace, and whether a local file system is mounted there.

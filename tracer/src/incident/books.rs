@@ -54,7 +54,8 @@ fn extra(state: &MountState, count: i32, snapshot: &Snapshot) -> u64 {
     } else {
         state.children
     };
-    (i64::from(count) - 1).max(0) as u64 + children
+    // A capture may say anything.
+    children.saturating_add((i64::from(count) - 1).max(0) as u64)
 }
 
 /// The same for a slot: one with child mounts is skipped, unless the one child covers its root, which does not count
@@ -125,7 +126,9 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
         })
         .unwrap_or(all[0]);
     let others = all.iter().filter(|(state, _)| state.address != guilty.0.address);
-    let remaining: Option<u64> = others.map(|(_, extra)| *extra).sum();
+    let remaining = others.map(|(_, extra)| *extra);
+    let remaining = remaining.reduce(|sum, extra| Some(sum?.saturating_add(extra?)));
+    let remaining = remaining.unwrap_or(Some(0));
     let blocking = all
         .iter()
         .filter(|(state, extra)| {
@@ -261,6 +264,22 @@ mod tests {
             compared: Some((1, 4)),
         };
         assert_eq!(judge(&found, told).books.counted, Some(2));
+    }
+
+    #[test]
+    fn numbers_of_a_capture_are_added_up_to_the_largest() {
+        let target = state(1, 2, u64::MAX, 0);
+        let mut slots = vec![state(2, i32::MAX, 0, 0), state(3, 1, 0, 0)];
+        let books = judge(&snapshot(target, slots.clone(), false), Told::default()).books;
+        assert_eq!(
+            (books.counted, books.remaining),
+            (Some(u64::MAX), Some(i32::MAX as u64 - 1))
+        );
+        slots[1].counts = [None, None];
+        let books = judge(&snapshot(state(1, 2, 0, 0), slots, false), Told::default()).books;
+        assert_eq!((books.counted, books.remaining), (Some(1), None));
+        let alone = judge(&snapshot(state(1, 2, 0, 0), Vec::new(), false), Told::default()).books;
+        assert_eq!(alone.remaining, Some(0));
     }
 
     #[test]

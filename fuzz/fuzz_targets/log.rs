@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tracer::fuzz::log(bytes));
+ebusy_fuzz::target!("log");

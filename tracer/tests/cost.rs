@@ -1,37 +1,11 @@
 //! What a capture costs follows its size: small ones of records with extreme values, made to meet each other in every
 //! join of the analysis, and everything that is made of them, in bytes written, bytes allocated and bytes held at once.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
-
 use serde_json::{Value, json};
-use tracer::{fuzz::written, logs};
-
-/// Bytes allocated since the beginning, held now, and held at the most.
-static ALLOCATED: AtomicU64 = AtomicU64::new(0);
-static HELD: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: the system's allocator does what is asked of it; this only counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let size = layout.size() as u64;
-        ALLOCATED.fetch_add(size, Relaxed);
-        PEAK.fetch_max(HELD.fetch_add(size, Relaxed) + size, Relaxed);
-        // SAFETY: as the caller promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size() as u64, Relaxed);
-        // SAFETY: as the caller promised.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use tracer::{
+    fuzz::{self, Counting, Noise, written},
+    logs,
+};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -46,42 +20,23 @@ struct Cost {
 }
 
 fn cost(bytes: &[u8]) -> Cost {
-    let (allocated, held) = (ALLOCATED.load(Relaxed), HELD.load(Relaxed));
-    PEAK.store(held, Relaxed);
-    let written = written(bytes);
+    let (written, cost) = fuzz::cost(|| written(bytes));
     Cost {
         size: bytes.len() as u64,
         written,
-        allocated: ALLOCATED.load(Relaxed) - allocated,
-        peak: PEAK.load(Relaxed).saturating_sub(held),
+        allocated: cost.allocated,
+        peak: cost.peak,
     }
 }
 
-/// Numbers that look random and are the same each time (`SplitMix64`).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ (number >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// A time, or a count: the ends of what there is, and what is near the others.
-    fn extreme(&mut self) -> u64 {
-        match self.below(8) {
-            0 => 0,
-            1 => u64::MAX,
-            2 => i64::MAX as u64,
-            3 => self.next(),
-            _ => self.below(64) * 1_000_000_000,
-        }
+/// A time, or a count: the ends of what there is, and what is near the others.
+fn extreme(numbers: &mut Noise) -> u64 {
+    match numbers.below(8) {
+        0 => 0,
+        1 => u64::MAX,
+        2 => i64::MAX as u64,
+        3 => numbers.number(),
+        _ => numbers.below(64) as u64 * 1_000_000_000,
     }
 }
 
@@ -136,9 +91,9 @@ fn operation(time: u64, cause: u64, holders: u64) -> Value {
         "target": target(cause), "reason": "mount_point", "holders": holders, "looked": time})
 }
 
-fn some(numbers: &mut Numbers) -> Value {
-    let (time, later) = (numbers.extreme(), numbers.extreme());
-    let (file, mount) = (numbers.below(4), numbers.below(3));
+fn some(numbers: &mut Noise) -> Value {
+    let (time, later) = (extreme(numbers), extreme(numbers));
+    let (file, mount) = (numbers.below(4) as u64, numbers.below(3) as u64);
     match numbers.below(12) {
         0 | 1 => opened(time, file, mount),
         2 => json!({"record": "closed", "time": time, "file": file}),
@@ -244,7 +199,7 @@ const JOINS: &[(&str, Make)] = &[
 
 /// A KiB may cost 64 MiB at the most, and what is held grows with the size.
 fn small_captures() {
-    let mut numbers = Numbers(12);
+    let mut numbers = Noise(12);
     for case in 0..400 {
         let count = 1 + numbers.below(40);
         let bytes = lines((0..count).map(|_| some(&mut numbers)));
@@ -328,12 +283,11 @@ fn logs_of_anybody() {
         "failed to unmount /a/",
         "\\\"target is busy",
     ] {
-        let allocated = ALLOCATED.load(Relaxed);
         let line = phrase.repeat((60 << 10) / phrase.len());
-        let found: Vec<_> = logs::LogReader::new(line.as_bytes(), clock()).flatten().collect();
+        let read = || -> Vec<_> { logs::LogReader::new(line.as_bytes(), clock()).flatten().collect() };
+        let (found, cost) = fuzz::cost(read);
         assert!(found.len() <= 16, "{phrase}");
-        let allocated = ALLOCATED.load(Relaxed) - allocated;
-        assert!(allocated <= 64 << 20, "{phrase}: {allocated}");
+        assert!(cost.allocated <= 64 << 20, "{phrase}: {cost:?}");
     }
 }
 

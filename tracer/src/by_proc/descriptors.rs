@@ -93,6 +93,11 @@ fn flags_and_mount(text: &[u8]) -> Option<(u32, u32)> {
     Some((flags, field(b"mnt_id:")?.parse().ok()?))
 }
 
+/// Any text as that of fdinfo: for fuzzing.
+pub(crate) fn fuzzed(bytes: &[u8]) {
+    let _ = flags_and_mount(bytes);
+}
+
 /// Puts those of one open file together, in the order in which they were found.
 fn group(
     descriptors: Vec<Descriptor>,

@@ -25,7 +25,7 @@ use crate::{
     probe::Tier,
 };
 
-pub(crate) use self::mountinfo::parse as parse_mountinfo;
+pub(crate) use self::{descriptors::fuzzed, mountinfo::parse as parse_mountinfo};
 
 /// What this tier does not see, in one sentence.
 pub const BLIND: &str = "only descriptors and child mounts are seen, in this mount namespace; not working and root \

@@ -163,12 +163,21 @@ pub(super) enum BlockKind {
 }
 
 impl BlockKind {
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         match self {
             Self::Unknown => 0,
             Self::Records => 1,
             Self::End => 2,
             Self::State => 3,
+        }
+    }
+
+    pub(super) fn of_number(number: u32) -> Self {
+        match number {
+            1 => Self::Records,
+            2 => Self::End,
+            3 => Self::State,
+            _ => Self::Unknown,
         }
     }
 }
@@ -211,12 +220,7 @@ impl BlockHeader {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let whole = bytes.starts_with(&MARKER) && crc32fast::hash(&bytes[8..44]) == u32_at(44);
         whole.then(|| Self {
-            kind: match u32_at(16) {
-                1 => BlockKind::Records,
-                2 => BlockKind::End,
-                3 => BlockKind::State,
-                _ => BlockKind::Unknown,
-            },
+            kind: BlockKind::of_number(u32_at(16)),
             count: u32_at(20),
             first: u64::from(u32_at(24)) | u64::from(u32_at(28)) << 32,
             stored: u32_at(32),
@@ -244,15 +248,19 @@ pub(super) const MARKER: [u8; 16] = {
 
 /// The bytes that a segment begins with.
 pub(super) fn encode_header(header: &Header) -> serde_json::Result<Vec<u8>> {
-    let json = serde_json::to_vec(header)?;
+    Ok(encode_json(header.format, &serde_json::to_vec(header)?))
+}
+
+/// The same of the JSON of a header.
+pub(super) fn encode_json(format: u32, json: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FILE_HEADER + json.len());
     bytes.extend_from_slice(&SKIPPABLE);
     bytes.extend_from_slice(&((FILE_HEADER - 8 + json.len()) as u32).to_le_bytes());
     bytes.extend_from_slice(FILE_MAGIC);
-    bytes.extend_from_slice(&header.format.to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
-    bytes.extend_from_slice(&json);
-    Ok(bytes)
+    bytes.extend_from_slice(&format.to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(json).to_le_bytes());
+    bytes.extend_from_slice(json);
+    bytes
 }
 
 /// What the first bytes of a file say.

@@ -5,6 +5,7 @@ mod disk;
 mod error;
 mod folder;
 mod format;
+pub(crate) mod frames;
 mod line;
 mod lines;
 mod notes;

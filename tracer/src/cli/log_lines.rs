@@ -72,6 +72,13 @@ pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
     Ok(asked)
 }
 
+/// Any text as a log on standard input: for fuzzing.
+pub(crate) fn fuzzed(log: &[u8], clock: LogClock) {
+    for asked in read(log, clock).unwrap_or_default() {
+        let _ = (asked.path(), asked.source(), asked.not_matched());
+    }
+}
+
 /// Whether two lines are about one thing.
 fn same(one: &LogLine, other: &LogLine) -> bool {
     let about = |line: &LogLine| {

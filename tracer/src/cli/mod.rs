@@ -21,6 +21,7 @@ use std::{io::Write as _, os::unix::ffi::OsStrExt as _, path::PathBuf, str::From
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::log_lines::fuzzed;
 #[cfg(test)]
 pub(crate) use self::report::LogMatch;
 use crate::{

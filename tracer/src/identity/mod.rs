@@ -14,6 +14,7 @@ mod clock;
 mod complete;
 mod container;
 mod files;
+pub(crate) mod fuzzed;
 mod known;
 mod metadata;
 mod mount_path;

@@ -62,7 +62,7 @@ fn cpu_list(path: &str) -> Result<Vec<u32>> {
     parse_cpu_list(text.trim()).with_context(|| format!("{path} has {text:?}"))
 }
 
-fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
+pub(super) fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
     let mut cpus = Vec::new();
     for range in text.split(',').filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

@@ -130,7 +130,7 @@ fn backing_file(number: u32) -> Option<Vec<u8>> {
 }
 
 /// The last component of what `backing_file` says.
-fn file_name(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn file_name(text: &[u8]) -> Option<&[u8]> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let text = text.strip_suffix(b" (deleted)").unwrap_or(text);
     Some(Path::new(OsStr::from_bytes(text)).file_name()?.as_bytes())

@@ -15,6 +15,7 @@ mod everywhere;
 mod export;
 mod fanotify;
 mod file;
+mod fuzzed;
 mod layout;
 mod loop_device;
 mod mapping;
@@ -68,4 +69,4 @@ pub use self::{
     user_memory::UserMemory,
     ways::Ways,
 };
-pub(crate) use self::{dentry::shortened, mount::MOUNTS_MAX};
+pub(crate) use self::{dentry::shortened, fuzzed::fuzzed, mount::MOUNTS_MAX};

@@ -87,7 +87,7 @@ impl Walk<'_, '_> {
 }
 
 /// The paths in `/proc/swaps`: `Filename Type Size Used Priority`, with octal escapes.
-fn swap_areas(text: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn swap_areas(text: &[u8]) -> Vec<Vec<u8>> {
     text.split(|byte| *byte == b'\n')
         .skip(1)
         .filter_map(|line| {

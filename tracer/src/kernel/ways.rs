@@ -148,7 +148,7 @@ impl Ways {
 }
 
 /// The address of the kernel's only data symbol of this name.
-fn symbol(kallsyms: &[u8], name: &[u8]) -> Option<u64> {
+pub(super) fn symbol(kallsyms: &[u8], name: &[u8]) -> Option<u64> {
     let mut found = None;
     for line in kallsyms.split(|byte| *byte == b'\n') {
         // `address type name`, and a tab and `[module]` for modules.

@@ -2,6 +2,7 @@
 
 mod audit;
 mod device;
+mod fuzzed;
 mod host;
 mod identities;
 mod keepers;
@@ -20,7 +21,6 @@ mod stuck;
 mod target;
 mod watched;
 
-pub(crate) use self::runtime_state::by_runtime_state;
 pub use self::{
     audit::{audit, limits},
     host::{Host, enter_host_namespace, own_namespace},
@@ -33,3 +33,4 @@ pub use self::{
     stuck::{Stuck, stuck},
     target::{describe, mount_key},
 };
+pub(crate) use self::{fuzzed::fuzzed, runtime_state::by_runtime_state};

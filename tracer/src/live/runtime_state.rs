@@ -75,7 +75,7 @@ fn modified(stat: &Stat) -> Option<i64> {
 }
 
 /// The absolute paths in text or in Protocol Buffers: `types.containerd.io/...` is none.
-fn paths(options: &[u8]) -> Vec<PathBuf> {
+pub(super) fn paths(options: &[u8]) -> Vec<PathBuf> {
     let is_part = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
     let mut found: Vec<PathBuf> = options
         .split(|byte| !is_part(*byte))

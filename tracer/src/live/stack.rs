@@ -30,7 +30,7 @@ pub(super) fn of_umount(pid: u32, tid: u32) -> Option<Vec<String>> {
 }
 
 /// `[<0>] name+0x12/0x34 [module]`, one a line.
-fn functions(text: &[u8]) -> Vec<String> {
+pub(super) fn functions(text: &[u8]) -> Vec<String> {
     text.split(|byte| *byte == b'\n')
         .filter_map(|line| {
             let line = std::str::from_utf8(line).ok()?;

@@ -155,7 +155,7 @@ fn remove_stale(tracefs: &Tracefs) {
 }
 
 /// Names of our events in the text of `kprobe_events`: `r1024:ebusy/path_umount_4242 path_umount`.
-fn ours(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn ours(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let (_, name) = line.split_ascii_whitespace().next()?.split_once(':')?;
         name.strip_prefix(GROUP)?.strip_prefix('/')

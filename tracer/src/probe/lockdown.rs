@@ -81,7 +81,7 @@ fn detached() -> Result<Option<std::os::fd::OwnedFd>> {
 }
 
 /// `none [integrity] confidentiality`: the one in brackets.
-fn parse(text: &str) -> Option<Lockdown> {
+pub(super) fn parse(text: &str) -> Option<Lockdown> {
     let inside = text.split_once('[')?.1.split_once(']')?.0;
     [Lockdown::Off, Lockdown::Integrity, Lockdown::Confidentiality]
         .into_iter()

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bpf;
+mod fuzzed;
 mod kprobe;
 mod ledger;
 mod load;
@@ -11,6 +12,7 @@ mod sources;
 mod tier;
 mod tracefs;
 
+pub(crate) use self::fuzzed::fuzzed;
 pub use self::{
     ledger::LedgerMaps,
     load::{NoTier, Probes, Refused, WatchedMaps, load, reader_only},

@@ -8,13 +8,11 @@ pub mod json;
 mod line;
 pub mod say;
 
-#[cfg(test)]
-pub(crate) use self::escape::is_deceptive;
 pub use self::{
     command::{Command, is_kubernetes_name, is_plain_name},
     escape::{escape, printable, said, said_path},
 };
 pub(crate) use self::{
-    escape::{is_bare, said_always},
+    escape::{is_bare, is_deceptive, said_always},
     line::{Line, name_in_text, short_name},
 };

@@ -1,0 +1,3 @@
+#![no_main]
+
+ebusy_fuzz::target!("proc");

@@ -13,7 +13,7 @@ use crate::{
     identity::boot_nanos,
     incident::Skipped,
     probe::Losses,
-    stream::{Noise, Raw},
+    stream::{Noise, Raw, process_of},
     watchdog::{self, Step},
 };
 
@@ -191,7 +191,7 @@ impl Session {
                 told.by.clone()
             } else {
                 let kernel = self.host.kernel(&self.probes.reader);
-                let process = crate::stream::process_of(&counted);
+                let process = process_of(&counted);
                 self.identities.complete(kernel, &process, counted.start)
             };
         }

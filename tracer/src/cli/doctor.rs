@@ -16,6 +16,7 @@ use crate::{
     live::{Host, MountsView, Options, Session, enter_host_namespace, own_namespace},
     probe::{Choice, History, Lockdown, Tier, Tracefs, load, reader_only},
     render::escape,
+    watchdog::{self, Step},
 };
 
 #[derive(Debug, clap::Args)]
@@ -100,6 +101,9 @@ impl Doctor {
         let mut results = Results::redacted(common, false)?;
         let mut checks = Checks::default();
         let root = rustix::process::geteuid().is_root();
+        if root {
+            watchdog::start()?;
+        }
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         let state = if root { "ok" } else { "fail" };
         checks.add(
@@ -110,7 +114,6 @@ impl Doctor {
         );
         checks.add("ok", "kernel", kernel.clone(), None);
         capabilities(&mut checks);
-        confinement(&mut checks);
         let locked = lockdown(&mut checks);
         let btf = checks.result(
             "type information (BTF)",
@@ -153,6 +156,8 @@ impl Doctor {
                 Some("sudo ebusy doctor"),
             );
         }
+        // After the last move to another namespace, for which there may be no other thread.
+        confinement(&mut checks);
         let failed = checks.0.iter().any(|check| check.state == "fail");
         // Fields of modules that are not loaded are missing without harm.
         let modules = btf
@@ -341,7 +346,9 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
         |_| found.to_owned(),
         "mount -t tracefs tracefs /sys/kernel/tracing",
     );
+    let loading = watchdog::within(Step::Loading, b"that read kernel memory");
     let reader = reader_only(layout);
+    drop(loading);
     checks.result(
         "reader (raw tracepoint programs, BPF_PROG_TEST_RUN)",
         reader,
@@ -350,6 +357,7 @@ fn programs(checks: &mut Checks, btf: &Btf, layout: &KernelLayout) -> Option<Tie
     )?;
     let mut best = None;
     for tier in Tier::LOADED {
+        let _step = watchdog::within(Step::Loading, format!("of tier {tier}").as_bytes());
         match load(Choice::Only(tier), btf, layout, History::On) {
             Ok((probes, _)) => {
                 best = best.or(Some(tier));
@@ -394,8 +402,10 @@ fn self_test(choice: Choice) -> Result<String> {
     let mut host = Host::new()?;
     let reader = reader_only(&host.layout)?;
     host.attach(&reader)?;
+    let looking = watchdog::within(Step::Mounts, &[]);
     own_task(&host, &reader)?;
     let mounts = own_mounts(&host, &reader)?;
+    drop(looking);
     let counts = host
         .counts_unknown()
         .map_or_else(|| "counts readable".to_owned(), |why| format!("no counts: {why}"));

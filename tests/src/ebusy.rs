@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{self, File},
     io::{Read, Seek as _, SeekFrom, Write as _},
     os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
@@ -125,6 +125,14 @@ impl Running {
     #[must_use]
     pub fn log(&self) -> String {
         self.follower.log()
+    }
+
+    /// The most memory that it had, KiB.
+    pub fn most_memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.context("VmHWM")?.parse().context("VmHWM")
     }
 
     /// Waits for a line on standard error that starts like that.

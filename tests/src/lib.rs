@@ -9,6 +9,7 @@
 //! `EBUSY_BIN` names the ebusy binary, `EBUSY_HOLDERS` the directory of the holder programs (both default to the
 //! directory that cargo builds into), `EBUSY_PROBE` forces a probe tier.
 
+pub mod adversary;
 pub mod aio;
 pub mod audit;
 pub mod capture;

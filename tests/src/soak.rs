@@ -417,7 +417,7 @@ impl<'a> Round<'a> {
     fn ended(&mut self, fault: Fault, recording: Recording, opens: u64, refused: u64) -> Result<()> {
         // Its end writes what the disk has room for.
         recording.running.catch_up()?;
-        self.report.memory = self.report.memory.max(memory(recording.running.pid())?);
+        self.report.memory = self.report.memory.max(recording.running.most_memory()?);
         recording.finish()?.expect_code(0)?;
         let capture = Capture::read(&self.folder)?;
         ensure!(capture.closed, "it was not closed");
@@ -455,12 +455,4 @@ fn under_load(time: Duration) {
 fn now() -> f64 {
     let time = clock_gettime(ClockId::Boottime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-/// The most memory that a process had, KiB.
-fn memory(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.context("VmHWM")?.parse().context("VmHWM")
 }

@@ -23,7 +23,7 @@ const PLAN: Plan = Plan {
 };
 
 /// What runs in machines: tests that need nothing but ebusy and the holder programs.
-pub(crate) const MATRIX: [Plan; 24] = [
+pub(crate) const MATRIX: [Plan; 26] = [
     Plan {
         test: "kinds",
         tier: "fentry",
@@ -145,6 +145,21 @@ pub(crate) const MATRIX: [Plan; 24] = [
     // What of it each kernel has.
     Plan {
         test: "confined",
+        ..PLAN
+    },
+    // Somebody who disturbs: by the hooks of each kernel, and by tracepoints on the oldest and the newest.
+    Plan {
+        test: "adversary",
+        tier: "fentry",
+        kernels: &KERNELS,
+        only: "record_",
+        ..PLAN
+    },
+    Plan {
+        test: "adversary",
+        tier: "tracepoint",
+        kernels: &["5.10", "7.2"],
+        only: "watch_",
         ..PLAN
     },
     // Many causes at once.

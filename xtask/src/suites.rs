@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,21 @@ const TESTS: &str = "ebusy-tests";
 
 /// Asks a suite for all that it has, where it makes a choice else.
 const FULL: &str = "EBUSY_FULL";
+
+/// What the suite `adversary` is asked for, by whoever runs it.
+const ADVERSARY: [&str; 3] = [
+    "EBUSY_ADVERSARY_SEED",
+    "EBUSY_ADVERSARY_RATE",
+    "EBUSY_ADVERSARY_SECONDS",
+];
+
+/// How much longer than usual a run may take, for what it was asked for: each of the two tests that long.
+pub(crate) fn asked_time() -> Duration {
+    let seconds = std::env::var(ADVERSARY[2])
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
+    2 * Duration::from_secs(seconds.unwrap_or(0))
+}
 
 /// Which tests of a suite run.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +180,9 @@ impl Built {
             ("/opt/holders/holders".to_owned(), self.holders.clone()),
         ];
         let full = self.full.then_some((FULL, "1"));
+        let asked = ADVERSARY
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
         let env = [
             ("EBUSY_BIN", "/opt/bin/ebusy"),
             ("EBUSY_HOLDERS", "/opt/holders"),
@@ -178,6 +197,7 @@ impl Built {
                 .into_iter()
                 .chain(full)
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .chain(asked)
                 .collect(),
             argv: [program].into_iter().chain(suite.args(which)).collect(),
             saved: true,

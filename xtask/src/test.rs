@@ -212,7 +212,9 @@ impl Runner<'_> {
         command.env("PATH", path);
         self.scene.mark(&mut command);
         let mut reader = Reader::new(name);
-        let end = follow(command, HOST_LIMIT, &mut |line| show(&mut reader, "", line))?;
+        let end = follow(command, HOST_LIMIT + suites::asked_time(), &mut |line| {
+            show(&mut reader, "", line);
+        })?;
         self.scene.clear();
         Ok(reader.finish(end, Instant::now()))
     }
@@ -286,7 +288,7 @@ impl Runner<'_> {
         let results = flaky::run(&full, which, |which| {
             let job = Job {
                 append: plan.append.to_owned(),
-                timeout: VM_LIMIT,
+                timeout: VM_LIMIT + suites::asked_time(),
                 ..self.built.in_machine(suite, which, name, plan.tier)
             };
             in_machine(lab, kernel, &job, &full, &mut boots)

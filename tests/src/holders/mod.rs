@@ -8,6 +8,7 @@ use anyhow::{Error, Result};
 
 use crate::{hold::Setup, holder::Skip, soak};
 
+mod adversary;
 mod containers;
 mod file;
 mod inherited;
@@ -123,6 +124,7 @@ const PROGRAMS: &[Program] = &[
     holder("hold-uring-request", requests::request),
     holder("hold-uring-teardown", requests::teardown),
     holder("hold-zombie", tasks::zombie),
+    other("adversary", adversary::main),
     other("distroless", containers::distroless),
     other("enterer", containers::enterer),
     other("flicker", moments::flicker),

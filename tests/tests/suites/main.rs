@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+mod adversary;
 mod advice;
 mod audit;
 mod commands;
@@ -53,6 +54,7 @@ const fn suite(name: &'static str, run: fn() -> ExitCode) -> Suite {
 }
 
 const SUITES: &[Suite] = &[
+    suite("adversary", adversary::main),
     suite("advice", advice::main),
     suite("audit", audit::main),
     suite("commands", commands::main),

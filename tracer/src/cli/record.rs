@@ -249,6 +249,7 @@ async fn record(mut session: Session, mut signals: Signals) -> Result<u8> {
         "{standing}: {}",
         escape(recorder.path().as_os_str().as_encoded_bytes())
     );
+    session.close();
     Ok(if standing.failing.is_some() {
         exit::USAGE
     } else {

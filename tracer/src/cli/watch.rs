@@ -251,6 +251,7 @@ impl Watch {
         if let Some(recorder) = recorder {
             self.keep(recorder, &session);
         }
+        session.close();
         Ok(Ended {
             status,
             of_command: running.is_some(),

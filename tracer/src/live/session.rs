@@ -352,6 +352,12 @@ impl Session {
         Ok(output)
     }
 
+    /// Unloads the kernel programs: the kernel waits for all CPUs to leave them.
+    pub fn close(self) {
+        let _step = watchdog::within(Step::Unloading, &[]);
+        drop(self);
+    }
+
     /// Ends the run.
     pub fn end(&mut self) -> Result<Vec<Output>> {
         // A last attempt that was not looked at yet.

@@ -55,10 +55,12 @@ pub(crate) enum Step {
     Writing,
     /// The rest of a recording.
     Closing,
+    /// The end of the kernel programs.
+    Unloading,
 }
 
 impl Step {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Waiting,
         Self::Starting,
         Self::Opening,
@@ -81,6 +83,7 @@ impl Step {
         Self::Auditing,
         Self::Writing,
         Self::Closing,
+        Self::Unloading,
     ];
 
     /// In words that follow "while" or "stuck"; what it is about comes after them.
@@ -108,7 +111,14 @@ impl Step {
             Self::Auditing => "auditing",
             Self::Writing => "writing the results",
             Self::Closing => "closing the recording",
+            Self::Unloading => "unloading the kernel programs",
         }
+    }
+
+    /// It waits for the kernel alone, which takes its time on a host that is busy, and for nothing that somebody could
+    /// hold up. What there is to say has been said.
+    pub(super) fn is_harmless(self) -> bool {
+        self == Self::Unloading
     }
 
     /// How long it lasts is up to who uses ebusy: nothing to wait for, a reader that reads slowly, a command of theirs.

@@ -55,7 +55,12 @@ impl Patience {
             return Verdict::Fine;
         }
         self.stood += passed.min(LOOK_MAX);
-        let (say, end) = if asked { (SAY_ASKED, END_ASKED) } else { (SAY, END) };
+        let in_haste = asked && !seen.step.is_harmless();
+        let (say, end) = if in_haste {
+            (SAY_ASKED, END_ASKED)
+        } else {
+            (SAY, END)
+        };
         let may_last = (seen.step.may_last() || unread) && !asked;
         if self.stood >= end && !may_last {
             return Verdict::End(self.stood);
@@ -143,6 +148,14 @@ mod tests {
             matches!(found[..], [(_, Verdict::Over(_)), (_, Verdict::Long(_))]),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn the_kernel_has_its_time_at_the_end() {
+        let mut patience = Patience::default();
+        let found = said(&mut patience, 61, &at(2, Step::Unloading), true, false);
+        assert_eq!(found[0], (10, Verdict::Long(secs(10))));
+        assert!(matches!(found[1], (60, Verdict::End(_))), "{found:?}");
     }
 
     #[test]

@@ -73,6 +73,25 @@ fn refused(at: u64, pid: u32) -> Record {
     Record::Umount(Box::new(umount(at, EBUSY, pid)))
 }
 
+#[test]
+fn an_address_is_of_an_open_incident_only_in_its_namespace() {
+    let mut analyzer = analyzer();
+    assert_eq!(analyzer.open_target_at(MOUNT.address, Some(1)), None);
+    analyzer.push(refused(S, 1));
+    for (address, namespace, found) in [
+        (MOUNT.address, Some(1), Some(MOUNT)),
+        (MOUNT.address, None, Some(MOUNT)),
+        (MOUNT.address, Some(2), None),
+        (MOUNT.address + 64, Some(1), None),
+    ] {
+        assert_eq!(
+            analyzer.open_target_at(address, namespace),
+            found,
+            "{namespace:?}"
+        );
+    }
+}
+
 fn reference(object: u64, pid: u32) -> Reference {
     let holder = Holder {
         kind: Kind::Fd,

@@ -160,6 +160,20 @@ impl Analyzer {
         })
     }
 
+    /// The target of an open incident that has this address, of whoever is in that mount namespace: the kernel unmounts
+    /// only what is in the caller's own. In another one the address is that of another mount, before or after.
+    #[must_use]
+    pub fn open_target_at(&self, address: u64, namespace: Option<u32>) -> Option<MountKey> {
+        self.open.iter().find_map(|(key, open)| match key {
+            TargetKey::Mount(mount) if mount.address == address => {
+                let of = open.target.mount_namespace;
+                let same = of.is_none() || namespace.is_none() || of == namespace;
+                same.then_some(*mount)
+            }
+            _ => None,
+        })
+    }
+
     /// Whether no incident is open.
     #[must_use]
     pub fn is_quiet(&self) -> bool {

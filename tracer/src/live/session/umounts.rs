@@ -33,11 +33,9 @@ impl Session {
         let key = match &mount {
             Some(mount) => Some(mount_key(mount)),
             // What was unmounted is known by its address, if it is the target of an incident.
-            None => raw.target.and_then(|(address, _)| {
-                self.analyzer
-                    .open_targets()
-                    .find(|target| target.address == address)
-            }),
+            None => raw
+                .target
+                .and_then(|(address, _)| self.analyzer.open_target_at(address, raw.caller.mount_namespace)),
         };
         if refused
             && shown
@@ -101,7 +99,10 @@ impl Session {
             let kernel = self.host.kernel(&self.probes.reader);
             let number = raw.caller.mount_namespace;
             let found = match (raw.target, &path) {
-                (Some((address, _)), _) => view.mount(address),
+                // Nobody unmounts what is in another namespace: there, the address has come to another mount since.
+                (Some((address, _)), _) => view
+                    .mount(address)
+                    .filter(|(namespace, _)| number.is_none_or(|number| number == namespace.number)),
                 (None, Some(path)) => {
                     number
                         .and_then(|number| view.namespace(number))

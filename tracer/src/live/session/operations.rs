@@ -31,6 +31,8 @@ const FOLLOWED: Duration = Duration::from_secs(30);
 const CAUSES_MAX: usize = 256;
 /// How long those of others are looked at again at a time.
 const OTHERS_FOR: Duration = Duration::from_millis(20);
+/// The same when ebusy ends: whoever asked for that waits.
+const OTHERS_AT_END: Duration = Duration::from_millis(250);
 
 /// What is known of refused calls.
 #[derive(Debug, Default)]
@@ -258,7 +260,7 @@ impl Session {
         due.sort_by_key(|(source, looked, ..)| (*source != HOST, *looked));
         let mut spent = Duration::ZERO;
         for (index, (source, _, key, asked)) in due.into_iter().enumerate() {
-            if source != HOST && !end && spent > OTHERS_FOR {
+            if source != HOST && spent > if end { OTHERS_AT_END } else { OTHERS_FOR } {
                 break;
             }
             let (found, took) = self.look_for(&asked, index == 0);

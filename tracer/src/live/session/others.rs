@@ -25,7 +25,7 @@ const TURN: Duration = Duration::from_millis(10);
 /// How many times as long they wait then: they cost a quarter of a core at the most.
 const REST: u32 = 3;
 /// How long those that are left are looked at in the end.
-const LAST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_millis(250);
 
 /// What waits, by source.
 #[derive(Debug, Default)]

@@ -9,8 +9,9 @@ use std::{io, os::fd::BorrowedFd, sync::Arc, time::Instant};
 use super::{
     folder::{Folder, Limits, Open},
     format::{Anchor, BlockKind, Blocks, Header, STEP, encode_header},
+    names::shown,
     queue::Batch,
-    recorder::{Destination, FLUSH, Shared, shown},
+    shared::{Destination, FLUSH, Shared},
     state::State,
     writer::append,
 };

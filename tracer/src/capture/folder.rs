@@ -17,9 +17,8 @@ use rustix::{
 
 use super::{
     format::{Preamble, preamble},
+    names::{PREFIX, SUFFIX, segment_number, shown},
     place,
-    reader::{PREFIX, SUFFIX, segment_number},
-    recorder::shown,
     segment::Segment,
 };
 use crate::{

@@ -8,6 +8,7 @@ mod format;
 pub(crate) mod frames;
 mod line;
 mod lines;
+mod names;
 mod notes;
 mod opened;
 mod place;
@@ -15,6 +16,7 @@ mod queue;
 mod reader;
 mod recorder;
 mod segment;
+mod shared;
 mod shares;
 mod state;
 mod writer;
@@ -31,6 +33,7 @@ pub use self::{
     notes::{Gap, Notes, Place, Step},
     opened::Opened,
     reader::Reader,
-    recorder::{Destination, Recorder, Standing},
+    recorder::Recorder,
+    shared::{Destination, Standing},
     writer::Writer,
 };

@@ -12,7 +12,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use super::{error::CaptureError, place, reader::segment_number};
+use super::{error::CaptureError, names::segment_number, place};
 
 /// Descriptors besides those of a capture.
 const OTHERS: u64 = 64;

@@ -23,18 +23,6 @@ use crate::{
 /// Sources whose losses are believed at the most: whoever wrote the file decides how many it names.
 const NOISE_MAX: usize = 64;
 
-/// What every segment is called: its number, and when it was begun.
-pub(super) const PREFIX: &str = "ebusy-";
-/// The end of its name.
-pub(super) const SUFFIX: &str = ".zst";
-
-/// The number in the name of a segment.
-pub(super) fn segment_number(name: &[u8]) -> Option<u64> {
-    let name = std::str::from_utf8(name).ok()?;
-    let number = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-    number.split('-').next()?.parse().ok()
-}
-
 /// A damage whose cost the next block tells.
 #[derive(Debug)]
 struct Damage {

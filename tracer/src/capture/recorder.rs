@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -11,106 +11,17 @@ use anyhow::{Context as _, Result};
 
 use super::{
     disk::Disk,
-    folder::{Folder, Limits},
+    folder::Folder,
     format::Header,
-    queue::Queue,
+    names::shown,
+    shared::{Destination, Shared, Standing},
 };
-use crate::{
-    confine,
-    text::say::say,
-    {render::escape, stream::Record, watchdog},
-};
+use crate::{confine, stream::Record, text::say::say, watchdog};
 
-/// How long records wait for a block to fill.
-pub(super) const FLUSH: Duration = Duration::from_millis(400);
 /// How often a quiet run says that it goes on, boot clock, ns.
 const HEARTBEAT: u64 = 10_000_000_000;
 /// How long the disk may take for the last of it.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where a capture goes.
-#[derive(Debug)]
-pub struct Destination {
-    /// The folder, locked.
-    pub folder: Folder,
-    /// How much it may hold.
-    pub limits: Limits,
-    /// Rather nothing is recorded than in a place where that does harm.
-    pub optional: bool,
-}
-
-/// How a recording stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Records written.
-    pub records: u64,
-    /// Bytes written.
-    pub bytes: u64,
-    /// Segments in the folder.
-    pub segments: usize,
-    /// Bytes of the folder.
-    pub size: u64,
-    /// Segments removed to keep the limits.
-    pub removed: u64,
-    /// Records that were not written.
-    pub not_written: u64,
-    /// Why nothing is written now.
-    pub failing: Option<String>,
-}
-
-impl std::fmt::Display for Standing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "recorded {} records, {} KiB in {} segments",
-            self.records,
-            self.size.div_ceil(1024),
-            self.segments
-        )?;
-        if self.removed > 0 {
-            write!(f, ", {} old segments removed", self.removed)?;
-        }
-        if self.not_written > 0 {
-            write!(f, ", {} records not written", self.not_written)?;
-        }
-        if let Some(error) = &self.failing {
-            write!(f, ", NOT RECORDING: {error}")?;
-        }
-        Ok(())
-    }
-}
-
-/// What the threads share.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    queue: Mutex<Queue>,
-    more: Condvar,
-    standing: Mutex<Standing>,
-}
-
-impl Shared {
-    fn of(size: u64) -> Self {
-        Self {
-            queue: Mutex::new(Queue::of(size)),
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until there is a block, or something else to do, or so much time has passed.
-    pub(super) fn wait(&self, patience: Duration) {
-        let idle = |queue: &mut Queue| !queue.has_full() && !queue.closing && !queue.reopen;
-        let waited = self.more.wait_timeout_while(self.queue(), patience, idle);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
-    }
-}
 
 /// A recording.
 #[derive(Debug)]
@@ -239,9 +150,4 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// A path in a sentence.
-pub(super) fn shown(path: &Path) -> String {
-    escape(path.as_os_str().as_encoded_bytes())
 }

@@ -98,7 +98,7 @@ impl Count {
 
     /// For a terminal.
     fn text(&self, text: &str) {
-        super::shown(text);
+        super::shown::shown(text);
         self.add(text.len());
     }
 }

@@ -7,6 +7,7 @@ mod cost;
 mod mutate;
 mod names;
 mod noise;
+mod shown;
 mod sources;
 
 pub use self::{
@@ -72,12 +73,4 @@ impl Target {
 /// A capture, with everything that is made of it.
 fn segment(bytes: &[u8]) {
     let _ = written(bytes);
-}
-
-/// Text that goes to a terminal: it ends lines, and does nothing else there.
-fn shown(text: &str) {
-    let active = text
-        .chars()
-        .find(|char| *char != '\n' && (char.is_control() || crate::text::is_deceptive(*char)));
-    assert!(active.is_none(), "{active:?} in {text:?}");
 }

@@ -4,16 +4,16 @@ use crate::{identity, text};
 
 /// Any bytes as a name, and as a path.
 pub(super) fn name(bytes: &[u8]) {
-    super::shown(&text::escape(bytes));
-    super::shown(&text::said(bytes));
+    super::shown::shown(&text::escape(bytes));
+    super::shown::shown(&text::said(bytes));
     let lossy = String::from_utf8_lossy(bytes);
-    super::shown(&text::printable(&lossy).replace('\\', ""));
+    super::shown::shown(&text::printable(&lossy).replace('\\', ""));
     let _ = text::is_kubernetes_name(&lossy);
     let _ = identity::mount_claim(bytes);
     let command = text::Command::new(&["umount"]).name(bytes);
     if let Some(command) = command {
         let line = command.to_string();
-        super::shown(&line);
+        super::shown::shown(&line);
         assert_eq!(
             words(&line),
             Some(vec![b"umount".to_vec(), bytes.to_vec()]),

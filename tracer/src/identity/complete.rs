@@ -1,86 +1,17 @@
 //! What the engines above the runtime know of a container, beside its bundle.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{
     bundle::{Details, host_paths_and_mounts, notes_of},
-    bundles::Bundles,
-    cgroup::{is_containerd_name, is_full_id},
-    metadata::{self, Metadata},
+    cgroup::is_full_id,
+    metadata::Metadata,
     owner::PodNotes,
-    places::Keeper,
     spec,
     storage::{DockerEntry, StorageEntry, docker_config, docker_host},
     trusted::Folder,
 };
 use crate::model::Container;
-
-impl Bundles {
-    /// Adds what the engine knows to what a bundle says, which lies in a directory that is open.
-    pub(super) fn complete(&self, found: &mut Details, folder: &Folder, base: &Path, bundle: &Path) {
-        match found.container.runtime.as_deref() {
-            Some("docker") => {
-                let root = found.root.as_deref().and_then(docker_root).map(PathBuf::from);
-                let roots = root.into_iter().chain(self.places(Keeper::Docker));
-                for root in roots {
-                    let folder = self.folder(&root);
-                    if folder.is_some_and(|folder| complete_from_docker(found, &folder)) {
-                        break;
-                    }
-                }
-            }
-            Some("cri-o" | "podman") => self.complete_from_lists(found, folder, base),
-            Some("containerd") => self.complete_from_containerd(found, folder, base, bundle),
-            _ => {}
-        }
-    }
-
-    fn complete_from_lists(&self, found: &mut Details, folder: &Folder, base: &Path) {
-        let sandbox = found.sandbox_id.clone().filter(|id| is_full_id(id));
-        let (mut listed, mut notes) = (None, None);
-        let mut look = |folder: &Folder, root: &Path| {
-            if listed.is_none() {
-                let list = self.storage_entries(folder, root);
-                listed = list.into_iter().find(|entry| entry.id == found.container.id);
-            }
-            if let (None, Some(id)) = (&notes, &sandbox) {
-                notes = sandbox_in_storage(folder, id);
-            }
-        };
-        look(folder, base);
-        for root in self.places(Keeper::Storage).iter().filter(|root| *root != base) {
-            if let Some(folder) = self.folder(root) {
-                look(&folder, root);
-            }
-        }
-        if let Some(listed) = listed {
-            complete_from_storage(&mut found.container, &listed);
-        }
-        found.name_owner(notes.as_ref());
-    }
-
-    fn complete_from_containerd(&self, found: &mut Details, state: &Folder, base: &Path, bundle: &Path) {
-        let Some(namespace) = found.container.namespace.clone() else {
-            return;
-        };
-        let root = metadata::root_of(state, base, bundle);
-        let Some(root) = root.and_then(|root| self.folder(&root)) else {
-            return;
-        };
-        let read = |id: &str| metadata::read(&root, &namespace, id);
-        let Some(known) = read(&found.container.id) else {
-            return;
-        };
-        complete_from_metadata(found, &known);
-        let sandbox = if found.sandbox {
-            Some(known)
-        } else {
-            let id = found.sandbox_id.as_deref().filter(|id| is_containerd_name(id));
-            id.and_then(read)
-        };
-        found.name_owner(sandbox.map(Metadata::into_notes).as_ref());
-    }
-}
 
 /// Whether Docker has files of the container below its data directory.
 pub(super) fn complete_from_docker(found: &mut Details, root: &Folder) -> bool {
@@ -108,13 +39,13 @@ pub(super) fn complete_from_docker(found: &mut Details, root: &Folder) -> bool {
 }
 
 /// What the configuration of a sandbox of CRI-O says of its pod.
-fn sandbox_in_storage(root: &Folder, id: &str) -> Option<PodNotes> {
+pub(super) fn sandbox_in_storage(root: &Folder, id: &str) -> Option<PodNotes> {
     let bundle = Path::new("overlay-containers").join(id).join("userdata");
     let (_, json) = root.read(&bundle.join("config.json"))?;
     Some(notes_of(&spec::parse(&json)?.annotations))
 }
 
-fn complete_from_metadata(found: &mut Details, known: &Metadata) {
+pub(super) fn complete_from_metadata(found: &mut Details, known: &Metadata) {
     let label = |key: &str| known.labels.get(key).filter(|text| !text.is_empty()).cloned();
     let container = &mut found.container;
     container.image = container.image.take().or_else(|| known.image.clone());
@@ -157,7 +88,7 @@ pub(super) fn complete_from_storage(container: &mut Container, listed: &StorageE
 }
 
 /// Docker's data directory, from the root file system of one of its containers.
-fn docker_root(rootfs: &str) -> Option<&str> {
+pub(super) fn docker_root(rootfs: &str) -> Option<&str> {
     let parts = [
         "/overlay2/",
         "/rootfs/",

@@ -13,6 +13,7 @@ mod cgroup;
 mod clock;
 mod complete;
 mod container;
+mod engines;
 mod files;
 pub(crate) mod fuzzed;
 mod known;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use tracer_common::HOST;
 
-use super::{room::Skipped, track::bursts};
+use super::{room::Skipped, run::bursts};
 use crate::{
     advice::retries_by_rule,
     identity::BootClock,

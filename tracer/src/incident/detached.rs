@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::{History, MNT_DETACH, flag_names, operations::Run, track::TELL};
+use super::{
+    History, MNT_DETACH, flag_names,
+    run::{Run, TELL},
+};
 use crate::{
     advice::advise_incident,
     identity::BootClock,

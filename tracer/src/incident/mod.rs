@@ -8,9 +8,11 @@ mod entered;
 mod history;
 mod holders;
 mod noise;
+mod open;
 mod operations;
 mod replay;
 mod room;
+mod run;
 mod slow;
 mod timeline;
 mod told;
@@ -24,9 +26,10 @@ pub use self::{
     history::History,
     holders::Settled,
     replay::replay,
+    run::Output,
     timeline::{Attempt, Span, Timeline},
     totals::Totals,
-    track::{Analyzer, Output},
+    track::Analyzer,
 };
 
 pub(crate) use self::{

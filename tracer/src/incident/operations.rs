@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::track::{GAVE_UP, TELL, bursts};
+use super::run::{GAVE_UP, Run, TELL, bursts};
 use crate::{
     advice::advise_incident,
-    identity::BootClock,
     model::{Books, Caller, Holder, Incident, Outcome, Text},
     stream::{Freed, Refused},
 };
@@ -26,14 +25,6 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Operations {
     open: HashMap<u64, Open>,
-}
-
-/// What every incident has of the run that it is of.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Run<'a> {
-    pub(super) clock: BootClock,
-    pub(super) tier: &'a str,
-    pub(super) lost: u64,
 }
 
 impl Operations {

@@ -1,6 +1,6 @@
 //! The analysis of a recorded stream.
 
-use super::track::{Analyzer, Output};
+use super::{run::Output, track::Analyzer};
 use crate::stream::Record;
 
 /// Replays a stream; gives all that could be read in spite of errors, and those.

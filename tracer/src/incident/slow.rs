@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{MNT_DETACH, Output, flag_names, operations::Run, waits::waits};
+use super::{
+    MNT_DETACH, flag_names,
+    run::{Output, Run},
+    waits::waits,
+};
 use crate::{
     advice::advise_incident,
     model::{self, Books, Incident, Operation, Outcome},

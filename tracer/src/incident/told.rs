@@ -1,6 +1,6 @@
 //! What is told of an incident: from what was kept of it to the report.
 
-use super::{books::Verdict, holders::Settled, track::Open};
+use super::{books::Verdict, holders::Settled, open::Open};
 use crate::{
     advice::advise_incident,
     identity::BootClock,

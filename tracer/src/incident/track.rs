@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     attempts::Attempts,
-    books::{Told, Verdict, came_too_late, judge},
+    books::{Told, came_too_late, judge},
     detached::DetachedMounts,
     history::History,
     holders::Holders,
     noise,
-    operations::{Operations, Run},
+    open::Open,
+    operations::Operations,
     room::{Room, Skipped},
+    run::{GAVE_UP, Output, Run, TELL, bursts},
     slow::SlowUmounts,
     timeline::{Timeline, timeline},
     told::{Again, MNT_DETACH, incident, settle},
@@ -18,66 +20,21 @@ use super::{
 };
 use crate::{
     identity::BootClock,
-    model::{Incident, Outcome, Process, Target, Text},
+    model::{Incident, Outcome, Process, Text},
     stream::{Closed, Gone, Lost, MountKey, Noise, Record, Sample, Start, Umount},
 };
 
-/// Quiet time after which callers have given up, ns.
-pub(super) const GAVE_UP: u64 = 30_000_000_000;
-/// Time between attempts from which on a new burst begins, ns.
-const BURST: u64 = 1_000_000_000;
 /// Attempts of one incident whose times are kept.
 const ATTEMPTS_MAX: usize = 100_000;
 /// Incidents of one kind that are open at the most.
 const OPEN_MAX: usize = 4096;
-/// How long a refusal lasts before it is told, ns.
-pub(super) const TELL: u64 = 1_000_000_000;
-
 const EBUSY: i64 = -16;
-
-/// What the analysis has to say.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    /// A refusal that has lasted a second.
-    Open(Box<Incident>),
-    /// An incident with its outcome.
-    Closed(Box<Incident>),
-}
 
 /// Targets are told apart by the mount; where it could not be resolved, by namespace and path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum TargetKey {
     Mount(MountKey),
     Path(Option<u32>, Text),
-}
-
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) id: u64,
-    pub(super) first_entered: u64,
-    pub(super) last_returned: u64,
-    pub(super) attempts: u64,
-    /// On whose account the last one was.
-    pub(super) source: u64,
-    /// Returns of the attempts, in order.
-    pub(super) returns: Vec<u64>,
-    /// Their entries, where times are kept.
-    pub(super) entries: Vec<u64>,
-    pub(super) bursts: u64,
-    pub(super) flags: u32,
-    pub(super) caller: Process,
-    pub(super) callers: BTreeMap<u32, (Text, u64)>,
-    pub(super) target: Target,
-    /// Its address, where it could be resolved.
-    pub(super) mount: Option<u64>,
-    pub(super) told: Told,
-    pub(super) holders: Holders,
-    /// Of the last attempt that was followed by a snapshot in time: the verdict, the number of the snapshot, the
-    /// return of the attempt.
-    pub(super) books: Option<(Verdict, u64, u64)>,
-    /// An umount of it succeeded, with these flags.
-    pub(super) removed: Option<u32>,
-    pub(super) announced: bool,
 }
 
 /// Turns the stream into incidents.
@@ -685,9 +642,4 @@ fn again(attempts: &Attempts, key: &TargetKey, open: &Open, clock: BootClock) ->
 
 fn closed(incident: Incident) -> Output {
     Output::Closed(Box::new(incident))
-}
-
-/// Whether an attempt is the first of a burst.
-pub(super) fn bursts(attempts: u64, last: u64, now: u64) -> bool {
-    attempts == 0 || now.saturating_sub(last) > BURST
 }

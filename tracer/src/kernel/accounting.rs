@@ -7,11 +7,7 @@ use std::collections::BTreeMap;
 use tracer_common::ABSENT;
 
 use super::{
-    context::Kernel,
-    file::PathAddress,
-    memory::is_kernel_address,
-    task::Task,
-    walk::{Found, Walk},
+    context::Kernel, file::PathAddress, found::Found, memory::is_kernel_address, task::Task, walk::Walk,
 };
 use crate::model::{Kind, Text};
 

@@ -13,9 +13,10 @@ use tracer_common::ABSENT;
 
 use super::{
     context::Kernel,
+    found::{Carried, Request, note, unique},
     memory::is_kernel_address,
     task::Task,
-    walk::{Carried, Walk, note, unique},
+    walk::Walk,
 };
 use crate::model::{AIO_REQUEST, Kind, Text};
 
@@ -24,19 +25,6 @@ const CONTEXTS_MAX: u32 = 1 << 16;
 /// Requests at the most: of one context, and of all.
 const REQUESTS_MAX: usize = 1 << 16;
 const ALL_REQUESTS_MAX: usize = 1 << 20;
-
-/// A request, with what led to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Asked {
-    /// The address space.
-    pub(super) space: u64,
-    /// The `kioctx`.
-    pub(super) context: u64,
-    /// The `aio_kiocb`.
-    pub(super) request: u64,
-    /// Its file.
-    pub(super) file: u64,
-}
 
 impl Walk<'_, '_> {
     /// Adds the files of requests to those that something carries. They are those of who has the address space.
@@ -54,7 +42,7 @@ impl Walk<'_, '_> {
         let spaces = unique(self.census.spaces.keys().copied());
         let (requests, complete) = self.kernel.aio_requests(&spaces, self.tasks);
         note(self.gaps, complete, "the requests of AIO changed under the walk");
-        let mut requests: Vec<Asked> = requests.into_iter().collect();
+        let mut requests: Vec<Request> = requests.into_iter().collect();
         requests.sort_unstable();
         for asked in requests {
             let users = self
@@ -67,7 +55,7 @@ impl Walk<'_, '_> {
                 file: asked.file,
                 users: Rc::new(users.iter().map(|index| (*index, None)).collect()),
                 held_by: Some(Text::from(AIO_REQUEST.to_owned())),
-                asked: Some(asked),
+                request: Some(asked),
             });
         }
     }
@@ -90,7 +78,7 @@ fn aio_fields(kernel: Kernel<'_>) -> [u32; 8] {
 
 impl Kernel<'_> {
     /// The requests of address spaces that are in a list or that a worker does, and whether the lists were whole.
-    pub(super) fn aio_requests(self, spaces: &[u64], tasks: &[Task]) -> (HashSet<Asked>, bool) {
+    pub(super) fn aio_requests(self, spaces: &[u64], tasks: &[Task]) -> (HashSet<Request>, bool) {
         let t = &self.layout.table;
         if spaces.is_empty() || aio_fields(self).contains(&ABSENT) {
             return (HashSet::new(), true);
@@ -133,7 +121,7 @@ impl Kernel<'_> {
             // One that was done meanwhile may be of another context.
             .filter(|((context, _), (of, _))| *of == Some(*context))
             .filter_map(|((context, request), (_, file))| {
-                Some(Asked {
+                Some(Request {
                     space: contexts[&context],
                     context,
                     request,

@@ -9,9 +9,10 @@ use std::rc::Rc;
 use tracer_common::ABSENT;
 
 use super::{
+    found::{Carried, note},
     memory::is_kernel_address,
     module::BinfmtFields,
-    walk::{Carried, Walk, note},
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 
@@ -73,7 +74,7 @@ impl Walk<'_, '_> {
                         file,
                         users: Rc::default(),
                         held_by: self.entry_name(inode, entry, fields).map(Text::from),
-                        asked: None,
+                        request: None,
                     });
                 }
             }

@@ -6,16 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use super::{
     context::Kernel,
     file::{Descriptor, PathAddress},
+    found::{Users, note, unique},
     mapping::MappedFile,
     task::Task,
-    walk::{note, unique},
 };
 
 /// The name of an anonymous inode's file at the most (`[eventpoll]`, `bpf-prog`).
 const NAME_MAX: usize = 32;
-
-/// Tasks by their index, with a descriptor where they have one.
-pub(super) type Users = Vec<(usize, Option<u32>)>;
 
 /// All open, executed and mapped files, and who uses them.
 #[derive(Debug, Default)]

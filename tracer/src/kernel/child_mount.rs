@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     context::Kernel,
     file::PathAddress,
+    found::{Found, note},
     mount::Mount,
     task::Task,
-    walk::{Found, note},
 };
 use crate::model::{Kind, TakesAlong, Text};
 

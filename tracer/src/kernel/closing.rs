@@ -9,8 +9,9 @@ use std::rc::Rc;
 use tracer_common::ABSENT;
 
 use super::{
+    found::{Carried, note},
     memory::is_kernel_address,
-    walk::{Carried, Walk, note},
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 
@@ -50,7 +51,7 @@ impl Walk<'_, '_> {
                         file,
                         users: Rc::new(vec![(index, None)]),
                         held_by: Some(Text::from("a system call that is not done".to_owned())),
-                        asked: None,
+                        request: None,
                     });
                 }
             }

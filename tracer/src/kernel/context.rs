@@ -1,6 +1,6 @@
 //! Kernel memory together with the layout that makes sense of it.
 
-use super::{count::PerCpu, layout::KernelLayout, memory::KernelMemory, ways::Ways};
+use super::{layout::KernelLayout, memory::KernelMemory, per_cpu::PerCpu, ways::Ways};
 
 /// What every walk needs.
 #[derive(Clone, Copy)]

@@ -6,10 +6,10 @@ use super::{
     context::Kernel,
     dentry::Paths,
     file::access,
+    found::{Found, unique},
     mount::Mount,
-    snapshot::Reference,
+    reference::Reference,
     task::Task,
-    walk::{Found, unique},
 };
 use crate::model::{Holder, Kind, Process, Sharer, Text, Through};
 

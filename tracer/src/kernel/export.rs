@@ -6,9 +6,10 @@ use tracer_common::ABSENT;
 
 use super::{
     file::PathAddress,
+    found::{Found, note},
     memory::{is_kernel_address, u64_at},
     module::{CacheFields, ExportFields},
-    walk::{Found, Walk, note},
+    walk::Walk,
     ways::{PROC, open},
 };
 use crate::model::{Kind, Text};

@@ -8,8 +8,9 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     file::PathAddress,
+    found::{Found, note},
     memory::{is_kernel_address, u32_at},
-    walk::{Found, Walk, note},
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 

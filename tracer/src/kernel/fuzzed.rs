@@ -1,6 +1,6 @@
 //! Texts of /proc and /sys about the kernel, as a function of bytes that gives nothing: for fuzzing.
 
-use super::{count::parse_cpu_list, loop_device::file_name, swap::swap_areas, ways::symbol};
+use super::{loop_device::file_name, per_cpu::parse_cpu_list, swap::swap_areas, ways::symbol};
 
 /// Any text as each of them.
 pub(crate) fn fuzzed(bytes: &[u8]) {

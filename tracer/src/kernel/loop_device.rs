@@ -5,9 +5,10 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path, rc::Rc};
 use tracer_common::ABSENT;
 
 use super::{
+    found::{Carried, note},
     memory::is_kernel_address,
     module::LoopFields,
-    walk::{Carried, Walk, note},
+    walk::Walk,
     ways::{SYSFS, open},
 };
 use crate::model::{Kind, Text};
@@ -48,7 +49,7 @@ impl Walk<'_, '_> {
                 file,
                 users: Rc::default(),
                 held_by: Some(Text::from(format!("/dev/loop{number}").into_bytes())),
-                asked: None,
+                request: None,
             });
         }
         note(self.gaps, complete, "a loop device could not be looked at");

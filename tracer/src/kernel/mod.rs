@@ -15,6 +15,7 @@ mod everywhere;
 mod export;
 mod fanotify;
 mod file;
+mod found;
 mod fuzzed;
 mod layout;
 mod loop_device;
@@ -24,12 +25,15 @@ mod module;
 mod mount;
 mod net;
 mod orphan;
+mod own_inode;
 mod path_walk;
+mod per_cpu;
 mod process;
 mod propagation;
 mod reader;
 #[doc(hidden)]
 pub mod recording;
+mod reference;
 mod second_look;
 mod snapshot;
 mod socket;
@@ -50,7 +54,6 @@ mod ways;
 pub use self::{
     budget::Budget,
     context::Kernel,
-    count::PerCpu,
     dentry::{PathText, Paths},
     everywhere::{AllMounts, Place},
     file::{Descriptor, PathAddress, access},
@@ -59,10 +62,12 @@ pub use self::{
     memory::{Batch, Chain, End, KernelMemory, Links, RecordedMemory},
     mount::{Mount, Superblock},
     orphan::LedgerFile,
+    per_cpu::PerCpu,
     process::ProcessFacts,
     propagation::Slots,
     reader::{Marks, Reader},
-    snapshot::{MountState, Reference, Snapshot, snapshot},
+    reference::Reference,
+    snapshot::{MountState, Snapshot, snapshot},
     superblock::{OverlayDirectories, block_types, device_numbers},
     survey::{NamespaceDescriptor, Survey, survey},
     task::{Task, Tasks},

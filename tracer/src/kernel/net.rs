@@ -7,9 +7,9 @@ use tracer_common::ABSENT;
 
 use super::{
     context::Kernel,
+    found::unique,
     memory::{is_kernel_address, u64_at},
     task::Task,
-    walk::unique,
 };
 
 /// Buckets of a table (`2 * UNIX_HASH_SIZE` up to Linux 5.17, `UNIX_HASH_SIZE` later; `include/net/af_unix.h`).

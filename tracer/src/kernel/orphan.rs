@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::{
     context::Kernel,
     file::PathAddress,
-    walk::{Found, Walk, note},
+    found::{Found, note},
+    walk::Walk,
 };
 use crate::model::Kind;
 

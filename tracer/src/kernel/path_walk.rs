@@ -12,10 +12,11 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     file::PathAddress,
+    found::{Found, note, unique},
     memory::{is_kernel_address, u64_at},
     mount::Mount,
     task::Task,
-    walk::{Found, Walk, note, unique},
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 

@@ -5,13 +5,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    aio::Asked,
-    census::by,
+    census::{Census, by},
     context::Kernel,
     file::{Descriptor, PathAddress},
+    found::{Carried, Request, unique},
     mapping::MappedFile,
     task::Task,
-    walk::{Walk, unique},
 };
 
 /// What leads to some files, as it was before and is now.
@@ -26,13 +25,18 @@ pub(super) struct SecondLook {
     pub(super) executables: Vec<(u64, u64)>,
     pub(super) mapped: Vec<MappedFile>,
     /// Requests of AIO.
-    pub(super) asked: HashSet<Asked>,
+    pub(super) asked: HashSet<Request>,
 }
 
-impl Walk<'_, '_> {
-    /// Looks again at what the census has of these files, whose paths have been read since.
-    pub(super) fn second_look(&self, files: &HashMap<u64, PathAddress>) -> SecondLook {
-        let (kernel, census) = (self.kernel, &self.census);
+impl SecondLook {
+    /// Looks again at what the census and the kernel's own keepers have of these files, whose paths have been read since.
+    pub(super) fn take(
+        kernel: Kernel<'_>,
+        tasks: &[Task],
+        census: &Census,
+        carried: &[Carried],
+        files: &HashMap<u64, PathAddress>,
+    ) -> Self {
         let t = &kernel.layout.table;
         let of_files = |descriptor: &&Descriptor| files.contains_key(&descriptor.file);
         let descriptors: Vec<Descriptor> = census.descriptors.iter().filter(of_files).copied().collect();
@@ -56,27 +60,24 @@ impl Walk<'_, '_> {
         let spaces = unique(mapped.iter().map(|mapped| mapped.mm));
         let now: HashSet<MappedFile> = kernel.mapped_files(&spaces).0.into_iter().collect();
         mapped.retain(|mapped| now.contains(mapped));
-        let asked = self
-            .carried
-            .iter()
-            .filter(|carried| files.contains_key(&carried.file));
-        let asked: HashSet<Asked> = asked.filter_map(|carried| carried.asked).collect();
+        let asked = carried.iter().filter(|carried| files.contains_key(&carried.file));
+        let asked: HashSet<Request> = asked.filter_map(|carried| carried.request).collect();
         let spaces = unique(asked.iter().map(|asked| asked.space));
-        let mut now = kernel.aio_requests(&spaces, self.tasks).0;
+        let mut now = kernel.aio_requests(&spaces, tasks).0;
         now.retain(|request| asked.contains(request));
 
         let tables: HashSet<u64> = descriptors.iter().map(|descriptor| descriptor.table).collect();
-        let tables = self.still_used(t.task_files, |task| task.files, &tables);
+        let tables = still_used(kernel, tasks, t.task_files, |task| task.files, &tables);
         let spaces: HashSet<u64> = executables.iter().map(|(mm, _)| *mm).collect();
         let spaces: HashSet<u64> = (mapped.iter().map(|mapped| mapped.mm))
             .chain(now.iter().map(|asked| asked.space))
             .chain(spaces)
             .collect();
-        let spaces = self.still_used(t.task_mm, |task| task.mm, &spaces);
+        let spaces = still_used(kernel, tasks, t.task_mm, |task| task.mm, &spaces);
         descriptors.retain(|descriptor| tables.contains_key(&descriptor.table));
         executables.retain(|(mm, _)| spaces.contains_key(mm));
         mapped.retain(|mapped| spaces.contains_key(&mapped.mm));
-        SecondLook {
+        Self {
             tables,
             spaces,
             descriptors,
@@ -84,42 +85,6 @@ impl Walk<'_, '_> {
             mapped,
             asked: now,
         }
-    }
-
-    /// The tasks that used one of these before and do now: what `offset` of the task says is what `before` has.
-    pub(super) fn still_used(
-        &self,
-        offset: u32,
-        before: impl Fn(&Task) -> u64,
-        which: &HashSet<u64>,
-    ) -> HashMap<u64, Vec<usize>> {
-        let mut users = by(self.tasks, |task| {
-            Some(before(task))
-                .filter(|used| which.contains(used))
-                .unwrap_or(0)
-        });
-        let indices: Vec<usize> = users.values().flatten().copied().collect();
-        let tasks: Vec<u64> = indices.iter().map(|index| self.tasks[*index].address).collect();
-        let (now, tids) = (
-            self.kernel.memory.words(&tasks, offset),
-            self.kernel
-                .memory
-                .halves(&tasks, self.kernel.layout.table.task_pid),
-        );
-        let same: HashSet<usize> = indices
-            .into_iter()
-            .zip(now.into_iter().zip(tids))
-            .filter(|(index, (used, tid))| {
-                let task = &self.tasks[*index];
-                *used == Some(before(task)) && *tid == Some(task.tid)
-            })
-            .map(|(index, _)| index)
-            .collect();
-        users.retain(|_, users| {
-            users.retain(|index| same.contains(index));
-            !users.is_empty()
-        });
-        users
     }
 }
 
@@ -142,4 +107,39 @@ impl Kernel<'_> {
         descriptors.retain(|descriptor| now.next().flatten() == Some(descriptor.file));
         descriptors
     }
+}
+
+/// The tasks that used one of these before and do now: what `offset` of the task says is what `before` has.
+pub(super) fn still_used(
+    kernel: Kernel<'_>,
+    tasks: &[Task],
+    offset: u32,
+    before: impl Fn(&Task) -> u64,
+    which: &HashSet<u64>,
+) -> HashMap<u64, Vec<usize>> {
+    let mut users = by(tasks, |task| {
+        Some(before(task))
+            .filter(|used| which.contains(used))
+            .unwrap_or(0)
+    });
+    let indices: Vec<usize> = users.values().flatten().copied().collect();
+    let addresses: Vec<u64> = indices.iter().map(|index| tasks[*index].address).collect();
+    let (now, tids) = (
+        kernel.memory.words(&addresses, offset),
+        kernel.memory.halves(&addresses, kernel.layout.table.task_pid),
+    );
+    let same: HashSet<usize> = indices
+        .into_iter()
+        .zip(now.into_iter().zip(tids))
+        .filter(|(index, (used, tid))| {
+            let task = &tasks[*index];
+            *used == Some(before(task)) && *tid == Some(task.tid)
+        })
+        .map(|(index, _)| index)
+        .collect();
+    users.retain(|_, users| {
+        users.retain(|index| same.contains(index));
+        !users.is_empty()
+    });
+    users
 }

@@ -8,11 +8,13 @@ use super::{
     child_mount::ChildMounts,
     context::Kernel,
     describe::Describe,
+    found::note,
     mount::Mount,
     orphan::LedgerFile,
-    walk::{CUT_SHORT, Walk, note},
+    reference::Reference,
+    walk::{CUT_SHORT, Walk},
 };
-use crate::model::{Holder, Kind, Through};
+use crate::model::{Kind, Through};
 
 /// A mount at the moment of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,25 +31,6 @@ pub struct MountState {
     pub children: u64,
     /// Child mounts that cover its root.
     pub covering: u64,
-}
-
-/// A reference that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reference {
-    /// Address of the mount that it is on.
-    pub mount: u64,
-    /// Address of what holds it (`struct file`, `fs_struct`, child mount).
-    pub object: u64,
-    /// Address of the dentry that it is on; 0 for unknown.
-    #[serde(default)]
-    pub dentry: u64,
-    /// Start of the owner, boot clock, ns: with the pid it names a process for good.
-    pub start: u64,
-    /// It is a file that is open for writing.
-    #[serde(default)]
-    pub writes: bool,
-    /// What is known of it.
-    pub holder: Holder,
 }
 
 /// The references on a target, its slots and its private copies.

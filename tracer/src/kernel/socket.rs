@@ -12,12 +12,13 @@ use std::{
 use tracer_common::ABSENT;
 
 use super::{
-    census::Users,
     context::Kernel,
     file::PathAddress,
+    found::Users,
+    found::{Carried, Found, note, unique},
     memory::{is_kernel_address, u64_at},
     net::SOCKETS_MAX,
-    walk::{Carried, Found, Walk, note, unique},
+    walk::Walk,
 };
 use crate::model::{Kind, Text, UNIX_GARBAGE};
 
@@ -208,7 +209,7 @@ impl Walk<'_, '_> {
                     file,
                     users: Rc::clone(&users),
                     held_by: Some(Text::from(held_by.clone())),
-                    asked: None,
+                    request: None,
                 });
             }
         }

@@ -8,9 +8,10 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     describe::Describe,
-    snapshot::Reference,
+    found::{note, unique},
+    reference::Reference,
     task::Task,
-    walk::{CUT_SHORT, Walk, note, unique},
+    walk::{CUT_SHORT, Walk},
 };
 use crate::model::Through;
 

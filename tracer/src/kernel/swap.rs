@@ -6,9 +6,10 @@ use std::{fs, rc::Rc};
 use super::{
     dentry::{PathText, Paths},
     file::PathAddress,
+    found::{Carried, Found, note},
     memory::is_kernel_address,
     mount::Mount,
-    walk::{Carried, Found, Walk, note},
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 
@@ -39,7 +40,7 @@ impl Walk<'_, '_> {
                     file,
                     users: Rc::default(),
                     held_by: None,
-                    asked: None,
+                    request: None,
                 }));
                 return;
             }

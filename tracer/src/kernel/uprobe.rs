@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, HashSet};
 use tracer_common::ABSENT;
 
 use super::{
-    census::Users,
     file::PathAddress,
+    found::Users,
+    found::{Found, note},
     memory::is_kernel_address,
-    walk::{Found, Walk, note},
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 

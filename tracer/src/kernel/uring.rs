@@ -10,10 +10,11 @@ use std::{
 use tracer_common::ABSENT;
 
 use super::{
-    census::Users,
     context::Kernel,
+    found::Users,
+    found::{Carried, note, unique},
     memory::{is_kernel_address, u64_at},
-    walk::{Carried, Walk, note, unique},
+    walk::Walk,
 };
 use crate::model::{Kind, Text, URING_REQUEST};
 
@@ -89,7 +90,7 @@ impl Walk<'_, '_> {
                 file,
                 users: Rc::clone(&contexts[&ring]),
                 held_by: Some(Text::from(URING_REQUEST.to_owned())),
-                asked: None,
+                request: None,
             });
         }
 
@@ -127,7 +128,7 @@ impl Walk<'_, '_> {
                     } else {
                         format!("slot {slot}")
                     })),
-                    asked: None,
+                    request: None,
                 }));
         }
         note(self.gaps, complete, CHANGED);

@@ -1,21 +1,17 @@
 //! The walk over everything that can hold a mount. Here: directories, descriptors, executables, mappings; the
 //! other kinds have files of their own.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    aio::Asked,
-    census::{Census, Users},
+    census::Census,
     context::Kernel,
     file::{Descriptor, PathAddress},
-    second_look::SecondLook,
+    found::{Carried, Found, Request, note, split, unique},
+    second_look::{SecondLook, still_used},
     task::Task,
 };
-use crate::model::TakesAlong;
-use crate::model::{Kind, Text};
+use crate::model::Kind;
 
 /// The gap where the budget of a look was not enough.
 pub(super) const CUT_SHORT: &str = "the look was cut short: the host has more than one look may read";
@@ -41,82 +37,6 @@ impl Room {
         found.sharers.shrink_to_fit();
         self.0 = self.0.saturating_sub(found.sharers.len());
     }
-}
-
-/// Notes what could not be looked at whole, once.
-pub(super) fn note(gaps: &mut Vec<String>, complete: bool, what: &str) {
-    if !complete && gaps.iter().all(|gap| gap != what) {
-        gaps.push(what.to_owned());
-    }
-}
-
-/// A reference before it has names.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) kind: Kind,
-    pub(super) also: Vec<Kind>,
-    pub(super) refs: u64,
-    pub(super) object: u64,
-    pub(super) path: PathAddress,
-    /// Index of the owner in the list of tasks.
-    pub(super) owner: Option<usize>,
-    pub(super) fd: Option<u32>,
-    /// Other processes: index of a task, descriptor.
-    pub(super) sharers: Users,
-    /// What in the kernel holds it (`model::Holder::held_by`).
-    pub(super) held_by: Option<Text>,
-    /// Set for what is only suspected: it becomes a candidate, not a holder.
-    pub(super) reason: Option<String>,
-    /// Of a mount on top of the target.
-    pub(super) takes_along: Option<TakesAlong>,
-}
-
-impl Found {
-    /// One reference of an object that no process is known to own.
-    pub(super) fn new(kind: Kind, object: u64, path: PathAddress) -> Self {
-        Self {
-            kind,
-            also: Vec::new(),
-            refs: 1,
-            object,
-            path,
-            owner: None,
-            fd: None,
-            sharers: Vec::new(),
-            held_by: None,
-            reason: None,
-            takes_along: None,
-        }
-    }
-
-    /// The same, used by these tasks: the process that started first is the owner.
-    pub(super) fn used_by(
-        self,
-        tasks: &[Task],
-        users: impl IntoIterator<Item = (usize, Option<u32>)>,
-    ) -> Self {
-        let users: Vec<_> = users.into_iter().collect();
-        let (owner, sharers) = split(tasks, users.iter().copied());
-        let fd = owner.and_then(|owner| users.iter().find(|(index, _)| *index == owner)?.1);
-        Self {
-            owner,
-            fd,
-            sharers,
-            ..self
-        }
-    }
-}
-
-/// A `struct file` that something in the kernel keeps, beside descriptor tables and address spaces.
-#[derive(Debug)]
-pub(super) struct Carried {
-    pub(super) kind: Kind,
-    pub(super) file: u64,
-    /// The tasks that it belongs to, if any, with the descriptor of what carries it (ring, socket, group).
-    pub(super) users: Rc<Users>,
-    pub(super) held_by: Option<Text>,
-    /// What led to it, where that is to be looked at again.
-    pub(super) asked: Option<Asked>,
 }
 
 /// How an open file is used.
@@ -183,7 +103,7 @@ impl<'k, 'g> Walk<'k, 'g> {
         }
         found.retain(|(.., path)| self.interest.contains(&path.mount));
         let used = found.iter().map(|(_, address, _)| *address).collect();
-        let users = self.still_used(t.task_fs, |task| task.fs, &used);
+        let users = still_used(self.kernel, tasks, t.task_fs, |task| task.fs, &used);
         for (kind, address, path) in found {
             let Some(users) = users.get(&address) else {
                 continue;
@@ -211,7 +131,7 @@ impl<'k, 'g> Walk<'k, 'g> {
         let opened: Vec<u64> = paths.keys().copied().collect();
         paths.extend(kernel.files_on(&maps, &self.interest, true));
 
-        let look = self.second_look(&paths);
+        let look = SecondLook::take(kernel, tasks, census, &self.carried, &paths);
         let mut uses: BTreeMap<u64, Uses> = BTreeMap::new();
         for Descriptor { table, fd, file } in &look.descriptors {
             uses.entry(*file).or_default().descriptors.push((*table, *fd));
@@ -224,8 +144,8 @@ impl<'k, 'g> Walk<'k, 'g> {
         }
         for carried in &self.carried {
             let is_there =
-                |asked: &Asked| look.asked.contains(asked) && look.spaces.contains_key(&asked.space);
-            if paths.contains_key(&carried.file) && carried.asked.as_ref().is_none_or(is_there) {
+                |request: &Request| look.asked.contains(request) && look.spaces.contains_key(&request.space);
+            if paths.contains_key(&carried.file) && carried.request.as_ref().is_none_or(is_there) {
                 uses.entry(carried.file).or_default().carried.push(carried);
             }
         }
@@ -246,30 +166,6 @@ impl<'k, 'g> Walk<'k, 'g> {
             self.found.push(found);
         }
     }
-}
-
-/// Sorted, each once.
-pub(super) fn unique(files: impl Iterator<Item = u64>) -> Vec<u64> {
-    let mut files: Vec<u64> = files.collect();
-    files.sort_unstable();
-    files.dedup();
-    files
-}
-
-/// The owner is the process that started first; of its threads the leader, if it is one of them.
-fn split(tasks: &[Task], users: impl Iterator<Item = (usize, Option<u32>)>) -> (Option<usize>, Users) {
-    let mut processes: BTreeMap<u32, (usize, Option<u32>)> = BTreeMap::new();
-    for (index, fd) in users {
-        let entry = processes.entry(tasks[index].tgid).or_insert((index, fd));
-        if entry.1.is_none() && fd.is_some() || (entry.1.is_some() == fd.is_some() && index < entry.0) {
-            *entry = (index, fd);
-        }
-    }
-    let mut all: Users = processes.into_values().collect();
-    // Those that have a descriptor come first: they are why the kind is `fd`.
-    all.sort_by_key(|(index, fd)| (fd.is_none(), tasks[*index].start, tasks[*index].tgid));
-    let owner = all.first().map(|(index, _)| *index);
-    (owner, all.into_iter().skip(1).collect())
 }
 
 fn found_file(
@@ -301,7 +197,7 @@ fn found_file(
     let by_carrier = uses.carried.iter().flat_map(|carried| {
         // A descriptor of the carrier is none of the file.
         let plain = uses.descriptors.is_empty();
-        let space = carried.asked.and_then(|asked| spaces.get(&asked.space));
+        let space = carried.request.and_then(|asked| spaces.get(&asked.space));
         carried
             .users
             .iter()

@@ -1,20 +1,17 @@
 //! Ways to objects that no task leads to, without the kernel's symbols: a descriptor of our own, opened for a moment
-//! on sysfs, proc or tracefs, is in our own table, and its `struct file` leads to the inode and what that stands for.
-//! The list of file system types leads to the superblocks of those that have pseudo files.
+//! on sysfs, proc or tracefs, is in our own table, and its `struct file` leads to the inode and what that stands for
+//! ([`super::own_inode`]). The list of file system types leads to the superblocks of those that have pseudo files.
 
 use std::{
     fs,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, OnceLock},
 };
 
 use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat};
-use tracer_common::ABSENT;
 
 use super::{
-    context::Kernel,
-    file::PathAddress,
     memory::is_kernel_address,
     module::{ModuleFields, Modules},
 };
@@ -23,10 +20,6 @@ use crate::btf::{Btf, Resolved};
 /// `SYSFS_MAGIC` and `PROC_SUPER_MAGIC` (uapi/linux/magic.h).
 pub(super) const SYSFS: i64 = 0x6265_6572;
 pub(super) const PROC: i64 = 0x9fa0;
-/// File system types, and superblocks of one of them, at the most.
-const TYPES_MAX: usize = 1024;
-const SUPERS_MAX: usize = 65_536;
-
 /// Where the ways begin.
 #[derive(Debug, Default)]
 pub struct Ways {
@@ -70,19 +63,6 @@ impl Ways {
             modules: Modules::new(btf),
             swap_table: OnceLock::new(),
         }
-    }
-
-    /// Finds what stays where it is; `events` is the file `available_events` of tracefs.
-    #[must_use]
-    pub fn found_by(kernel: Kernel<'_>, events: Option<BorrowedFd<'_>>) -> (Option<u64>, Option<u64>) {
-        let t = &kernel.layout.table;
-        let trace_array = events
-            .and_then(|events| kernel.memory.word(kernel.own_inode(events)?, t.inode_private))
-            .filter(|array| is_kernel_address(*array));
-        let sysfs = open("/sys", SYSFS)
-            .and_then(|sysfs| kernel.memory.word(kernel.own_inode(sysfs.as_fd())?, t.inode_sb))
-            .and_then(|superblock| kernel.memory.word(superblock, t.sb_type));
-        (trace_array, sysfs)
     }
 
     /// Keeps what was found.
@@ -133,6 +113,11 @@ impl Ways {
         self.modules.all()
     }
 
+    /// The first file system type that is known.
+    pub(super) fn first_type(&self) -> Option<u64> {
+        self.first_type
+    }
+
     /// The trace array of tracefs.
     pub(super) fn trace_array(&self) -> Option<u64> {
         self.trace_array
@@ -177,76 +162,6 @@ pub(super) fn open(path: impl AsRef<Path>, magic: i64) -> Option<OwnedFd> {
     #[allow(clippy::unnecessary_cast, reason = "on some of them it is this type already")]
     let found = fstatfs(&fd).ok()?.f_type as i64;
     (found == magic).then_some(fd)
-}
-
-impl Kernel<'_> {
-    /// The inode of a descriptor of our own.
-    pub(super) fn own_inode(self, fd: BorrowedFd<'_>) -> Option<u64> {
-        let t = &self.layout.table;
-        let number = u64::try_from(fd.as_raw_fd()).ok()?;
-        let table = self.memory.word(self.ways.task, t.task_files)?;
-        let fdt = self.memory.word(table, t.files_fdt)?;
-        let array = self.memory.word(fdt, t.fdt_fd)?;
-        let file = self.memory.word(array.checked_add(number * 8)?, 0)?;
-        let PathAddress { dentry, .. } = self.path_addresses(&[file], t.file_path).pop()??;
-        self.memory
-            .word(dentry, t.dentry_inode)
-            .filter(|inode| is_kernel_address(*inode))
-    }
-
-    /// All file system types; none where there is no way to them.
-    pub(super) fn file_system_types(self) -> Vec<u64> {
-        let t = &self.layout.table;
-        let Some(first) = self.ways.first_type else {
-            return Vec::new();
-        };
-        if t.fs_type_next == ABSENT {
-            let links = self
-                .memory
-                .chase(first.wrapping_add(u64::from(t.fs_type_list)), 0, 0, TYPES_MAX);
-            let base = |link: &u64| link.wrapping_sub(u64::from(t.fs_type_list));
-            links.nodes.iter().map(base).collect()
-        } else {
-            self.memory.chase(first, t.fs_type_next, 0, TYPES_MAX).nodes
-        }
-    }
-
-    /// The superblocks of a file system type; and whether the list was whole.
-    pub(super) fn superblocks_of_type(self, wanted: u64) -> (Vec<u64>, bool) {
-        let t = &self.layout.table;
-        let Some(link) = self.memory.word(wanted, t.fs_type_supers) else {
-            return (Vec::new(), false);
-        };
-        let links = self.memory.chase(link, 0, 0, SUPERS_MAX);
-        let superblocks: Vec<u64> = links
-            .nodes
-            .into_iter()
-            .map(|link| link.wrapping_sub(u64::from(t.sb_instances)))
-            .collect();
-        let owners = self.memory.words(&superblocks, t.sb_type);
-        let superblocks = superblocks
-            .into_iter()
-            .zip(owners)
-            .filter(|(_, owner)| *owner == Some(wanted))
-            .map(|(superblock, _)| superblock)
-            .collect();
-        (superblocks, links.complete)
-    }
-
-    /// The superblocks of the file system type of that name.
-    pub(super) fn superblocks_of(self, name: &str) -> Vec<u64> {
-        let types = self.file_system_types();
-        let names = self.memory.words(&types, self.layout.table.fs_type_name);
-        let is_it = |pointer: Option<u64>| {
-            let found = self.memory.string(pointer?, name.len() + 1)?;
-            Some(found == name.as_bytes())
-        };
-        let wanted = types
-            .into_iter()
-            .zip(names)
-            .find(|(_, pointer)| is_it(*pointer) == Some(true));
-        wanted.map_or_else(Vec::new, |(wanted, _)| self.superblocks_of_type(wanted).0)
-    }
 }
 
 #[cfg(test)]

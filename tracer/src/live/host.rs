@@ -65,7 +65,9 @@ impl Host {
             .inspect_err(|error| log::debug!("uprobes of tracefs cannot be looked at: {error:#}"))
             .ok();
         self.ways = Ways::new(Arc::clone(&self.btf), self.task);
-        let fixed = Ways::found_by(self.kernel(reader), events.as_ref().map(|events| events.as_fd()));
+        let fixed = self
+            .kernel(reader)
+            .fixed_ways(events.as_ref().map(|events| events.as_fd()));
         self.ways = std::mem::take(&mut self.ways).with(fixed);
         if marks.tgid != std::process::id() {
             log::warn!(

@@ -19,7 +19,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{mounts::NamespaceMounts, target::replaced};
+use super::{mounts::NamespaceMounts, path_text::replaced};
 use crate::watchdog::{self, Step};
 
 /// Links followed at the most (`MAXSYMLINKS`).

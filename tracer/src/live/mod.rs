@@ -11,6 +11,7 @@ mod links;
 mod mounts;
 mod options;
 mod overlay;
+mod path_text;
 mod place;
 mod refused;
 mod runtime_state;

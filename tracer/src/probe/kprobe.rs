@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     tier::At,
-    tracefs::{Attached, Tracefs, attach_event, connect},
+    tracefs::{Attached, Created, Tracefs, attach_event, connect},
 };
 
 /// Where the kernel describes the event source; Linux 4.17 on.
@@ -52,7 +52,7 @@ impl Kprobes {
         if at == At::Return
             && let Some(tracefs) = &self.tracefs
         {
-            match Created::new(tracefs, function) {
+            match create(tracefs, function) {
                 Ok((created, id)) => {
                     let mut attached = attach_event(program, id, function)?;
                     attached.created = Some(created);
@@ -107,35 +107,18 @@ fn read(tracefs: &Tracefs, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// An event that we made in tracefs; it is removed when it is dropped, which must be after all that uses it.
-#[derive(Debug)]
-pub(super) struct Created {
-    events: File,
-    event: String,
-}
-
-impl Created {
-    fn new(tracefs: &Tracefs, function: &str) -> Result<(Self, u64)> {
-        let mut events = File::from(tracefs.open_to_append("kprobe_events")?);
-        let event = format!("{}_{}", function.replace('.', "_"), std::process::id());
-        events
-            .write_all(format!("r{INSTANCES}:{GROUP}/{event} {function}\n").as_bytes())
-            .with_context(|| format!("adding the event {event}"))?;
-        let created = Self { events, event };
-        let id = tracefs
-            .event(GROUP, &created.event)?
-            .context("the event that was just added is not there")?;
-        Ok((created, id))
-    }
-}
-
-impl Drop for Created {
-    fn drop(&mut self) {
-        let removal = format!("-:{GROUP}/{}\n", self.event);
-        if let Err(error) = self.events.write_all(removal.as_bytes()) {
-            log::debug!("removing the event {}: {error}", self.event);
-        }
-    }
+/// Makes an event in tracefs; with its number.
+fn create(tracefs: &Tracefs, function: &str) -> Result<(Created, u64)> {
+    let mut events = File::from(tracefs.open_to_append("kprobe_events")?);
+    let event = format!("{}_{}", function.replace('.', "_"), std::process::id());
+    events
+        .write_all(format!("r{INSTANCES}:{GROUP}/{event} {function}\n").as_bytes())
+        .with_context(|| format!("adding the event {event}"))?;
+    let created = Created::new(events, GROUP, event);
+    let id = tracefs
+        .event(GROUP, &created.event)?
+        .context("the event that was just added is not there")?;
+    Ok((created, id))
 }
 
 /// Removes events that an ebusy left which was killed. Those of a live one are in use, which the kernel refuses.

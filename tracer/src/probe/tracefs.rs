@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{Read as _, Write as _},
     os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
 };
@@ -14,7 +14,7 @@ use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
 };
 
-use super::{bpf, kprobe::Created};
+use super::bpf;
 
 /// The events of tracefs.
 #[derive(Debug)]
@@ -101,6 +101,30 @@ pub(super) struct Attached {
     _event: OwnedFd,
     /// The event, if it is ours; dropped last, because an event in use stays.
     pub(super) created: Option<Created>,
+}
+
+/// An event that we made; it is removed when this is dropped, which must be after all that uses it.
+#[derive(Debug)]
+pub(super) struct Created {
+    events: File,
+    group: &'static str,
+    pub(super) event: String,
+}
+
+impl Created {
+    /// Of this group and name, with the file that it was written to.
+    pub(super) fn new(events: File, group: &'static str, event: String) -> Self {
+        Self { events, group, event }
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        let removal = format!("-:{}/{}\n", self.group, self.event);
+        if let Err(error) = self.events.write_all(removal.as_bytes()) {
+            log::debug!("removing the event {}: {error}", self.event);
+        }
+    }
 }
 
 /// Attaches a program to an event. aya does it only where tracefs is mounted.

@@ -5,11 +5,11 @@ use jiff::tz::TimeZone;
 use super::{
     Style,
     books::{Account, books},
-    holder::View,
     names,
     noise::noise,
     report::Report,
     times::{between, clock, duration},
+    view::View,
 };
 use crate::model::{Incident, Outcome};
 use crate::text::Line;

@@ -1,6 +1,6 @@
 //! How a holder came into the mount namespace, in a line.
 
-use super::{holder::View, names, times::moment};
+use super::{names, times::moment, view::View};
 use crate::model::{Entered, Holder};
 use crate::text::{Line, short_name};
 
@@ -54,8 +54,9 @@ mod tests {
     use crate::{
         model::{Entered, Holder, Parent},
         render::{
-            holder::{View, block},
+            holder::block,
             samples::{self, at},
+            view::View,
         },
     };
 

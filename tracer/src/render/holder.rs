@@ -1,30 +1,18 @@
 //! One holder, in one to five lines.
 
-use jiff::tz::TimeZone;
-
 use super::{
     entered::way_in,
     kinds::{also, label, way},
     names,
     times::{between, duration, moment},
+    view::View,
 };
 use crate::{
     advice::mountpoint_seen,
     identity::mount_claim,
-    model::{Container, Holder, Kind, Process, Target, Through, Timestamp},
+    model::{Container, Holder, Kind, Process, Target, Through},
     text::{Line, short_name},
 };
-
-/// What a holder is seen in relation to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
-    pub(super) target: &'a Target,
-    /// Refused attempts; `None` where nothing was attempted.
-    pub(super) attempts: Option<u64>,
-    /// What durations are counted to.
-    pub(super) now: Timestamp,
-    pub(super) zone: &'a TimeZone,
-}
 
 /// The holder in at most so many lines, from one to five: the fifth is its way in.
 pub(super) fn block(holder: &Holder, view: View<'_>, lines: usize) -> Vec<String> {

@@ -3,13 +3,12 @@
 use super::{
     Style,
     books::{Account, again, books, state},
-    detached,
-    holder::View,
-    names,
+    detached, names,
     noise::noise,
     operation,
     report::{Report, check},
     slow,
+    view::View,
 };
 use crate::model::{Incident, Outcome};
 use crate::{model::Operation, text::Line};

@@ -22,6 +22,7 @@ mod report;
 mod samples;
 mod slow;
 mod times;
+mod view;
 mod who;
 
 use jiff::tz::TimeZone;

@@ -1,6 +1,6 @@
 //! A refused rmdir, mount, remount and the like as text: an incident that is not about umount2.
 
-use super::{Style, books::state, detached, holder::View, names, noise::noise, report::Report};
+use super::{Style, books::state, detached, names, noise::noise, report::Report, view::View};
 use crate::{
     model::{Incident, Operation, Outcome, Reason},
     text::{Command, Line, short_name},

@@ -2,7 +2,8 @@
 
 use super::{
     Style,
-    holder::{View, block, brief},
+    holder::{block, brief},
+    view::View,
 };
 use crate::{
     advice::check_command,

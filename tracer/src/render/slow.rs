@@ -1,12 +1,11 @@
 //! An umount2 that takes long as text, and what shortens it.
 
 use super::{
-    Style,
-    holder::View,
-    names,
+    Style, names,
     noise::noise,
     report::Report,
     times::{between, clock, duration},
+    view::View,
 };
 use crate::{
     model::{Incident, Outcome, Phase, Slow, Timestamp, Wait, WaitsFor},

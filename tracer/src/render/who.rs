@@ -5,10 +5,10 @@ use jiff::tz::TimeZone;
 use super::{
     Style,
     books::{Account, books},
-    holder::View,
     names,
     report::Report,
     times::moment,
+    view::View,
 };
 use crate::{advice::after, model::Who, text::Line};
 

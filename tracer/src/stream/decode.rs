@@ -2,15 +2,16 @@
 //! length is checked.
 
 use tracer_common::{
-    Ancestor, COMM_LEN, COMPARED_MAX, HOST, Header, LedgerEntry, MountRecord, NamespaceRecord, OpenRecord,
-    OperationRecord, PathRef, RecordKind, Source, UmountRecord, namespace_operation, path_status,
+    COMPARED_MAX, HOST, Header, LedgerEntry, MountRecord, NamespaceRecord, OpenRecord, OperationRecord,
+    RecordKind, Source, UmountRecord, namespace_operation, path_status,
 };
 
 use super::{
     Closed, Opened,
+    header::{pair, parents, process},
     operation::{self, RawOperation},
 };
-use crate::model::{Parent, Process, Text};
+use crate::model::{Process, Text};
 
 /// Why bytes are no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,17 +124,6 @@ fn read<T: zerocopy::FromBytes>(bytes: &[u8], what: &'static str) -> Result<T, D
         .map_err(|_| error)
 }
 
-pub(super) fn process(header: &Header) -> Process {
-    Process {
-        pid: header.tgid,
-        tid: Some(header.tid),
-        comm: Text::from_c_array(&header.comm),
-        uid: Some(header.uid),
-        mount_namespace: (header.mnt_ns != 0).then_some(header.mnt_ns),
-        ..Process::default()
-    }
-}
-
 /// The last process of a source that found no room.
 #[must_use]
 pub fn process_of(source: &Source) -> Process {
@@ -143,21 +133,6 @@ pub fn process_of(source: &Source) -> Process {
         uid: Some(source.uid),
         ..Process::default()
     }
-}
-
-/// Ancestors, nearest first.
-pub(super) fn parents(ancestors: &[Ancestor], count: u32) -> Vec<Parent> {
-    let used = ancestors.iter().take(count as usize);
-    used.map(|ancestor| Parent {
-        pid: ancestor.tgid,
-        comm: Text::from_c_array(&ancestor.comm as &[u8; COMM_LEN]),
-        start_time: None,
-    })
-    .collect()
-}
-
-pub(super) fn pair(path: PathRef) -> (u64, u64) {
-    (path.mount, path.dentry)
 }
 
 /// What the ledger has of a file.

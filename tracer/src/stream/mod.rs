@@ -3,6 +3,7 @@
 
 mod decode;
 mod detached;
+mod header;
 mod operation;
 mod slow;
 

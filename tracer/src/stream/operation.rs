@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::OperationRecord;
 
 use super::{
-    decode::{pair, parents, process},
+    header::{pair, parents, process},
     is_host,
 };
 use crate::model::{Holder, Operation, Process, Reason, Target};

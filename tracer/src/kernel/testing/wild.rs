@@ -224,6 +224,9 @@ const WALKS: &[(&str, Run)] = &[
         });
         drop(kernel.mount(START));
     }),
+    ("fixed_ways", |kernel| {
+        let _ = kernel.fixed_ways(None);
+    }),
     ("in_mount", |kernel| {
         paths(kernel, |paths, at| drop(paths.in_mount(START, at)));
     }),

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use super::{
     again::again,
     slow,
-    text::{Apart, Name, Page, Words, advice},
+    text::{Apart, Name, Page, Words, advice, row},
     timeline::timeline,
     verdict::{container, verdict},
 };
@@ -463,10 +463,6 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     }
     row(page, "tier", &incident.probe);
     page.put(format_args!("</dl>\n</details>\n"));
-}
-
-pub(super) fn row(page: &mut Page, name: &str, value: &str) {
-    page.put(format_args!("<dt>{name}</dt><dd>{}</dd>\n", Words(value)));
 }
 
 /// The row of an incident in the list of all.

@@ -2,10 +2,7 @@
 
 use jiff::tz::TimeZone;
 
-use super::{
-    incident::row,
-    text::{Name, Page, Words},
-};
+use super::text::{Name, Page, Words, row};
 use crate::{
     model::{Incident, Outcome, Slow},
     render::{

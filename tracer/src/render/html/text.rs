@@ -71,6 +71,11 @@ pub(super) fn advice(page: &mut Page, fix: &Fix) {
     }
 }
 
+/// A term and what is said of it, in a list of these.
+pub(super) fn row(page: &mut Page, name: &str, value: &str) {
+    page.put(format_args!("<dt>{name}</dt><dd>{}</dd>\n", Words(value)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Apart, Name, Page, advice};

@@ -102,10 +102,13 @@ fn threads(pid: u32) -> Result<BTreeMap<String, Status>> {
 
 /// All of them are, and those beside the main one that need no capabilities have none.
 fn confined(running: &Running, expected: &[&str]) -> Result<()> {
-    let found = threads(running.pid())?;
-    for name in expected {
-        ensure!(found.contains_key(*name), "no thread {name}: {found:?}");
-    }
+    // A thread takes its name once it runs.
+    let found = pause::until(PATIENCE, || {
+        let found = threads(running.pid())?;
+        let all = expected.iter().all(|name| found.contains_key(*name));
+        Ok(all.then_some(found))
+    })
+    .with_context(|| format!("one of {expected:?} is missing: {:?}", threads(running.pid())))?;
     for (name, status) in &found {
         let kept = match name.as_str() {
             "ebusy" | "ebusy-record" => KEPT,

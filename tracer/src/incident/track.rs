@@ -117,6 +117,13 @@ impl Analyzer {
         })
     }
 
+    /// On whose account the last attempt on the target of an open incident was.
+    #[must_use]
+    pub fn source_of(&self, mount: MountKey) -> Option<u64> {
+        let open = self.open.get(&TargetKey::Mount(mount))?;
+        Some(open.source)
+    }
+
     /// The target of an open incident that has this address, of whoever is in that mount namespace: the kernel unmounts
     /// only what is in the caller's own. In another one the address is that of another mount, before or after.
     #[must_use]

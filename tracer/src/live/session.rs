@@ -55,9 +55,9 @@ const UMOUNT_NOFOLLOW: u32 = 8;
 /// How long the record of an umount may take to arrive after its mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How long after its mount has gone an umount that is under way may be the one that did it, in nanoseconds: one that
+/// How long after its mount has gone an umount that is under way may be the one that did it: one that
 /// hangs may be of something else.
-const LATE: u64 = 30_000_000_000;
+const LATE: Duration = Duration::from_secs(30);
 
 /// How long a look is kept that was replaced, at the least: longer than an umount goes on after its mount has gone.
 const BEFORE_AGE: Duration = Duration::from_secs(1);
@@ -83,6 +83,12 @@ struct Vanished {
     since: Instant,
 }
 
+impl Vanished {
+    fn since_found(&self) -> Duration {
+        Duration::from_nanos(boot_nanos().saturating_sub(self.found))
+    }
+}
+
 /// One run.
 #[derive(Debug)]
 pub struct Session {
@@ -98,6 +104,8 @@ pub struct Session {
     view_before: Option<(MountsView, Instant)>,
     /// When the last look was over (boot clock, ns).
     view_until: u64,
+    /// When the last look at the mounts began.
+    view_from: u64,
     view_stale: bool,
     view_next: Instant,
     view_read: Instant,
@@ -156,6 +164,7 @@ impl Session {
             view,
             view_before: None,
             view_until: boot_nanos(),
+            view_from: 0,
             view_stale: false,
             view_next: now,
             view_read: now,
@@ -449,19 +458,22 @@ impl Session {
             })
             .collect();
         self.vanished.retain(|mount, _| gone.contains(mount));
-        let under_way: Vec<u64> = if gone.is_empty() {
+        let under_way: Vec<(u64, u64)> = if gone.is_empty() {
             Vec::new()
         } else {
             let calls = self.probes.under_way.all().into_iter();
-            calls.map(|(_, call)| call.entered).collect()
+            calls.map(|(_, call)| (call.source, call.entered)).collect()
         };
         for mount in gone {
             let vanished = self.vanished.entry(mount).or_insert_with(|| Vanished {
                 found: boot_nanos(),
                 since: Instant::now(),
             });
-            let late = boot_nanos().saturating_sub(vanished.found) > LATE;
-            if !late && under_way.iter().any(|entered| *entered <= vanished.found) {
+            let late = vanished.since_found() > LATE;
+            // Nobody but the host takes away what the host could unmount: an umount of somebody else may hang for ever.
+            let of_host = self.analyzer.source_of(mount) == Some(HOST);
+            let mut may_be_it = under_way.iter().filter(|(source, _)| !of_host || *source == HOST);
+            if !late && may_be_it.any(|(_, entered)| *entered <= vanished.found) {
                 vanished.since = Instant::now();
             }
             let since = vanished.since;
@@ -481,6 +493,7 @@ impl Session {
 
     fn refresh_view(&mut self) {
         let began = Instant::now();
+        self.view_from = boot_nanos();
         let kernel = self.host.kernel(&self.probes.reader);
         let view = MountsView::again(kernel, self.host.task(), &self.view);
         self.others.crowded_mounts(&view.crowded);

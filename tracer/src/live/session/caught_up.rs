@@ -1,7 +1,14 @@
 //! Whether all that has happened so far is looked at, and what keeps the targets of open incidents busy by now.
 
+use std::time::Duration;
+
+use tracer_common::HOST;
+
 use super::Session;
 use crate::model::Text;
+
+/// An umount of a user that has not returned for so long may never do so: nobody else waits for it.
+const HUNG: Duration = Duration::from_secs(1);
 
 /// The target of an open incident.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,18 +22,22 @@ pub struct StillBusy {
 }
 
 impl Session {
-    /// Whether no events are left in the ring, and nothing that was taken from the rings waits for a look: new mounts,
-    /// refused umounts, mounts that were detached, loop devices that were told to go. What others did after `asked` (boot
-    /// clock, ns) does not matter: there may always be more of that.
+    /// Whether nothing of what had happened at `asked` (boot clock, ns) is left in the rings or waits for a look: new
+    /// mounts, refused umounts, mounts that were detached, loop devices that were told to go. What came later does not
+    /// matter: there may always be more of that.
     #[must_use]
     pub fn has_caught_up(&self, asked: u64) -> bool {
-        self.behind.is_none()
-            && self.others.oldest().is_none_or(|time| time > asked)
-            && !self.view_stale
-            && self.pending.is_empty()
-            && self.vanished.is_empty()
-            && self.loops.has_caught_up()
-            && self.detached.has_caught_up()
+        let is_later = |time: u64| time > asked;
+        self.behind.is_none_or(is_later)
+            && self.others.oldest().is_none_or(is_later)
+            && (!self.view_stale || is_later(self.view_from))
+            && self.pending.values().all(|pending| is_later(pending.attempt))
+            && self.vanished.iter().all(|(mount, vanished)| {
+                let of_host = self.analyzer.source_of(*mount) == Some(HOST);
+                is_later(vanished.found) || !of_host && vanished.since_found() > HUNG
+            })
+            && self.loops.has_caught_up(asked)
+            && self.detached.has_caught_up(asked)
     }
 
     /// Counts the references of the targets of open incidents; those that have none are left out, and those that cannot

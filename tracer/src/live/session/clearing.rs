@@ -33,9 +33,9 @@ pub(super) struct LoopDevices {
 }
 
 impl LoopDevices {
-    /// Whether no call waits for its look.
-    pub(super) fn has_caught_up(&self) -> bool {
-        self.fresh.is_empty()
+    /// Whether no call that had returned by then waits for its look.
+    pub(super) fn has_caught_up(&self, asked: u64) -> bool {
+        self.fresh.iter().all(|fresh| fresh.returned > asked)
     }
 }
 

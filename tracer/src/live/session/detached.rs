@@ -58,9 +58,11 @@ pub(super) struct DetachedMounts {
 }
 
 impl DetachedMounts {
-    /// Whether none waits for its first look.
-    pub(super) fn has_caught_up(&self) -> bool {
-        self.fresh.is_empty() && self.followed.iter().all(|followed| followed.kept.is_some())
+    /// Whether none that was detached by then waits for its first look.
+    pub(super) fn has_caught_up(&self, asked: u64) -> bool {
+        let unseen = self.followed.iter().filter(|followed| followed.kept.is_none());
+        let mut waiting = self.fresh.iter().chain(unseen.map(|followed| &followed.of));
+        waiting.all(|fresh| fresh.umount.returned > asked)
     }
 }
 

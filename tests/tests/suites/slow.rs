@@ -42,15 +42,9 @@ pub(crate) fn main() -> ExitCode {
 /// How long a page takes: a few are written at the umount.
 const PAGE: Duration = Duration::from_millis(700);
 
-/// A disk with something to write at the umount.
-fn target() -> Result<SlowDisk> {
-    let target = SlowDisk::new()?;
-    fs::write(target.path.join("file"), vec![b'x'; 3 * 4096])?;
-    Ok(target)
-}
-
-/// Unmounts it; how long that took.
+/// Unmounts it with something to write, from a moment ago: the kernel writes by itself what is older. How long that took.
 fn slow_umount(target: &SlowDisk, flags: UnmountFlags) -> Result<Duration> {
+    fs::write(target.path.join("file"), vec![b'x'; 3 * 4096])?;
     target.disk.take(PAGE);
     let began = Instant::now();
     unmount(&target.path, flags)?;
@@ -175,7 +169,7 @@ fn expect_disk(incident: &Incident) -> Result<()> {
 }
 
 fn slow_disk() -> Result<Verdict> {
-    let target = target()?;
+    let target = SlowDisk::new()?;
     let watch = Watch::start("watch", target.scratch.path(), &[])?;
     let took = thread::scope(|scope| {
         let umount = scope.spawn(|| slow_umount(&target, UnmountFlags::empty()));
@@ -209,7 +203,7 @@ fn slow_disk() -> Result<Verdict> {
 
 /// Whoever detaches waits as well. It is in the capture, of which a report is made elsewhere.
 fn recorded_and_detached() -> Result<Verdict> {
-    let target = target()?;
+    let target = SlowDisk::new()?;
     let watch = Watch::start("record", target.scratch.path(), &["--slow", "0.5"])?;
     let took = slow_umount(&target, UnmountFlags::DETACH)?;
     harness::settle()?;
@@ -222,7 +216,7 @@ fn recorded_and_detached() -> Result<Verdict> {
 }
 
 fn not_asked_for() -> Result<Verdict> {
-    let target = target()?;
+    let target = SlowDisk::new()?;
     let watch = Watch::start("watch", target.scratch.path(), &["--slow", "0"])?;
     slow_umount(&target, UnmountFlags::empty())?;
     harness::settle()?;

@@ -20,7 +20,6 @@ use self::{
     calls::{OUTPUT, REPORT, START, TRACE},
     filter::{Threads, install},
 };
-use crate::text::say::say;
 
 /// What is not in force, told once.
 static MISSING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
@@ -81,7 +80,7 @@ fn settle(what: &'static str, result: Result<()>) {
     let mut missing = MISSING.lock().unwrap_or_else(PoisonError::into_inner);
     if !missing.contains(&what) {
         missing.push(what);
-        say!("ebusy: {what}: {error:#}; ebusy goes on, with more rights than it needs");
+        log::warn!("{what}: {error:#}; ebusy goes on, with more rights than it needs");
     }
 }
 

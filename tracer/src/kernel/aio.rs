@@ -124,7 +124,7 @@ impl Kernel<'_> {
                 Some(Request {
                     space: contexts[&context],
                     context,
-                    request,
+                    kiocb: request,
                     file: file.filter(|file| is_kernel_address(*file))?,
                 })
             })

@@ -92,7 +92,7 @@ pub(super) struct Request {
     /// The `kioctx`.
     pub(super) context: u64,
     /// The `aio_kiocb`.
-    pub(super) request: u64,
+    pub(super) kiocb: u64,
     /// Its file.
     pub(super) file: u64,
 }

@@ -9,7 +9,7 @@ mod audit;
 mod descriptors;
 mod mountinfo;
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -171,7 +171,7 @@ impl ProcMounts {
 
     /// How many mounts are below a mount.
     fn below(&self, mount: &Line) -> u64 {
-        let mut found = std::collections::HashSet::from([mount.id]);
+        let mut found = HashSet::from([mount.id]);
         let mut above = vec![mount.id];
         while let Some(parent) = above.pop() {
             let children = self.lines.iter().filter(|line| line.parent == parent);

@@ -1,13 +1,15 @@
 //! An audit as text: the verdict first, then what was found by section and workload, on one screen.
 
 use super::{Style, names, report::command_line};
-use crate::model::{
-    Audit, Detached, Fix, Group, Holder, KeptNamespace, Leaked, Now, Process, Setting, Target, Workload,
-};
-use crate::text::{
-    Line,
-    fit::{COLUMNS, wrap},
-    printable,
+use crate::{
+    model::{
+        Audit, Detached, Fix, Group, Holder, KeptNamespace, Leaked, Now, Process, Setting, Target, Workload,
+    },
+    text::{
+        Line,
+        fit::{COLUMNS, wrap},
+        printable,
+    },
 };
 
 /// Lines of a screen.

@@ -3,9 +3,9 @@
 use jiff::tz::TimeZone;
 
 use super::times::{between, clock, duration, moment};
-use crate::model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp};
 use crate::{
     advice::{by_itself, retries_by_rule},
+    model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp},
     text::{Line, short_name},
 };
 

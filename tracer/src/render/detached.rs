@@ -11,8 +11,10 @@ use super::{
     times::{between, clock, duration},
     view::View,
 };
-use crate::model::{Incident, Outcome};
-use crate::text::Line;
+use crate::{
+    model::{Incident, Outcome},
+    text::Line,
+};
 
 /// The incident in at most 18 lines of 110 columns.
 pub(super) fn report(incident: &Incident, style: &Style) -> String {

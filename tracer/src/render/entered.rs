@@ -1,8 +1,10 @@
 //! How a holder came into the mount namespace, in a line.
 
 use super::{names, times::moment, view::View};
-use crate::model::{Entered, Holder};
-use crate::text::{Line, short_name};
+use crate::{
+    model::{Entered, Holder},
+    text::{Line, short_name},
+};
 
 /// `entered the mount namespace of ci/wf "main" by setns at 14:19:48`; `None` where the holder is where it was born.
 pub(super) fn way_in(holder: &Holder, view: View<'_>) -> Option<Line> {

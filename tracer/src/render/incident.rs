@@ -10,8 +10,11 @@ use super::{
     slow,
     view::View,
 };
-use crate::model::{Incident, Outcome};
-use crate::{model::Operation, text::Line};
+use crate::{
+    model::Operation,
+    model::{Incident, Outcome},
+    text::Line,
+};
 
 /// The incident in at most 18 lines of 110 columns.
 #[must_use]

@@ -1,6 +1,6 @@
 //! Reads of kernel memory by the offsets of the layout table. Nothing is dereferenced: every read may fail.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel, generated};
 use tracer_common::{ABSENT, PathRef};
 
 /// The offset of a field; a constant to the verifier.
@@ -26,6 +26,27 @@ pub(crate) fn read<T>(base: u64, offset: u32) -> Option<T> {
     }
     // SAFETY: the helper checks the address and fails where it cannot be read.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
+}
+
+/// Copies by one call of a helper. Of an assignment of many bytes the compiler makes a loop over bytes, which the verifier
+/// walks byte by byte, and the kernel for each record.
+///
+/// # Safety
+/// `out` is valid for writes, `from` for reads.
+#[inline(always)]
+pub(crate) unsafe fn copy<T>(out: *mut T, from: *const T) {
+    // SAFETY: as the caller promised.
+    unsafe { generated::bpf_probe_read_kernel(out.cast(), size_of::<T>() as u32, from.cast()) };
+}
+
+/// Zeroes likewise: the helper clears what it was to write where it cannot read.
+///
+/// # Safety
+/// `out` is valid for writes.
+#[inline(always)]
+pub(crate) unsafe fn clear<T>(out: *mut T) {
+    // SAFETY: as the caller promised; the null pointer is what cannot be read.
+    unsafe { copy(out, core::ptr::null()) };
 }
 
 /// The running thread.

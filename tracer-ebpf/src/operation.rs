@@ -12,13 +12,11 @@ use aya_ebpf::{
     },
     programs::TracePointContext,
 };
-use tracer_common::{
-    ABSENT, ANCESTORS, Ancestor, FS_NAME, Loss, OperationRecord, PATH_MAX, PathRef, RecordKind, Room,
-};
+use tracer_common::{ABSENT, FS_NAME, Loss, OperationRecord, PATH_MAX, PathRef, RecordKind, Room};
 
 use crate::{
     CONFIG, DEVICE_OPENS,
-    kernel::{current, loaded, offset, read, write_path},
+    kernel::{clear, current, loaded, offset, read, write_path},
     lose,
     open::file_of,
     source::{admit, ring_of, source},
@@ -306,13 +304,9 @@ fn emit(registers: u64, number: u32, device: u32, path: u64, shape: &Shape) {
         write_path(&raw mut (*record).bases[0], path, 0);
         write_path(&raw mut (*record).bases[1], 0, 0);
         (*record).reconfigured = 0;
-        (*record).fs_name = [0; FS_NAME];
+        clear(&raw mut (*record).fs_name);
         (*record).text_lens = [0; 3];
-        (*record).ancestors = [Ancestor {
-            tgid: 0,
-            reserved: 0,
-            comm: [0; 16],
-        }; ANCESTORS];
+        clear(&raw mut (*record).ancestors);
         (*record).ancestor_count = ancestors((&raw mut (*record).ancestors).cast());
         for text in 0..3 {
             if shape.texts[text] != NONE {

@@ -8,13 +8,12 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 use tracer_common::{
-    ANCESTORS, Ancestor, COMPARED_MAX, Compared, HOST, Loss, PATH_MAX, RecordKind, Room, UmountCall,
-    UmountRecord, path_status,
+    COMPARED_MAX, Compared, HOST, Loss, PATH_MAX, RecordKind, Room, UmountCall, UmountRecord, path_status,
 };
 
 use crate::{
     EVENTS, OTHERS, OTHERS_UNDER_WAY, REFUSALS, UNDER_WAY,
-    kernel::{current, offset, read, write_path},
+    kernel::{clear, copy, current, offset, read, write_path},
     lose,
     source::{admit, leave, source},
     task::{ancestors, ids, now, write_header},
@@ -315,15 +314,11 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &UmountCall, ret: i64) {
         (*record).target = call.target;
         (*record).busy_check_ran = call.busy_check_ran;
         (*record).compared_count = call.compared_count;
-        (*record).compared = call.compared;
+        copy(&raw mut (*record).compared, &raw const call.compared);
         if call.compared_count as usize > COMPARED_MAX {
             lose(Loss::UmountComparedTruncated);
         }
-        (*record).ancestors = [Ancestor {
-            tgid: 0,
-            reserved: 0,
-            comm: [0; 16],
-        }; ANCESTORS];
+        clear(&raw mut (*record).ancestors);
         (*record).ancestor_count = ancestors((&raw mut (*record).ancestors).cast());
         let (status, len) = if call.path_status == path_status::WHOLE {
             let text = (&raw const call.text).cast();

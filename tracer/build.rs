@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use object::build::elf;
 use toolchain::Toolchain;
 
 #[path = "../xtask/src/toolchain.rs"]
@@ -52,9 +53,28 @@ fn build() -> Result<()> {
         }
     };
     let embedded = out.join(format!("{PROGRAM}.o"));
-    fs::copy(&object, &embedded)
-        .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))?;
-    Ok(())
+    without_debug_information(&object, &embedded)
+        .with_context(|| format!("copying {} to {}", object.display(), embedded.display()))
+}
+
+/// The linker makes BTF of the debug information; the kernel, and so the program, has no use for what it was made of,
+/// which is three quarters of the object.
+fn without_debug_information(object: &Path, embedded: &Path) -> Result<()> {
+    let whole = fs::read(object).context("reading it")?;
+    let mut elf = elf::Builder::read(whole.as_slice()).context("reading it as ELF")?;
+    for section in &mut elf.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    elf.delete_orphans();
+    // The linker keeps the names of sections with those of symbols.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = elf::SectionData::SectionString;
+    let mut rest = Vec::new();
+    elf.write(&mut rest).context("writing it as ELF")?;
+    fs::write(embedded, rest).context("writing it")
 }
 
 /// Everything that the object depends on, and everything that the choice of the compiler depends on.

@@ -16,6 +16,7 @@ mod interrupt;
 mod junit;
 mod leftover;
 mod lint;
+mod machines;
 mod matrix;
 mod phases;
 mod results;

@@ -24,9 +24,9 @@ const LONG: Duration = Duration::from_mins(40);
 struct Phase {
     name: String,
     seconds: f64,
-    /// Beside another one: no part of the sum.
+    /// Part of another one, beside other parts: not in the sum.
     #[serde(default)]
-    beside: bool,
+    part: bool,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -80,21 +80,21 @@ impl Phases {
         self.more(name, time, false);
     }
 
-    /// What went on beside these phases.
-    pub(crate) fn add_beside(&mut self, other: &[(String, Duration)]) {
-        for (name, time) in other {
+    /// What a phase was made of, some of it at the same time.
+    pub(crate) fn add_parts(&mut self, parts: &[(String, Duration)]) {
+        for (name, time) in parts {
             self.more(name, *time, true);
         }
     }
 
-    fn more(&mut self, name: &str, time: Duration, beside: bool) {
+    fn more(&mut self, name: &str, time: Duration, part: bool) {
         let seconds = time.as_secs_f64();
         match self.record.phases.iter_mut().find(|phase| phase.name == name) {
             Some(phase) => phase.seconds += seconds,
             None => self.record.phases.push(Phase {
                 name: name.to_owned(),
                 seconds,
-                beside,
+                part,
             }),
         }
     }
@@ -136,13 +136,13 @@ fn now() -> u64 {
 }
 
 fn table(record: &Record, whole: Duration) -> String {
-    let in_turn = record.phases.iter().filter(|phase| !phase.beside);
+    let in_turn = record.phases.iter().filter(|phase| !phase.part);
     let known: f64 = in_turn.map(|phase| phase.seconds).sum();
     let other = (whole.as_secs_f64() - known).max(0.0);
     let rows = record
         .phases
         .iter()
-        .map(|phase| (phase.name.as_str(), phase.seconds, phase.beside))
+        .map(|phase| (phase.name.as_str(), phase.seconds, phase.part))
         .chain([("other", other, false), ("in all", known + other, false)]);
     let width = record
         .phases
@@ -151,12 +151,12 @@ fn table(record: &Record, whole: Duration) -> String {
         .max()
         .map_or(6, |width| width.max(6));
     let mut text = String::new();
-    for (name, seconds, beside) in rows {
+    for (name, seconds, part) in rows {
         let seconds = seconds.round() as u64;
-        let note = if beside { "  (beside the machines)" } else { "" };
+        let indent = if part { "  " } else { "" };
         let _ = writeln!(
             text,
-            "{name:<width$}  {:>3}:{:02}{note}",
+            "{indent}{name:<width$}  {:>3}:{:02}",
             seconds / 60,
             seconds % 60
         );
@@ -181,7 +181,7 @@ mod tests {
         let phase = |name: &str, seconds| Phase {
             name: name.to_owned(),
             seconds,
-            beside: false,
+            part: false,
         };
         Record {
             since: 0,
@@ -198,18 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn what_went_on_beside_is_no_part_of_the_sum() {
+    fn parts_are_not_counted_twice() {
         let mut phases = Phases {
             path: PathBuf::new(),
             record: record(),
             is_part: false,
         };
-        phases.add_beside(&[("host: ways".to_owned(), Duration::from_mins(1))]);
+        phases.add_parts(&[("host: ways".to_owned(), Duration::from_mins(1))]);
         let text = table(&phases.record, Duration::from_secs(100));
-        assert!(
-            text.contains("host: ways      1:00  (beside the machines)\n"),
-            "{text}"
-        );
+        assert!(text.contains("\n  host: ways      1:00\n"), "{text}");
         assert!(text.ends_with("in all          1:40\n"), "{text}");
     }
 

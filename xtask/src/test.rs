@@ -18,21 +18,18 @@ use crate::{
     follow::follow,
     interrupt, junit,
     leftover::Scene,
-    matrix::{KERNELS, MATRIX, Plan},
+    machines,
+    matrix::KERNELS,
     phases::Phases,
     results::{End, Results, Test},
     say, setup,
     suites::{self, Built, Suite, Which},
     table, tools,
-    vm::{self, Job, Lab},
     workspace::Workspace,
 };
 
 /// How long one suite may take on the host.
 const HOST_LIMIT: Duration = Duration::from_mins(10);
-
-/// The same in a machine, which may be emulated.
-const VM_LIMIT: Duration = Duration::from_mins(30);
 
 /// Of `cargo xtask test`.
 #[derive(Args, Debug)]
@@ -63,7 +60,7 @@ impl TestArgs {
         self.filter.as_deref().and_then(|name| built.suite(name))
     }
 
-    fn which(&self, built: &Built) -> Which<'_> {
+    pub(crate) fn which(&self, built: &Built) -> Which<'_> {
         match &self.filter {
             Some(part) if self.suite(built).is_none() => Which::Like(part),
             _ => Which::All,
@@ -76,9 +73,14 @@ impl TestArgs {
     }
 
     /// Whether a suite is wanted at all.
-    fn wants(&self, built: &Built, suite: &str) -> bool {
+    pub(crate) fn wants(&self, built: &Built, suite: &str) -> bool {
         (!self.table || table::SUITES.contains(&suite))
             && self.suite(built).is_none_or(|only| only.name == suite)
+    }
+
+    /// Whether a tier is wanted in machines.
+    pub(crate) fn wants_tier(&self, tier: &str) -> bool {
+        self.tier.is_empty() || self.tier.iter().any(|wanted| wanted == tier)
     }
 
     /// Whether everything that the table is made from runs.
@@ -139,25 +141,23 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
         say("the tests under other kernels are left out (--quick)");
     }
     // The tests on this host wait most of the time, and machines are emulated: beside each other they take less. What a
-    // thread starts ends with it, so that machines stay with this one.
+    // thread starts ends with it, so that machines stay with threads that wait for them.
     let mut times = Vec::new();
-    let (host, machines) = thread::scope(|scope| {
-        let host = on_host.then(|| scope.spawn(|| runner.host(&mut times)));
-        let machines = runner.machines(&kernels, &mut phases);
-        (host.map(thread::ScopedJoinHandle::join), machines)
+    let (host, done) = phases.time("tests on this host and in machines", || {
+        thread::scope(|scope| {
+            let host = on_host.then(|| scope.spawn(|| runner.host(&mut times)));
+            let done = machines::run(workspace, args, &built, &kernels);
+            (host.map(thread::ScopedJoinHandle::join), done)
+        })
     });
     if let Some(host) = host {
         let host = host.map_err(|_| anyhow::anyhow!("the tests on this host panicked"))?;
         results.add(host?);
     }
-    results.add(machines?);
-    if kernels.is_empty() {
-        for (name, time) in &times {
-            phases.add(name, *time);
-        }
-    } else {
-        phases.add_beside(&times);
-    }
+    let done = done?;
+    results.add(done.results);
+    phases.add_parts(&done.times);
+    phases.add_parts(&times);
     runner.scene.remove();
     interrupt::hold();
     finish(workspace, args, &built, &results, &phases)
@@ -218,85 +218,6 @@ impl Runner<'_> {
         self.scene.clear();
         Ok(reader.finish(end, Instant::now()))
     }
-
-    fn machines(&self, kernels: &[&str], phases: &mut Phases) -> Result<Results> {
-        let mut results = Results::default();
-        if kernels.is_empty() {
-            return Ok(results);
-        }
-        let lab = match phases.time("set-up", || Lab::open(self.workspace)) {
-            Ok(lab) => lab,
-            Err(err) => {
-                let reason = on_one_line(&err);
-                let skipped = kernels
-                    .iter()
-                    .map(|kernel| Test::skipped(format!("kernel {kernel}"), reason.as_str()));
-                results.tests.extend(skipped);
-                return Ok(results);
-            }
-        };
-        for name in kernels {
-            let kernel = match phases.time("set-up", || lab.kernel(name, false)) {
-                Ok(kernel) => kernel,
-                Err(err) => {
-                    let skipped = Test::skipped(format!("kernel {name}"), on_one_line(&err));
-                    results.tests.push(skipped);
-                    continue;
-                }
-            };
-            let plans = MATRIX.iter().filter(|plan| plan.kernels.contains(name));
-            for plan in plans {
-                if self.args.wants(self.built, plan.test)
-                    && (self.args.tier.is_empty() || self.args.tier.iter().any(|tier| tier == plan.tier))
-                {
-                    results.add(self.plan(&lab, &kernel, name, plan, phases)?);
-                }
-            }
-        }
-        say(&format!("{} boots of machines", lab.boots()));
-        Ok(results)
-    }
-
-    /// One suite under one kernel.
-    fn plan(
-        &self,
-        lab: &Lab,
-        kernel: &vm::Kernel,
-        name: &str,
-        plan: &Plan,
-        phases: &mut Phases,
-    ) -> Result<Results> {
-        let place = format!("{name} {}", plan.tier);
-        let full = format!("{place}: {}", plan.test);
-        let Some(suite) = self.built.suite(plan.test) else {
-            return Ok(Results::of(Test::failed(
-                full,
-                format!("there is no suite {}", plan.test),
-            )));
-        };
-        say(&format!(
-            "{} under the kernel {name} at the tier {}",
-            suite.name, plan.tier
-        ));
-        // What was asked for on the command line is all that is asked for.
-        let which = match (self.args.which(self.built), plan.only) {
-            (Which::All, only) if !only.is_empty() => Which::Like(only),
-            (asked, _) => asked,
-        };
-        let mut boots = Duration::ZERO;
-        let start = Instant::now();
-        let results = flaky::run(&full, which, |which| {
-            let job = Job {
-                append: plan.append.to_owned(),
-                timeout: VM_LIMIT + suites::asked_time(),
-                ..self.built.in_machine(suite, which, name, plan.tier)
-            };
-            in_machine(lab, kernel, &job, &full, &mut boots)
-        })?;
-        phases.add(&place, start.elapsed().saturating_sub(boots));
-        phases.add(&format!("{name} boots"), boots);
-        Ok(results)
-    }
 }
 
 /// Writes and prints what came of it; the sum is the last line.
@@ -347,39 +268,10 @@ fn finish(
 }
 
 /// Where it is of is said before a line that may stand among those of another place.
-fn show(reader: &mut Reader, place: &str, line: &str) {
+pub(crate) fn show(reader: &mut Reader, place: &str, line: &str) {
     if let Some(shown) = reader.line(line, Instant::now()) {
         println!("{place}{shown}");
     }
-}
-
-fn on_one_line(err: &anyhow::Error) -> String {
-    format!("{err:#}").lines().collect::<Vec<_>>().join(" ")
-}
-
-/// Runs a suite in a machine, shows its output as it comes, and reads it.
-fn in_machine(
-    lab: &Lab,
-    kernel: &vm::Kernel,
-    job: &Job,
-    suite: &str,
-    boots: &mut Duration,
-) -> Result<Outcome> {
-    interrupt::hold();
-    let mut reader = Reader::new(suite);
-    let start = Instant::now();
-    let place = format!("{suite}: ");
-    let run = lab.run(kernel, job, &mut |line| show(&mut reader, &place, line))?;
-    *boots += run.began.map_or_else(|| start.elapsed(), |began| began - start);
-    vm::report(&run);
-    if let Some(release) = &run.release {
-        say(&format!("that was {release}"));
-    }
-    let end = match run.outcome {
-        vm::Outcome::Exited(0) => Ok(()),
-        outcome => Err(outcome.to_string()),
-    };
-    Ok(reader.finish(end, Instant::now()))
 }
 
 /// `6.18 tracepoint`: the host's kernel, and the tier that ebusy takes there.

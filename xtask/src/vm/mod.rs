@@ -1,9 +1,9 @@
 //! Runs programs under other kernels, in virtual machines.
 
 use std::{
-    cell::Cell,
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -16,11 +16,11 @@ use self::{
     image::Image,
     instance::{Instance, Run},
     protocol::Config,
-    qemu::{Accelerator, KVM_LIMIT, Machine},
+    qemu::{KVM_LIMIT, Machine},
     saved::Saved,
 };
 
-pub(crate) use self::{emulator::Emulator, kernels::Kernel, outcome::Outcome};
+pub(crate) use self::{emulator::Emulator, kernels::Kernel, outcome::Outcome, qemu::Accelerator};
 
 mod cpio;
 mod emulator;
@@ -74,9 +74,9 @@ pub(crate) struct Lab {
     cache: PathBuf,
     init: PathBuf,
     emulator: Emulator,
-    boots: Cell<usize>,
+    boots: AtomicUsize,
     /// Tried, and not possible here.
-    cannot_save: Cell<bool>,
+    cannot_save: AtomicBool,
 }
 
 /// What to run in a machine.
@@ -126,8 +126,8 @@ impl Lab {
             cache,
             init,
             emulator,
-            boots: Cell::new(0),
-            cannot_save: Cell::new(false),
+            boots: AtomicUsize::new(0),
+            cannot_save: AtomicBool::new(false),
         })
     }
 
@@ -140,7 +140,7 @@ impl Lab {
     pub(crate) fn run(&self, kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Result<Run> {
         let accelerator = self.accelerator(kernel)?;
         let (machine, _initrd, root) = self.machine(kernel, job, "run")?;
-        if job.saved && !self.cannot_save.get() {
+        if job.saved && !self.cannot_save.load(Ordering::Relaxed) {
             let saved = Saved::of(&self.cache, kernel.name(), &machine, accelerator, &root);
             if let Some(run) = self.run_saved(&machine, accelerator, &saved, job, show)? {
                 return Ok(run);
@@ -153,7 +153,7 @@ impl Lab {
     }
 
     /// What executes machines here.
-    fn accelerator(&self, kernel: &Kernel) -> Result<Accelerator> {
+    pub(crate) fn accelerator(&self, kernel: &Kernel) -> Result<Accelerator> {
         qemu::choose(&self.cache, || {
             let probe = Job {
                 argv: ["/bin/busybox", "true"].map(str::to_owned).to_vec(),
@@ -189,7 +189,7 @@ impl Lab {
                     "no machine can be saved in {}, each job boots one: {error:#}",
                     self.cache.display()
                 ));
-                self.cannot_save.set(true);
+                self.cannot_save.store(true, Ordering::Relaxed);
                 return Ok(None);
             }
         }
@@ -217,7 +217,7 @@ impl Lab {
         console: bool,
     ) -> Result<Result<(Instance, String), Run>> {
         for last in [false, true] {
-            self.boots.set(self.boots.get() + 1);
+            self.boots.fetch_add(1, Ordering::Relaxed);
             let mut instance = Instance::boot(machine, accelerator, console)?;
             match instance.ready(accelerator.boot_limit()) {
                 Ok(release) => return Ok(Ok((instance, release))),
@@ -234,7 +234,7 @@ impl Lab {
 
     /// How often a machine was booted.
     pub(crate) fn boots(&self) -> usize {
-        self.boots.get()
+        self.boots.load(Ordering::Relaxed)
     }
 
     /// A machine with the programs and files of a job; its root as well, and the file that has it.
@@ -248,7 +248,9 @@ impl Lab {
             image.add_file(path, &data);
         }
         let root = image.finish();
-        let initrd = self.cache.join(format!("{purpose}-{}.cpio", std::process::id()));
+        let initrd = self
+            .cache
+            .join(format!("{purpose}-{}-{}.cpio", kernel.name(), std::process::id()));
         fs::write(&initrd, &root).with_context(|| format!("writing {}", initrd.display()))?;
         let machine = Machine {
             emulator: self.emulator.clone(),

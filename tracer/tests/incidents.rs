@@ -195,12 +195,13 @@ fn attempts_of_several_callers_in_bursts_are_one_incident() {
     );
     records.push(Record::Tick { time: 41 * S });
     let incident = only(run(records));
+    let refusals = incident.body.refusals().unwrap();
     assert_eq!(
-        (incident.attempts, incident.bursts, incident.outcome),
+        (refusals.attempts, refusals.bursts, incident.outcome),
         (53, 2, Some(Outcome::GaveUp))
     );
     let callers: Vec<(u32, u64)> = incident
-        .callers
+        .callers()
         .iter()
         .map(|caller| (caller.pid, caller.attempts))
         .collect();
@@ -401,7 +402,7 @@ fn a_target_that_could_not_be_resolved_is_known_by_its_path() {
         unresolved(100 * MS, 0),
     ]));
     assert_eq!(
-        (incident.attempts, incident.outcome),
+        (incident.attempts(), incident.outcome),
         (2, Some(Outcome::Released))
     );
 }
@@ -435,7 +436,7 @@ fn attempts_that_could_and_could_not_be_resolved_are_one_incident() {
     for records in [after, before] {
         let incident = only(run(records));
         assert_eq!(
-            (incident.attempts, incident.outcome),
+            (incident.attempts(), incident.outcome),
             (2, Some(Outcome::Released))
         );
     }

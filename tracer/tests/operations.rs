@@ -3,7 +3,7 @@
 use tracer::{
     identity::BootClock,
     incident::{Analyzer, Output},
-    model::{Holder, Incident, Kind, Operation, Outcome, Process, Reason, Target, Text},
+    model::{Holder, Incident, IncidentBody, Kind, Operation, Outcome, Process, Reason, Target, Text},
     probe::Tier,
     stream::{Freed, Record, Refused, Start},
 };
@@ -73,11 +73,16 @@ fn refusals_of_one_cause_are_one_incident_until_it_is_gone() {
         time: 5 * S,
     });
     let incident = closed(analyzer.push(freed.clone())).pop().unwrap();
-    assert_eq!(incident.operation.name(), "rmdir");
-    assert_eq!(incident.reason, Some(Reason::MountPoint));
+    let IncidentBody::Operation(refused) = &incident.body else {
+        panic!("{incident:?}");
+    };
+    assert_eq!(
+        (refused.operation, refused.reason),
+        (Operation::Rmdir, Reason::MountPoint)
+    );
     assert_eq!(incident.outcome, Some(Outcome::Released));
-    assert_eq!((incident.attempts, incident.bursts), (3, 2));
-    assert_eq!(incident.callers.len(), 2);
+    assert_eq!((refused.refusals.attempts, refused.refusals.bursts), (3, 2));
+    assert_eq!(refused.refusals.callers.len(), 2);
     assert_eq!(
         (incident.references.counted, incident.references.explained),
         (None, 2)

@@ -131,7 +131,7 @@ fn timelines(capture: &Path) -> Vec<(Incident, Timeline)> {
 fn the_times_of_an_incident_agree_with_its_report() {
     for capture in captures() {
         for (incident, timeline) in timelines(&capture) {
-            assert_eq!(timeline.attempts.len() as u64, incident.attempts);
+            assert_eq!(timeline.attempts.len() as u64, incident.attempts());
             assert_eq!(timeline.attempts[0].entered, incident.started);
             assert_eq!(timeline.holders.len(), incident.holders.len());
             assert_eq!(timeline.bystanders.len(), incident.bystanders.len());

@@ -26,27 +26,28 @@ pub(crate) use self::{
     copies::mountpoint_seen,
     retry::{by_itself, retries_by_rule},
 };
-use crate::model::{Incident, Operation, Reason, Who};
+use crate::model::{Incident, IncidentBody, Who};
 
 /// Fills in what frees the target of an incident, least harmful first; where nobody was found, what tells more.
 pub fn advise_incident(incident: &mut Incident) {
     let Incident {
+        body,
         holders,
-        candidates,
         references: books,
         target,
         probe: tier,
         ..
     } = &*incident;
-    incident.fixes = match (incident.operation, incident.reason) {
-        (Operation::Umount, Some(_)) => umount::of_own_root(holders, candidates, target),
-        (Operation::Umount, None) => nobody::of_refused(holders, candidates, books, tier, target),
-        (Operation::Detach, _) => detached::of_followed(holders, target),
-        (Operation::SlowUmount, _) => {
-            let slow = incident.slow.as_ref();
-            slow.map(|slow| slow::of_slow(slow, target)).unwrap_or_default()
+    incident.fixes = match body {
+        IncidentBody::Umount(umount) if umount.of_own_root => {
+            umount::of_own_root(holders, &umount.candidates, target)
         }
-        (other, reason) => operation::of_operation(other, reason.unwrap_or(Reason::Unknown), holders, target),
+        IncidentBody::Umount(umount) => nobody::of_refused(holders, &umount.candidates, books, tier, target),
+        IncidentBody::Operation(refused) => {
+            operation::of_operation(refused.operation, refused.reason, holders, target)
+        }
+        IncidentBody::Detached => detached::of_followed(holders, target),
+        IncidentBody::Slow(slow) => slow::of_slow(slow, target),
     };
 }
 

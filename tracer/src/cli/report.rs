@@ -14,7 +14,7 @@ use crate::{
     capture::Opened,
     confine,
     logs::{LogClock, LogLine, LogReader, matched},
-    model::{Incident, Kind, Operation, Outcome, Since, SinceSource, Timestamp, earlier, keep_zone, zone},
+    model::{Incident, IncidentBody, Kind, Outcome, Since, SinceSource, Timestamp, earlier, keep_zone, zone},
     render::{self, Html},
     report::{Analysis, Filter, Finding, Redactor, Seen, Summary, Tally, When, glob},
     text::{said, said_path, say::say},
@@ -367,13 +367,13 @@ fn firsts(logs: &[(PathBuf, Vec<LogLine>)]) -> Vec<LogLine> {
 
 /// The log may know of attempts before those of the capture.
 fn since(incident: &mut Incident, firsts: &[LogLine]) {
-    if incident.operation != Operation::Umount {
+    let IncidentBody::Umount(umount) = &mut incident.body else {
         return;
-    }
+    };
     let by_log = firsts.iter().filter_map(|line| line.failed_by(&incident.target));
     if let Some(time) = by_log.min().filter(|time| *time < incident.started) {
         let source = SinceSource::Log;
-        earlier(&mut incident.since, Some(Since { time, source }));
+        earlier(&mut umount.since, Some(Since { time, source }));
     }
 }
 
@@ -437,13 +437,16 @@ impl LogMatch {
 
 /// What matching needs of an incident.
 fn slim(incident: &Incident) -> Incident {
-    Incident {
+    let mut slim = Incident {
         holders: Vec::new(),
-        candidates: Vec::new(),
         bystanders: Vec::new(),
         fixes: Vec::new(),
         ..incident.clone()
+    };
+    if let IncidentBody::Umount(umount) = &mut slim.body {
+        umount.candidates = Vec::new();
     }
+    slim
 }
 
 fn numbers(incidents: u64) -> String {

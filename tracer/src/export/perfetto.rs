@@ -16,7 +16,7 @@ use super::proto::{
 };
 use crate::{
     incident::{Attempt, Span},
-    model::{Holder, Incident, Operation, Timestamp},
+    model::{Holder, Incident, IncidentBody, Timestamp},
     render::escape,
     report::{Finding, of_holder},
 };
@@ -76,23 +76,20 @@ impl<W: Write> Perfetto<W> {
         let track = self.track(&format!("incident {}", incident.id), mount)?;
         let ended = incident.ended.unwrap_or(incident.started);
         let outcome = incident.outcome.map_or("open", |outcome| outcome.name());
+        let attempts = incident.attempts();
+        let name = match &incident.body {
+            IncidentBody::Umount(_) => format!("{outcome}, {attempts} refused"),
+            IncidentBody::Operation(refused) => {
+                format!("{}, {outcome}, {attempts} refused", refused.operation.name())
+            }
+            IncidentBody::Detached => format!("detached, {outcome}"),
+            IncidentBody::Slow(_) => format!("slow umount, {outcome}"),
+        };
         self.begin(
             track,
             incident.started,
             TrackEvent {
-                name: Some(if incident.operation == Operation::Detach {
-                    format!("detached, {outcome}")
-                } else if incident.operation == Operation::SlowUmount {
-                    format!("slow umount, {outcome}")
-                } else if incident.operation.is_other() {
-                    format!(
-                        "{}, {outcome}, {} refused",
-                        incident.operation.name(),
-                        incident.attempts
-                    )
-                } else {
-                    format!("{outcome}, {} refused", incident.attempts)
-                }),
+                name: Some(name),
                 categories: vec!["incident".to_owned()],
                 debug_annotations: about(incident),
                 ..TrackEvent::default()
@@ -322,8 +319,11 @@ fn about(incident: &Incident) -> Vec<DebugAnnotation> {
     let books = &incident.references;
     let mut annotations = vec![
         number("id", incident.id),
-        number("attempts", incident.attempts),
-        number("bursts", incident.bursts),
+        number("attempts", incident.attempts()),
+        number(
+            "bursts",
+            incident.body.refusals().map_or(0, |refusals| refusals.bursts),
+        ),
         number("explained", books.explained),
         number("lost_events", incident.lost_events),
         text("probe", incident.probe.clone()),

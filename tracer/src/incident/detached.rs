@@ -10,7 +10,7 @@ use super::{
 use crate::{
     advice::advise_incident,
     identity::BootClock,
-    model::{Books, Incident, Operation, Outcome},
+    model::{Books, Incident, IncidentBody, Outcome},
     stream::{Detached, Freed},
 };
 
@@ -142,16 +142,12 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
     let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id,
-        operation: Operation::Detach,
-        reason: None,
+        body: IncidentBody::Detached,
         started: clock.timestamp(last.detached),
         ended: end.map(|(_, time)| clock.timestamp(time)),
         outcome: end.map(|(outcome, _)| outcome),
-        attempts: 0,
-        bursts: 0,
         flags: flag_names(MNT_DETACH),
         caller: last.caller.clone(),
-        callers: Vec::new(),
         target: last.target.clone(),
         references: Books {
             counted: last.counted,
@@ -165,12 +161,8 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
         },
         fixes: Vec::new(),
         holders: last.holders.clone(),
-        candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: run.tier.to_owned(),
-        slow: None,
-        since: None,
-        retry: None,
         lost_events: run.lost,
         noise: Vec::new(),
         source: last.source,
@@ -184,7 +176,7 @@ mod tests {
     use crate::{
         identity::BootClock,
         incident::{Analyzer, Output},
-        model::{Holder, Incident, Outcome, Process, Target, Timestamp},
+        model::{Holder, Incident, IncidentBody, Outcome, Process, Target, Timestamp},
         probe::Tier,
         stream::{Closed, Detached, Freed, MountKey, Object, Opened, Record, Start},
     };
@@ -253,8 +245,8 @@ mod tests {
         assert!(analyzer.push(detached(1, S, &[7, 8])).is_empty());
         assert!(analyzer.push(Record::Tick { time: 2 * S - 1 }).is_empty());
         let told = incidents(analyzer.push(Record::Tick { time: 2 * S })).remove(0);
-        assert_eq!((told.id, told.outcome, told.attempts), (1, None, 0));
-        assert_eq!(told.operation.name(), "detach");
+        assert_eq!((told.id, told.outcome, told.attempts()), (1, None, 0));
+        assert_eq!(told.body, IncidentBody::Detached);
         assert_eq!(told.flags, ["MNT_DETACH"]);
         assert_eq!(
             (told.references.counted, told.references.unexplained),

@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::run::{GAVE_UP, Run, TELL, bursts};
+use super::{
+    run::{GAVE_UP, Run, TELL, bursts},
+    told::callers,
+};
 use crate::{
     advice::advise_incident,
-    model::{Books, Caller, Holder, Incident, Outcome, Text},
+    model::{Books, Holder, Incident, IncidentBody, Outcome, Refusals, RefusedOperation, Text},
     stream::{Freed, Refused},
 };
 
@@ -147,30 +150,24 @@ impl Operations {
 
 fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
     let last = &open.last;
-    let mut callers: Vec<Caller> = open
-        .callers
-        .iter()
-        .map(|(pid, (comm, attempts))| Caller {
-            pid: *pid,
-            comm: comm.clone(),
-            attempts: *attempts,
-        })
-        .collect();
-    callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let clock = run.clock;
     let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,
-        operation: last.operation,
-        reason: Some(last.reason),
+        body: IncidentBody::Operation(RefusedOperation {
+            operation: last.operation,
+            reason: last.reason,
+            refusals: Refusals {
+                attempts: open.attempts,
+                bursts: open.bursts,
+                callers: callers(&open.callers),
+            },
+        }),
         started: clock.timestamp(open.first),
         ended: end.map(|(_, time)| clock.timestamp(time)),
         outcome: end.map(|(outcome, _)| outcome),
-        attempts: open.attempts,
-        bursts: open.bursts,
         flags: Vec::new(),
         caller: last.caller.clone(),
-        callers,
         target: last.target.clone(),
         // Nothing is counted: the kernel refuses for one that is there, whatever their number.
         references: Books {
@@ -183,12 +180,8 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         },
         fixes: Vec::new(),
         holders: last.holders.clone(),
-        candidates: Vec::new(),
         bystanders: last.bystanders.clone(),
         probe: run.tier.to_owned(),
-        slow: None,
-        since: None,
-        retry: None,
         lost_events: run.lost,
         noise: Vec::new(),
         source: last.source,

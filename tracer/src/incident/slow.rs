@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     advice::advise_incident,
-    model::{self, Books, Incident, Operation, Outcome},
+    model::{self, Books, Incident, IncidentBody, Outcome},
     stream::Slow,
 };
 
@@ -84,16 +84,12 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
     let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id,
-        operation: Operation::SlowUmount,
-        reason: None,
+        body: IncidentBody::Slow(seen),
         started: clock.timestamp(slow.entered),
         ended: end.map(|(_, time)| clock.timestamp(time)),
         outcome: end.map(|(outcome, _)| outcome),
-        attempts: 0,
-        bursts: 0,
         flags: flag_names(slow.flags),
         caller: slow.caller.clone(),
-        callers: Vec::new(),
         target: slow.target.clone(),
         references: Books {
             sampled_at: Some(clock.timestamp(slow.looked)),
@@ -101,12 +97,8 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         },
         fixes: Vec::new(),
         holders: Vec::new(),
-        candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: run.tier.to_owned(),
-        slow: Some(seen),
-        since: None,
-        retry: None,
         lost_events: run.lost,
         noise: Vec::new(),
         source: slow.source,
@@ -149,7 +141,7 @@ mod tests {
     use crate::{
         identity::BootClock,
         incident::{Analyzer, Output},
-        model::{Incident, Outcome, Phase, WaitsFor},
+        model::{self, Incident, IncidentBody, IncidentOperation, Outcome, Phase, WaitsFor},
         probe::Tier,
         stream::{Record, Slow, Stack, Start},
     };
@@ -169,8 +161,8 @@ mod tests {
             entered: S,
             limit: S,
             flags: 2,
-            caller: crate::model::Process::default(),
-            target: crate::model::Target::default(),
+            caller: model::Process::default(),
+            target: model::Target::default(),
             result: result.map(|result| (result, S + 1)),
             ended,
             stacks: vec![
@@ -189,6 +181,13 @@ mod tests {
             .collect()
     }
 
+    fn body(incident: &Incident) -> model::Slow {
+        match &incident.body {
+            IncidentBody::Slow(slow) => slow.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn analyzer() -> Analyzer {
         Analyzer::new(Start {
             version: String::new(),
@@ -205,8 +204,8 @@ mod tests {
         let mut analyzer = analyzer();
         let mut push = |record| told(analyzer.push(Record::Slow(Box::new(record))));
         let first = push(slow(None, None)).remove(0);
-        assert_eq!((first.id, first.outcome, first.attempts), (1, None, 0));
-        assert_eq!(first.operation.name(), "slow_umount");
+        assert_eq!((first.id, first.outcome, first.attempts()), (1, None, 0));
+        assert_eq!(first.body.operation(), IncidentOperation::SlowUmount);
         assert!(push(slow(Some(0), None)).is_empty());
         let last = push(slow(Some(0), Some(32 * S))).remove(0);
         assert_eq!((last.id, last.outcome), (1, Some(Outcome::Detached)));
@@ -214,7 +213,7 @@ mod tests {
             last.ended.unwrap().as_nanos() - last.started.as_nanos(),
             31 * S as i64
         );
-        let seen = last.slow.unwrap();
+        let seen = body(&last);
         assert_eq!((seen.looks, seen.waits.len(), seen.error), (8, 2, None));
         let most = &seen.waits[0];
         assert_eq!(
@@ -225,7 +224,7 @@ mod tests {
         // One that is over at once, with an error.
         let other = push(slow(Some(-16), Some(3 * S))).remove(0);
         assert_eq!((other.id, other.outcome), (2, Some(Outcome::Failed)));
-        assert_eq!(other.slow.unwrap().error.unwrap(), "EBUSY");
+        assert_eq!(body(&other).error.unwrap(), "EBUSY");
         assert_eq!((analyzer.totals.slow, analyzer.totals.incidents), (2, 0));
     }
 

@@ -1,10 +1,12 @@
 //! What is told of an incident: from what was kept of it to the report.
 
+use std::collections::BTreeMap;
+
 use super::{books::Verdict, holders::Settled, open::Open};
 use crate::{
     advice::advise_incident,
     identity::BootClock,
-    model::{Caller, Incident, Operation, Outcome, Reason, Retry, Since},
+    model::{Caller, Incident, IncidentBody, Outcome, Refusals, RefusedUmount, Retry, Since, Text},
 };
 
 /// Flag of umount2(2).
@@ -55,6 +57,20 @@ pub(super) fn settle(open: &Open) -> Settled {
     }
 }
 
+/// Who tried, most often first.
+pub(super) fn callers(all: &BTreeMap<u32, (Text, u64)>) -> Vec<Caller> {
+    let mut callers: Vec<Caller> = all
+        .iter()
+        .map(|(pid, (comm, attempts))| Caller {
+            pid: *pid,
+            comm: comm.clone(),
+            attempts: *attempts,
+        })
+        .collect();
+    callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
+    callers
+}
+
 /// What is known of the mount beyond the incident.
 #[derive(Debug, Default)]
 pub(super) struct Again {
@@ -71,39 +87,30 @@ pub(super) fn incident(
     end: Option<(Outcome, u64)>,
     again: Again,
 ) -> Incident {
-    let mut callers: Vec<Caller> = open
-        .callers
-        .iter()
-        .map(|(pid, (comm, attempts))| Caller {
-            pid: *pid,
-            comm: comm.clone(),
-            attempts: *attempts,
-        })
-        .collect();
-    callers.sort_by_key(|caller| std::cmp::Reverse(caller.attempts));
     let mut incident = Incident {
         schema: Incident::SCHEMA.to_owned(),
         id: open.id,
-        operation: Operation::Umount,
-        // An umount of one's own root remounts it read-only, which files that are open for writing refuse.
-        reason: open.told.remount.then_some(Reason::OpenFiles),
+        body: IncidentBody::Umount(RefusedUmount {
+            of_own_root: open.told.remount,
+            refusals: Refusals {
+                attempts: open.attempts,
+                bursts: open.bursts,
+                callers: callers(&open.callers),
+            },
+            candidates: settled.candidates,
+            since: again.since,
+            retry: again.retry,
+        }),
         started: clock.timestamp(open.first_entered),
         ended: end.map(|(_, time)| clock.timestamp(time)),
         outcome: end.map(|(outcome, _)| outcome),
-        attempts: open.attempts,
-        bursts: open.bursts,
         flags: flag_names(open.flags),
         caller: open.caller.clone(),
-        callers,
         target: open.target.clone(),
         references: settled.books,
         holders: settled.holders,
-        candidates: settled.candidates,
         bystanders: settled.bystanders,
         probe: tier.to_owned(),
-        slow: None,
-        since: again.since,
-        retry: again.retry,
         lost_events: lost.saturating_add(open.holders.dropped),
         noise: Vec::new(),
         source: open.source,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{BusyError, LogLine};
 use crate::{
     identity::{MountOwner, mount_claim},
-    model::{Incident, Operation, Target, Text, Timestamp},
+    model::{Incident, IncidentOperation, Operation, Target, Text, Timestamp},
 };
 
 /// A log may have coarser times than ebusy, of another clock.
@@ -150,7 +150,7 @@ fn of_line<'a>(line: &'a LogLine, about: &[(&Incident, Vec<&'static str>)]) -> M
         // The nearest in time; among those the one of the same path, of the same operation, and the latest.
         .min_by_key(|(away, incident, by)| {
             let path = by.contains(&"path");
-            let same = operation(line.error).is_none_or(|operation| operation == incident.operation);
+            let same = operation(line.error).is_none_or(|operation| operation == incident.body.operation());
             (*away, !path, !same, std::cmp::Reverse(incident.started))
         });
     let not_seen = match (&best, about.is_empty()) {
@@ -171,11 +171,11 @@ fn of_line<'a>(line: &'a LogLine, about: &[(&Incident, Vec<&'static str>)]) -> M
     }
 }
 
-/// A word that is in the incident's `operation`.
-fn operation(error: BusyError) -> Option<Operation> {
+/// What the call that failed was, where the line says so.
+fn operation(error: BusyError) -> Option<IncidentOperation> {
     match error {
-        BusyError::Umount | BusyError::UmountFailed => Some(Operation::Umount),
-        BusyError::Mount | BusyError::OverlayInUse => Some(Operation::Mount),
+        BusyError::Umount | BusyError::UmountFailed => Some(IncidentOperation::Umount),
+        BusyError::Mount | BusyError::OverlayInUse => Some(IncidentOperation::Other(Operation::Mount)),
         _ => None,
     }
 }

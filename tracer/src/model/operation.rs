@@ -1,37 +1,8 @@
 //! What else than an umount is refused because something is busy, and why.
 
-use serde::{Deserialize, Serialize};
-
-macro_rules! named {
-    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident => $name:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[cfg_attr(test, derive(schemars::JsonSchema))]
-        pub enum $type {
-            $($(#[$variant_doc])* #[serde(rename = $name)] $variant,)+
-        }
-
-        impl $type {
-            /// The name in JSON.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
 named! {
-    /// What was to be done: `operation` of an incident.
+    /// What was to be done, other than to unmount.
     Operation {
-        /// Unmount, and it was refused: umount2.
-        Umount => "umount2",
-        /// A mount that was detached (`MNT_DETACH`) and lives on.
-        Detach => "detach",
-        /// An umount that takes long, whatever it returns.
-        SlowUmount => "slow_umount",
         /// Remove a directory: rmdir, unlinkat.
         Rmdir => "rmdir",
         /// Remove a file: unlink, unlinkat.
@@ -52,12 +23,6 @@ named! {
 }
 
 impl Operation {
-    /// Whether it is about something else than taking a mount away.
-    #[must_use]
-    pub fn is_other(self) -> bool {
-        !matches!(self, Self::Umount | Self::Detach | Self::SlowUmount)
-    }
-
     /// Whether it was not refused but is not done before the last user has gone: nobody asks again, so it is followed to
     /// that end.
     #[must_use]

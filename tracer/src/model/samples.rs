@@ -1,8 +1,8 @@
 //! Reports for tests, without advice.
 
 use super::{
-    Books, Caller, Container, Fix, Holder, Incident, Kind, Operation, Outcome, Owner, Process, Target, Text,
-    Through, Timestamp, Who,
+    Books, Caller, Container, Fix, Holder, Incident, IncidentBody, Kind, Outcome, Owner, Process, Refusals,
+    RefusedUmount, Target, Text, Through, Timestamp, Who,
 };
 
 const ID: &str = "9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5";
@@ -138,6 +138,26 @@ pub(crate) fn books(counted: u64, explained: u64) -> Books {
     }
 }
 
+pub(crate) fn refusals() -> Refusals {
+    Refusals {
+        attempts: 50,
+        bursts: 1,
+        callers: vec![Caller {
+            pid: 19_871,
+            comm: "containerd-shim".into(),
+            attempts: 50,
+        }],
+    }
+}
+
+/// What only a refused umount has.
+pub(crate) fn umount_of(incident: &mut Incident) -> &mut RefusedUmount {
+    match &mut incident.body {
+        IncidentBody::Umount(umount) => umount,
+        other => panic!("{other:?}"),
+    }
+}
+
 pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
     let refs = holders
         .iter()
@@ -145,34 +165,28 @@ pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
     Incident {
         schema: Incident::SCHEMA.into(),
         id: 1,
-        operation: Operation::Umount,
-        reason: None,
+        body: IncidentBody::Umount(RefusedUmount {
+            of_own_root: false,
+            refusals: refusals(),
+            candidates: Vec::new(),
+            since: None,
+            retry: None,
+        }),
         started: at(0),
         ended: Some(at(32_463)),
         outcome: Some(Outcome::GaveUp),
-        attempts: 50,
-        bursts: 1,
         flags: Vec::new(),
         caller: Process {
             pid: 19_871,
             comm: "containerd-shim".into(),
             ..Process::default()
         },
-        callers: vec![Caller {
-            pid: 19_871,
-            comm: "containerd-shim".into(),
-            attempts: 50,
-        }],
         fixes: Vec::new(),
         target: target(),
         references: books(refs, refs),
         holders,
-        candidates: Vec::new(),
         bystanders: Vec::new(),
         probe: "fentry".into(),
-        slow: None,
-        since: None,
-        retry: None,
         lost_events: 0,
         noise: Vec::new(),
         source: 0,

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use super::times::{between, clock, duration, moment};
 use crate::{
     advice::{by_itself, retries_by_rule},
-    model::{Books, Holder, Incident, Kind, Outcome, Target, Timestamp},
+    model::{Books, Holder, Incident, Kind, Outcome, Refusals, RefusedUmount, Retry, Target, Timestamp},
     text::{Line, short_name},
 };
 
@@ -89,13 +89,18 @@ pub(super) fn books(account: Account<'_>) -> String {
 }
 
 /// How it went on, and whether it will.
-pub(super) fn state(incident: &Incident, zone: &TimeZone) -> String {
+pub(super) fn state(
+    incident: &Incident,
+    refusals: &Refusals,
+    known: Option<&Retry>,
+    zone: &TimeZone,
+) -> String {
     let line = Line::new("STATE");
     let until = last_attempt(incident);
     let took = duration(between(incident.started, until));
     let ended = incident.ended.unwrap_or(until);
     let took_in_all = duration(between(incident.started, ended));
-    let attempts = match (incident.attempts, incident.bursts) {
+    let attempts = match (refusals.attempts, refusals.bursts) {
         (1, _) => "1 attempt".to_owned(),
         (attempts, 0 | 1) => format!("{attempts} attempts"),
         (attempts, bursts) => format!("{attempts} attempts in {bursts} bursts"),
@@ -131,7 +136,7 @@ pub(super) fn state(incident: &Incident, zone: &TimeZone) -> String {
         )),
     };
     let over = incident.outcome.is_some_and(Outcome::is_over);
-    match retry(incident).filter(|_| !over) {
+    match retry(incident, known).filter(|_| !over) {
         Some(retry) => line.maybe(2, format!("; {retry}")),
         None => line,
     }
@@ -148,17 +153,17 @@ fn last_attempt(incident: &Incident) -> Timestamp {
 }
 
 /// What is known from before, and of who comes back by the pauses that were seen.
-pub(super) fn again(incident: &Incident, zone: &TimeZone) -> Option<String> {
+pub(super) fn again(incident: &Incident, umount: &RefusedUmount, zone: &TimeZone) -> Option<String> {
     let over = incident.outcome.is_some_and(Outcome::is_over);
     let now = incident.seen_at();
-    let since = incident.since.as_ref().filter(|_| !over).map(|since| {
+    let since = umount.since.as_ref().filter(|_| !over).map(|since| {
         format!(
             "stuck since {} at the latest ({})",
             moment(since.time, now, zone),
             since.source.words()
         )
     });
-    let next = incident.retry.as_ref().filter(|_| !over).and_then(|retry| {
+    let next = umount.retry.as_ref().filter(|_| !over).and_then(|retry| {
         Some(format!(
             "{} again about {} (paused {})",
             short_name(retry.by.as_bytes()),
@@ -181,10 +186,9 @@ pub(super) fn again(incident: &Incident, zone: &TimeZone) -> Option<String> {
 }
 
 /// Who comes back without being asked, by the rule; what was seen is told by [`again`].
-fn retry(incident: &Incident) -> Option<String> {
-    // An older ebusy did not tell.
-    let computed = || retries_by_rule(&incident.caller, &incident.target);
-    by_itself(&incident.retry.clone().or_else(computed)?)
+fn retry(incident: &Incident, known: Option<&Retry>) -> Option<String> {
+    let by_rule = || retries_by_rule(&incident.caller, &incident.target);
+    by_itself(&known.cloned().or_else(by_rule)?)
 }
 
 #[cfg(test)]
@@ -194,7 +198,7 @@ mod tests {
     use super::{Account, again, books, state};
     use crate::{
         model::{Books, Incident, Outcome, Parent, Retry, RetrySource, Since, SinceSource},
-        render::samples::{self, at},
+        render::samples::{self, at, umount_of},
     };
 
     fn account(change: impl FnOnce(&mut Incident)) -> String {
@@ -204,17 +208,22 @@ mod tests {
             books: &incident.references,
             holders: &incident.holders,
             target: &incident.target,
-            attempts: Some(incident.attempts),
+            attempts: Some(incident.attempts()),
             lost: Some(incident.lost_events),
             probe: &incident.probe,
         })
+    }
+
+    fn of_umount(incident: &mut Incident) -> String {
+        let umount = umount_of(incident).clone();
+        state(incident, &umount.refusals, umount.retry.as_ref(), &TimeZone::UTC)
     }
 
     #[test]
     fn books_that_balance_and_books_that_do_not() {
         let all = [
             account(|_| {}),
-            account(|incident| incident.attempts = 1),
+            account(|incident| umount_of(incident).refusals.attempts = 1),
             account(|incident| incident.holders[0].attempts_blocked = 7),
             account(|incident| {
                 incident.references = samples::books(3, 2);
@@ -249,7 +258,7 @@ mod tests {
             incident.outcome = outcome;
             incident.ended = outcome.map(|_| at(32_463));
             change(&mut incident);
-            state(&incident, &TimeZone::UTC)
+            of_umount(&mut incident)
         };
         let nothing = |_: &mut Incident| {};
         let all = [
@@ -260,20 +269,20 @@ mod tests {
             text(Some(Outcome::Gone), &nothing),
             text(Some(Outcome::StillBusy), &nothing),
             text(Some(Outcome::GaveUp), &|incident| {
-                incident.callers[0].comm = "umount".into();
+                umount_of(incident).refusals.callers[0].comm = "umount".into();
                 incident.caller.comm = "umount".into();
                 incident.caller.parents = vec![Parent {
                     pid: 7,
                     comm: "kubelet".into(),
                     ..Parent::default()
                 }];
-                incident.bursts = 3;
+                umount_of(incident).refusals.bursts = 3;
             }),
             text(Some(Outcome::GaveUp), &|incident| {
                 incident.target.container = None;
             }),
             text(Some(Outcome::Released), &|incident| {
-                incident.attempts = 1;
+                umount_of(incident).refusals.attempts = 1;
                 incident.references = Books::default();
             }),
         ];
@@ -296,11 +305,12 @@ mod tests {
             let mut incident = samples::incident(vec![samples::holder()]);
             incident.outcome = outcome;
             incident.ended = outcome.map(|_| at(32_463));
-            incident.since = since.then(|| Since {
+            let umount = umount_of(&mut incident);
+            umount.since = since.then(|| Since {
                 time: at(-400_000),
                 source: SinceSource::Attempt,
             });
-            incident.retry = Some(Retry {
+            umount.retry = Some(Retry {
                 by: "containerd-shim".to_owned(),
                 source: RetrySource::Observed,
                 pauses: vec![2.0, 4.1],
@@ -309,8 +319,8 @@ mod tests {
             });
             format!(
                 "{}\n{}",
-                state(&incident, &TimeZone::UTC),
-                again(&incident, &TimeZone::UTC).unwrap_or_default()
+                of_umount(&mut incident),
+                again(&incident, umount_of(&mut incident.clone()), &TimeZone::UTC).unwrap_or_default()
             )
         };
         let all = [

@@ -94,7 +94,7 @@ mod tests {
 
     use crate::{
         advice::advise_incident,
-        model::{Books, Holder, Incident, Kind, Operation, Outcome, Process, Target, Timestamp},
+        model::{Books, Holder, Incident, IncidentBody, Kind, Outcome, Process, Target, Timestamp},
         render::{Style, incident, samples},
     };
 
@@ -107,17 +107,14 @@ mod tests {
         let of = samples::incident(Vec::new());
         let later = |seconds: i64| Timestamp::from_nanos(of.started.as_nanos() + seconds * 1_000_000_000);
         let mut of = Incident {
-            operation: Operation::Detach,
+            body: IncidentBody::Detached,
             outcome,
             ended: outcome.map(|_| later(41)),
-            attempts: 0,
-            bursts: 0,
             caller: Process {
                 pid: 812,
                 comm: "umount".into(),
                 ..Process::default()
             },
-            callers: Vec::new(),
             references: Books {
                 counted: Some(1),
                 explained: holders.len() as u64,

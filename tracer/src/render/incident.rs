@@ -11,50 +11,53 @@ use super::{
     view::View,
 };
 use crate::{
-    model::Operation,
-    model::{Incident, Outcome},
+    model::{Incident, IncidentBody, Outcome, RefusedUmount},
     text::Line,
 };
 
 /// The incident in at most 18 lines of 110 columns.
 #[must_use]
 pub fn incident(incident: &Incident, style: &Style) -> String {
-    if let Some(reason) = incident.reason.filter(|_| incident.operation.is_other()) {
-        return operation::report(incident, reason, style);
+    match &incident.body {
+        IncidentBody::Umount(umount) => refused(incident, umount, style),
+        IncidentBody::Operation(refused) => operation::report(incident, refused, style),
+        IncidentBody::Detached => detached::report(incident, style),
+        IncidentBody::Slow(slow) => slow::report(incident, slow, style),
     }
-    if incident.operation == Operation::Detach {
-        return detached::report(incident, style);
-    }
-    if let Some(slow) = &incident.slow {
-        return slow::report(incident, slow, style);
-    }
+}
+
+fn refused(incident: &Incident, umount: &RefusedUmount, style: &Style) -> String {
+    let attempts = Some(umount.refusals.attempts);
     let now = incident.seen_at();
     let released = incident.outcome.is_some_and(Outcome::is_over);
     let account = Account {
         books: &incident.references,
         holders: &incident.holders,
         target: &incident.target,
-        attempts: Some(incident.attempts),
+        attempts,
         lost: Some(incident.lost_events),
         probe: &incident.probe,
     };
     Report {
-        verdict: verdict(incident),
+        verdict: verdict(incident, umount),
         holders: &incident.holders,
         no_holder: incident.holders.is_empty().then(|| no_holder(incident)),
-        candidates: &incident.candidates,
+        candidates: &umount.candidates,
         bystanders: &incident.bystanders,
         view: View {
             target: &incident.target,
-            attempts: Some(incident.attempts),
+            attempts,
             now,
             zone: &style.zone,
         },
-        account: [books(account), state(incident, &style.zone)]
-            .into_iter()
-            .chain(again(incident, &style.zone))
-            .chain(noise(incident))
-            .collect(),
+        account: [
+            books(account),
+            state(incident, &umount.refusals, umount.retry.as_ref(), &style.zone),
+        ]
+        .into_iter()
+        .chain(again(incident, umount, &style.zone))
+        .chain(noise(incident))
+        .collect(),
         fixes: &incident.fixes,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
         check: (!released).then(|| check(&incident.target)),
@@ -62,21 +65,12 @@ pub fn incident(incident: &Incident, style: &Style) -> String {
     .write(style)
 }
 
-fn verdict(incident: &Incident) -> String {
+fn verdict(incident: &Incident, umount: &RefusedUmount) -> String {
     let line = Line::new("EBUSY").with(|line| names::target(line, &incident.target));
     let line = line
         .words(", refused to ")
         .with(|line| names::caller(line, &incident.caller));
-    let others = incident
-        .callers
-        .iter()
-        .filter(|caller| caller.pid != incident.caller.pid)
-        .count();
-    let line = if others > 0 {
-        line.maybe(6, format!(" and {others} more"))
-    } else {
-        line
-    };
+    let line = names::other_callers(line, &incident.caller, &umount.refusals);
     if incident.flags.is_empty() {
         line
     } else {
@@ -206,7 +200,7 @@ mod tests {
             .map(|index| plain(400 + index, "tail", Kind::Fd, "/var/log/messages"))
             .collect();
         let mut of = samples::incident(holders);
-        of.candidates = vec![plain(77, "loop", Kind::Fd, "/disk.img")];
+        samples::umount_of(&mut of).candidates = vec![plain(77, "loop", Kind::Fd, "/disk.img")];
         of.bystanders = (0..5)
             .map(|index| plain(500 + index, "idle", Kind::Fd, "/x"))
             .collect();
@@ -270,13 +264,13 @@ mod tests {
         of.target.fs_type = Some("ext4".into());
         of.holders[0].seen_as = Some("/mnt/data".into());
         of.caller.comm = "umount".into();
-        of.callers[0].comm = "umount".into();
+        samples::umount_of(&mut of).refusals.callers[0].comm = "umount".into();
         of.caller.parents = vec![Parent {
             pid: 300,
             comm: "fish".into(),
             ..Parent::default()
         }];
-        of.attempts = 1;
+        samples::umount_of(&mut of).refusals.attempts = 1;
         of.flags = vec!["UMOUNT_NOFOLLOW".into()];
         of.outcome = Some(Outcome::Released);
         of.probe = "tracepoint".into();

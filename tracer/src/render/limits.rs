@@ -7,8 +7,8 @@ use super::{Style, incident, report::LINES, samples, who};
 use crate::{
     advice::{advise_incident, check_command},
     model::{
-        Books, Caller, Container, Entered, Fix, Holder, Incident, Kind, Operation, Outcome, Owner, Parent,
-        Process, Reason, Sharer, Target, Text, Through, Timestamp,
+        Books, Caller, Container, Entered, Fix, Holder, Incident, IncidentBody, Kind, Operation, Outcome,
+        Owner, Parent, Process, Reason, Refusals, RefusedOperation, Sharer, Target, Text, Through, Timestamp,
     },
     text::{
         Command,
@@ -216,19 +216,24 @@ fn report() -> BoxedStrategy<Incident> {
             )| {
                 let (counted, explained, unexplained, overexplained, remaining, sampled, changed) = counts;
                 let mut of = samples::incident(holders);
-                of.candidates = candidates;
-                of.bystanders = bystanders;
-                of.callers = vec![Caller {
-                    pid: 1,
-                    comm: caller.comm.clone(),
+                let umount = samples::umount_of(&mut of);
+                umount.candidates = candidates;
+                umount.refusals = Refusals {
                     attempts,
-                }];
+                    bursts,
+                    callers: vec![Caller {
+                        pid: 1,
+                        comm: caller.comm.clone(),
+                        attempts,
+                    }],
+                };
+                of.bystanders = bystanders;
                 of.caller = caller;
                 of.target.path = path;
                 of.target.container = container;
                 of.target.fs_type = fs_type;
                 of.outcome = outcome;
-                (of.attempts, of.bursts, of.lost_events) = (attempts, bursts, lost_events);
+                of.lost_events = lost_events;
                 of.started = Timestamp::from_nanos(started);
                 of.ended = ended.map(Timestamp::from_nanos);
                 of.references = Books {
@@ -312,10 +317,10 @@ proptest! {
         prop_assert!(text.contains(&lost), "{text}");
 
         let mut question = samples::who(Vec::new());
+        question.candidates = of.candidates().to_vec();
         question.target = of.target;
         question.references = of.references;
         question.holders = of.holders;
-        question.candidates = of.candidates;
         question.bystanders = of.bystanders;
         question.fixes = of.fixes;
         check(&who(&question, &style), &question.fixes, &question.target)?;
@@ -324,17 +329,13 @@ proptest! {
     #[test]
     fn advice_is_pasted_as_it_was_meant(of in report(), reason in reason(), operation in operation()) {
         let mut fixes = Vec::new();
-        for (operation, reason, found) in [
-            (Operation::Umount, None, true),
-            (Operation::Umount, None, false),
-            (Operation::Detach, None, true),
-            (operation, Some(reason), true),
-        ] {
-            let mut of = Incident { operation, reason, ..of.clone() };
-            if !found {
-                of.holders.clear();
-                of.candidates.clear();
-            }
+        let mut nobody = of.clone();
+        nobody.holders.clear();
+        samples::umount_of(&mut nobody).candidates.clear();
+        let refused = RefusedOperation { operation, reason, refusals: samples::refusals() };
+        let bodies = [IncidentBody::Detached, IncidentBody::Operation(refused)];
+        let others = bodies.map(|body| Incident { body, ..of.clone() });
+        for mut of in [of, nobody].into_iter().chain(others) {
             advise_incident(&mut of);
             fixes.extend(of.fixes);
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     identity::{mount_claim, requester},
-    model::{Container, Process, Target},
+    model::{Container, Process, Refusals, Target},
     text::{Line, short_name},
 };
 
@@ -26,6 +26,15 @@ pub(super) fn container(line: Line, container: &Container) -> Line {
                 line
             }
         }
+    }
+}
+
+/// ` and 2 more`: who else was refused.
+pub(super) fn other_callers(line: Line, caller: &Process, refusals: &Refusals) -> Line {
+    let others = refusals.callers.iter().filter(|other| other.pid != caller.pid);
+    match others.count() {
+        0 => line,
+        others => line.maybe(6, format!(" and {others} more")),
     }
 }
 

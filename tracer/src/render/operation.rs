@@ -2,22 +2,25 @@
 
 use super::{Style, books::state, detached, names, noise::noise, report::Report, view::View};
 use crate::{
-    model::{Incident, Operation, Outcome, Reason},
+    model::{Incident, Operation, Outcome, Reason, RefusedOperation},
     text::{Command, Line, short_name},
 };
 
 /// The incident in at most 18 lines of 110 columns.
-pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> String {
+pub(super) fn report(incident: &Incident, refused: &RefusedOperation, style: &Style) -> String {
     let now = incident.seen_at();
-    let pending = incident.operation == Operation::LoopClear;
+    let RefusedOperation {
+        operation, refusals, ..
+    } = refused;
+    let pending = operation.is_pending();
     let state = if pending {
         detached::state(incident, "detach", &style.zone)
     } else {
-        state(incident, &style.zone)
+        state(incident, refusals, None, &style.zone)
     };
     let over = incident.outcome.is_some_and(Outcome::is_over);
     Report {
-        verdict: verdict(incident),
+        verdict: verdict(incident, refused),
         holders: &incident.holders,
         no_holder: incident.holders.is_empty().then(|| {
             Line::new("HOLDER")
@@ -30,23 +33,23 @@ pub(super) fn report(incident: &Incident, reason: Reason, style: &Style) -> Stri
         bystanders: &incident.bystanders,
         view: View {
             target: &incident.target,
-            attempts: (!pending).then_some(incident.attempts),
+            attempts: (!pending).then_some(refusals.attempts),
             now,
             zone: &style.zone,
         },
-        account: [why(incident, reason), state]
+        account: [why(incident, refused), state]
             .into_iter()
             .chain(noise(incident))
             .collect(),
         fixes: &incident.fixes,
         over: matches!(incident.outcome, Some(Outcome::Released | Outcome::Gone)),
-        check: (!over).then(|| check(incident, reason)).flatten(),
+        check: (!over).then(|| check(incident, refused)).flatten(),
     }
     .write(style)
 }
 
-fn verdict(incident: &Incident) -> String {
-    let words = match incident.operation {
+fn verdict(incident: &Incident, refused: &RefusedOperation) -> String {
+    let words = match refused.operation {
         Operation::Rmdir => "rmdir of ",
         Operation::Unlink => "unlink of ",
         Operation::Rename => "rename of ",
@@ -55,7 +58,6 @@ fn verdict(incident: &Incident) -> String {
         Operation::Open => "exclusive open of ",
         Operation::DmRemove => "removal of ",
         Operation::LoopClear => return cleared(incident),
-        Operation::Umount | Operation::Detach | Operation::SlowUmount => "",
     };
     let line = Line::new("EBUSY").words(words);
     let line = match &incident.target.container {
@@ -65,17 +67,7 @@ fn verdict(incident: &Incident) -> String {
     let line = line
         .words(", refused to ")
         .with(|line| names::caller(line, &incident.caller));
-    let others = incident
-        .callers
-        .iter()
-        .filter(|caller| caller.pid != incident.caller.pid)
-        .count();
-    if others > 0 {
-        line.maybe(6, format!(" and {others} more"))
-    } else {
-        line
-    }
-    .finish()
+    names::other_callers(line, &incident.caller, &refused.refusals).finish()
 }
 
 /// A loop device that was told to give up its file, which was not refused.
@@ -96,12 +88,12 @@ fn cleared(incident: &Incident) -> String {
 }
 
 /// What the kernel refuses for, in words.
-pub(super) fn reason(incident: &Incident, of: Reason) -> &'static str {
-    match of {
+pub(super) fn reason(refused: &RefusedOperation) -> &'static str {
+    match refused.reason {
         Reason::MountPoint => "something is mounted on it in the caller's mount namespace",
         Reason::MountedThere => "it is mounted right there already",
         Reason::OverlayInUse => "a layer is the upper or work directory of an overlay that is still there",
-        Reason::DeviceInUse if incident.operation == Operation::LoopClear => {
+        Reason::DeviceInUse if refused.operation.is_pending() => {
             "the kernel said yes, and waits until nobody has the device open"
         }
         Reason::DeviceInUse => "the block device is in use",
@@ -110,9 +102,9 @@ pub(super) fn reason(incident: &Incident, of: Reason) -> &'static str {
     }
 }
 
-fn why(incident: &Incident, of: Reason) -> String {
+fn why(incident: &Incident, refused: &RefusedOperation) -> String {
     Line::new("WHY")
-        .words(reason(incident, of))
+        .words(reason(refused))
         .words(format!(
             "; {} lost; tier {}",
             incident.lost_events,
@@ -122,16 +114,14 @@ fn why(incident: &Incident, of: Reason) -> String {
 }
 
 /// What to run to see whether it is free.
-fn check(incident: &Incident, reason: Reason) -> Option<(&'static str, Command)> {
-    let (words, command): (_, &[&'static str]) = match reason {
-        _ if incident.operation == Operation::LoopClear => ("no such device once it is free", &["losetup"]),
-        _ if incident.operation == Operation::DmRemove => {
-            ("open count 0 once nobody has it", &["dmsetup", "info"])
-        }
-        Reason::MountPoint | Reason::MountedThere => {
+fn check(incident: &Incident, refused: &RefusedOperation) -> Option<(&'static str, Command)> {
+    let (words, command): (_, &[&'static str]) = match (refused.operation, refused.reason) {
+        (Operation::LoopClear, _) => ("no such device once it is free", &["losetup"]),
+        (Operation::DmRemove, _) => ("open count 0 once nobody has it", &["dmsetup", "info"]),
+        (_, Reason::MountPoint | Reason::MountedThere) => {
             ("prints nothing once it is free", &["findmnt", "--mountpoint"])
         }
-        Reason::OpenFiles => ("no HOLDER that writes", &["ebusy", "who"]),
+        (_, Reason::OpenFiles) => ("no HOLDER that writes", &["ebusy", "who"]),
         _ => return None,
     };
     let command = Command::new(command).path(incident.target.path.as_bytes())?;
@@ -144,14 +134,24 @@ mod tests {
 
     use crate::{
         advice::advise_incident,
-        model::{Books, Holder, Kind, Operation, Process, Reason, Sharer, Target, Through},
+        model::{
+            Books, Holder, IncidentBody, Kind, Operation, Process, Reason, Refusals, RefusedOperation,
+            Sharer, Target, Through,
+        },
         render::{Style, incident, samples},
     };
 
     fn text(operation: Operation, reason: Reason, path: &str, holders: Vec<Holder>) -> String {
         let mut of = samples::incident(Vec::new());
-        of.operation = operation;
-        of.reason = Some(reason);
+        of.body = IncidentBody::Operation(RefusedOperation {
+            operation,
+            reason,
+            refusals: Refusals {
+                attempts: 1,
+                bursts: 1,
+                callers: Vec::new(),
+            },
+        });
         of.target = Target {
             path: path.into(),
             ..Target::default()
@@ -161,8 +161,6 @@ mod tests {
             comm: "rm".into(),
             ..Process::default()
         };
-        of.callers.clear();
-        of.attempts = 1;
         of.probe = "tracepoint".into();
         of.references = Books {
             sampled_at: of.references.sampled_at,

@@ -179,7 +179,7 @@ mod tests {
     use crate::{
         advice::advise_incident,
         model::{
-            Books, Incident, Operation, Outcome, Phase, Process, Slow, Target, Timestamp, Wait, WaitsFor,
+            Books, Incident, IncidentBody, Outcome, Phase, Process, Slow, Target, Timestamp, Wait, WaitsFor,
         },
         render::{Style, incident, samples},
     };
@@ -215,22 +215,19 @@ mod tests {
                 .collect(),
         };
         let mut of = Incident {
-            operation: Operation::SlowUmount,
+            body: IncidentBody::Slow(slow),
             outcome,
             ended: outcome.map(|_| later(31_000)),
-            attempts: 0,
             caller: Process {
                 pid: 812,
                 comm: "umount".into(),
                 ..Process::default()
             },
-            callers: Vec::new(),
             references: Books {
                 sampled_at: Some(later(1_040)),
                 ..Books::default()
             },
             target,
-            slow: Some(slow),
             ..of
         };
         advise_incident(&mut of);

@@ -103,7 +103,7 @@ impl Filter {
     #[must_use]
     pub fn wants(&self, incident: &Incident) -> bool {
         let any = |holder: &dyn Fn(&Holder) -> bool| {
-            incident.holders.iter().chain(&incident.candidates).any(holder)
+            incident.holders.iter().chain(incident.candidates()).any(holder)
         };
         let path = String::from_utf8_lossy(incident.target.path.as_bytes());
         self.id.is_none_or(|id| incident.id == id)

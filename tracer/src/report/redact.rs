@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     advice::{advise_incident, advise_who},
     model::{
-        AIO_REQUEST, Container, Entered, Holder, Incident, Process, Target, Text, UNIX_GARBAGE,
-        URING_REQUEST, Who,
+        AIO_REQUEST, Container, Entered, Holder, HostMount, Incident, IncidentBody, Noise, Owner, Process,
+        RefusedOperation, RefusedUmount, Requester, Slow, Target, Text, UNIX_GARBAGE, URING_REQUEST, Who,
     },
 };
 
@@ -131,15 +131,25 @@ impl Redactor {
         if !matches!(namespace.as_deref(), Some("k8s.io" | "moby" | "default")) {
             self.names(namespace);
         }
-        if let Some(owner) = owner {
-            owner.name = self.name(&owner.name);
+        if let Some(Owner {
+            kind: _,
+            name,
+            source: _,
+        }) = owner
+        {
+            *name = self.name(name);
         }
         for path in host_paths {
             *path = self.text(path);
         }
-        for mount in host_mounts {
-            mount.path = self.text(&mount.path);
-            self.texts(&mut mount.destination);
+        for HostMount {
+            path,
+            destination,
+            propagation: _,
+        } in host_mounts
+        {
+            *path = self.text(path);
+            self.texts(destination);
         }
     }
 
@@ -178,9 +188,15 @@ impl Redactor {
         if let Some(container) = container {
             self.container(container);
         }
-        if let Some(requester) = requester {
-            self.unit(&mut requester.unit);
-            if let Some(container) = &mut requester.container {
+        if let Some(Requester {
+            pid: _,
+            comm: _,
+            unit,
+            container,
+        }) = requester.as_deref_mut()
+        {
+            self.unit(unit);
+            if let Some(container) = container {
                 self.container(container);
             }
         }
@@ -188,20 +204,59 @@ impl Redactor {
 
     /// A target.
     pub fn target(&self, target: &mut Target) {
-        target.path = self.text(&target.path);
-        target.path_base64 = None;
+        let Target {
+            path,
+            path_base64,
+            mount_id: _,
+            fs_type,
+            source,
+            device: _,
+            mount_namespace: _,
+            propagation: _,
+            container,
+        } = target;
+        *path = self.text(path);
+        *path_base64 = None;
         // What file systems without a device are mounted from is their type, as a rule.
-        let fs_type = target.fs_type.as_deref().map(str::as_bytes);
-        if target.source.as_ref().map(Text::as_bytes) != fs_type {
-            self.texts(&mut target.source);
+        let fs_type = fs_type.as_deref().map(str::as_bytes);
+        if source.as_ref().map(Text::as_bytes) != fs_type {
+            self.texts(source);
         }
-        if let Some(container) = &mut target.container {
+        if let Some(container) = container {
             self.container(container);
         }
     }
 
     /// A holder.
     pub fn holder(&self, holder: &mut Holder) {
+        let Holder {
+            kind: _,
+            also: _,
+            refs: _,
+            process,
+            held_by,
+            reason,
+            fd: _,
+            access: _,
+            // Pids and command names.
+            shared_with: _,
+            path,
+            path_base64,
+            deleted: _,
+            seen_as,
+            seen_as_base64,
+            mount_id: _,
+            mount_namespace: _,
+            through: _,
+            counted: _,
+            propagation: _,
+            opened: _,
+            opened_by,
+            entered,
+            attempts_blocked: _,
+            evidence: _,
+            takes_along: _,
+        } = holder;
         if let Some(Entered {
             time: _,
             operation: _,
@@ -209,34 +264,45 @@ impl Redactor {
             from: _,
             container: Some(container),
             by: _,
-        }) = holder.entered.as_deref_mut()
+        }) = entered.as_deref_mut()
         {
             self.container(container);
         }
-        for process in [&mut holder.process, &mut holder.opened_by].into_iter().flatten() {
+        for process in [process, opened_by].into_iter().flatten() {
             self.process(process);
         }
-        let constant = holder.held_by.as_ref().is_some_and(|by| {
+        let constant = held_by.as_ref().is_some_and(|by| {
             [AIO_REQUEST, UNIX_GARBAGE, URING_REQUEST]
                 .iter()
                 .any(|own| by.as_bytes() == own.as_bytes())
         });
         if !constant {
-            self.texts(&mut holder.held_by);
+            self.texts(held_by);
         }
         // Why it is suspected is said in words of ebusy's own, and may quote.
-        self.names(&mut holder.reason);
-        holder.path = self.text(&holder.path);
-        holder.path_base64 = None;
-        self.texts(&mut holder.seen_as);
-        holder.seen_as_base64 = None;
+        self.names(reason);
+        *path = self.text(path);
+        *path_base64 = None;
+        self.texts(seen_as);
+        *seen_as_base64 = None;
     }
 
     /// An answer of `who`, with advice that says the same of the hashes.
     pub fn who(&self, who: &mut Who) {
-        self.target(&mut who.target);
-        let holders = who.holders.iter_mut().chain(&mut who.candidates);
-        for holder in holders.chain(&mut who.bystanders) {
+        let Who {
+            schema: _,
+            time: _,
+            target,
+            references: _,
+            holders,
+            candidates,
+            bystanders,
+            probe: _,
+            since: _,
+            fixes: _,
+        } = who;
+        self.target(target);
+        for holder in holders.iter_mut().chain(candidates).chain(bystanders) {
             self.holder(holder);
         }
         advise_who(who);
@@ -244,17 +310,54 @@ impl Redactor {
 
     /// An incident, with advice that says the same of the hashes.
     pub fn incident(&self, incident: &mut Incident) {
-        self.process(&mut incident.caller);
-        self.target(&mut incident.target);
-        for noise in &mut incident.noise {
-            self.process(&mut noise.by);
+        let Incident {
+            schema: _,
+            id: _,
+            body,
+            started: _,
+            ended: _,
+            outcome: _,
+            flags: _,
+            caller,
+            target,
+            references: _,
+            holders,
+            bystanders,
+            probe: _,
+            lost_events: _,
+            noise,
+            source: _,
+            fixes: _,
+        } = incident;
+        let candidates = match body {
+            IncidentBody::Umount(RefusedUmount {
+                of_own_root: _,
+                // Pids and command names, as those of who comes back.
+                refusals: _,
+                candidates,
+                since: _,
+                retry: _,
+            }) => candidates.as_mut_slice(),
+            IncidentBody::Operation(RefusedOperation {
+                operation: _,
+                reason: _,
+                refusals: _,
+            })
+            | IncidentBody::Detached
+            // Functions of the kernel.
+            | IncidentBody::Slow(Slow {
+                answered: _,
+                error: _,
+                looks: _,
+                waits: _,
+            }) => &mut [],
+        };
+        self.process(caller);
+        self.target(target);
+        for Noise { by, lost: _ } in noise {
+            self.process(by);
         }
-        for holder in incident
-            .holders
-            .iter_mut()
-            .chain(&mut incident.candidates)
-            .chain(&mut incident.bystanders)
-        {
+        for holder in holders.iter_mut().chain(candidates).chain(bystanders) {
             self.holder(holder);
         }
         // From what is redacted already: commands have paths and names in them.
@@ -267,7 +370,7 @@ mod tests {
     use super::Redactor;
     use crate::{
         model::samples,
-        model::{Container, Entered, Holder, Operation, Owner, Process, Target, Text},
+        model::{Container, Entered, Holder, Incident, IncidentBody, Owner, Process, Target, Text},
     };
 
     #[test]
@@ -343,9 +446,12 @@ mod tests {
     #[test]
     fn an_incident_that_names_nobody_keeps_its_advice() {
         let redactor = Redactor::new().unwrap();
-        for operation in [Operation::Umount, Operation::Detach] {
-            let mut incident = samples::incident(Vec::new());
-            incident.operation = operation;
+        let umount = samples::incident(Vec::new());
+        let detached = Incident {
+            body: IncidentBody::Detached,
+            ..umount.clone()
+        };
+        for mut incident in [umount, detached] {
             redactor.incident(&mut incident);
             assert!(
                 incident.fixes.iter().any(|fix| fix.command.is_some()),

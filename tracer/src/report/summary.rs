@@ -139,7 +139,7 @@ impl Tally {
         let Finding { incident, timeline } = finding;
         let summary = &mut self.summary;
         summary.incidents += 1;
-        summary.attempts += incident.attempts;
+        summary.attempts += incident.attempts();
         summary.explained += u64::from(incident.references.unexplained == Some(0));
         summary.lost_events = summary.lost_events.max(incident.lost_events);
         let outcome = incident.outcome.map_or("open", |outcome| outcome.name());
@@ -159,7 +159,7 @@ impl Tally {
         count(
             &mut self.targets,
             &workload::of_target(&incident.target),
-            incident.attempts,
+            incident.attempts(),
         );
         for attempt in &timeline.attempts {
             let hour = attempt.returned.as_nanos().div_euclid(HOUR);

@@ -4,17 +4,20 @@ use jiff::tz::TimeZone;
 
 use super::text::{Name, Page};
 use crate::{
-    model::{Incident, Outcome, Retry},
+    model::{Incident, IncidentBody, Outcome, Retry},
     render::times::{duration, moment},
 };
 
 /// What is known of it from before, and of who comes back by the pauses that were seen.
 pub(super) fn again(page: &mut Page, incident: &Incident, zone: &TimeZone) {
+    let IncidentBody::Umount(umount) = &incident.body else {
+        return;
+    };
     if incident.outcome.is_some_and(Outcome::is_over) {
         return;
     }
     let now = incident.seen_at();
-    if let Some(since) = &incident.since {
+    if let Some(since) = &umount.since {
         page.put(format_args!(
             "<p>Stuck since {} at the latest ({}).</p>\n",
             moment(since.time, now, zone),
@@ -22,7 +25,7 @@ pub(super) fn again(page: &mut Page, incident: &Incident, zone: &TimeZone) {
         ));
     }
     let next = |retry: &Retry| Some((retry.next?, *retry.pauses.last()?));
-    if let Some(retry) = &incident.retry
+    if let Some(retry) = &umount.retry
         && let Some((next, pause)) = next(retry)
     {
         page.put(format_args!(
@@ -49,11 +52,12 @@ mod tests {
         let text = |outcome: Option<Outcome>| {
             let mut incident = samples::incident(Vec::new());
             incident.outcome = outcome;
-            incident.since = Some(Since {
+            let umount = samples::umount_of(&mut incident);
+            umount.since = Some(Since {
                 time: at(-400_000),
                 source: SinceSource::Attempt,
             });
-            incident.retry = Some(Retry {
+            umount.retry = Some(Retry {
                 by: "<shim>".to_owned(),
                 source: RetrySource::Observed,
                 pauses: vec![2.0, 4.1],

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     incident::Span,
-    model::{Entered, Holder, Incident, Kind, Operation, Outcome, Process, Through},
+    model::{Entered, Holder, Incident, IncidentBody, Kind, Outcome, Process, Refusals, Through},
     render::{
         books::{Account, books},
         kinds::{also, way},
@@ -50,11 +50,11 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
         timeline(page, finding, zone);
     }
     let groups = [
-        ("Held by", &incident.holders, times.holders.as_slice()),
-        ("Suspected, not seen by reference", &incident.candidates, &[]),
+        ("Held by", incident.holders.as_slice(), times.holders.as_slice()),
+        ("Suspected, not seen by reference", incident.candidates(), &[]),
         (
             "Not blocking, but keeping the file system in use",
-            &incident.bystanders,
+            incident.bystanders.as_slice(),
             times.bystanders.as_slice(),
         ),
     ];
@@ -73,13 +73,13 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
             ));
         }
     }
-    if let Some(reason) = incident.reason.filter(|_| incident.operation.is_other()) {
-        page.put(format_args!(
+    match &incident.body {
+        IncidentBody::Operation(refused) => page.put(format_args!(
             "<h3>Why</h3>\n<p>{}</p>\n",
-            Words(operation::reason(incident, reason))
-        ));
-    } else if incident.slow.is_none() {
-        account(page, incident);
+            Words(operation::reason(refused))
+        )),
+        IncidentBody::Umount(_) | IncidentBody::Detached => account(page, incident),
+        IncidentBody::Slow(_) => {}
     }
     let mut fixes = incident.fixes.iter().filter(|fix| fix.is_for_people()).peekable();
     if fixes.peek().is_some() {
@@ -96,15 +96,18 @@ pub(super) fn incident(page: &mut Page, finding: &Finding, notes: &[String], zon
 }
 
 fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
-    if incident.operation == Operation::Detach {
-        return detached(page, incident, zone);
+    match &incident.body {
+        IncidentBody::Umount(umount) => refused(page, incident, &umount.refusals, zone),
+        IncidentBody::Operation(other) if other.operation.is_pending() => cleared(page, incident, zone),
+        IncidentBody::Operation(other) => refused(page, incident, &other.refusals, zone),
+        IncidentBody::Detached => detached(page, incident, zone),
+        IncidentBody::Slow(slow) => slow::state(page, incident, slow, zone),
     }
-    if incident.operation == Operation::LoopClear {
-        return cleared(page, incident, zone);
-    }
-    if let Some(slow) = &incident.slow {
-        return slow::state(page, incident, slow, zone);
-    }
+}
+
+/// An umount, or another call.
+fn refused(page: &mut Page, incident: &Incident, refusals: &Refusals, zone: &TimeZone) {
+    let is_umount = matches!(incident.body, IncidentBody::Umount(_));
     let ended = incident.ended.unwrap_or(incident.started);
     let took = duration(between(incident.started, ended));
     let (class, tag, words) = match incident.outcome {
@@ -113,7 +116,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
             outcome.name(),
             outcome.name(),
             match outcome {
-                Outcome::Released if incident.operation.is_other() => {
+                Outcome::Released if !is_umount => {
                     format!("What kept it was gone {took} after the first refusal.")
                 }
                 Outcome::Released => format!("It was unmounted {took} after the first refusal."),
@@ -122,7 +125,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
                         "It was detached {took} after the first refusal, and lives on hidden until its holders end."
                     )
                 }
-                Outcome::GaveUp if incident.operation.is_other() => {
+                Outcome::GaveUp if !is_umount => {
                     "Nobody tried again for 30 s; what kept it may still be there.".to_owned()
                 }
                 Outcome::GaveUp => "Nobody tried again for 30 s; it is still mounted.".to_owned(),
@@ -135,7 +138,7 @@ fn state(page: &mut Page, incident: &Incident, zone: &TimeZone) {
             },
         ),
     };
-    let attempts = match (incident.attempts, incident.bursts) {
+    let attempts = match (refusals.attempts, refusals.bursts) {
         (1, _) => "1 attempt".to_owned(),
         (attempts, 0 | 1) => format!("{attempts} attempts"),
         (attempts, bursts) => format!("{attempts} attempts in {bursts} bursts"),
@@ -240,7 +243,7 @@ fn holder(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Inci
         page,
         "counts for",
         &match (holder.refs, holder.counted) {
-            _ if incident.operation.is_other() && holder.counted => {
+            _ if matches!(incident.body, IncidentBody::Operation(_)) && holder.counted => {
                 "one that is enough for the kernel to refuse".to_owned()
             }
             _ if holder.through == Through::PrivateCopy => {
@@ -298,7 +301,7 @@ fn since(page: &mut Page, holder: &Holder, span: Option<&Span>, incident: &Incid
     let mut words = moment(opened, reference, zone);
     let before = between(opened, incident.started);
     if before > 0 {
-        let what = if incident.operation == Operation::Detach {
+        let what = if incident.body == IncidentBody::Detached {
             "it was detached"
         } else {
             "the first refusal"
@@ -392,7 +395,7 @@ fn account(page: &mut Page, incident: &Incident) {
         books: &incident.references,
         holders: &incident.holders,
         target: &incident.target,
-        attempts: Some(incident.attempts),
+        attempts: Some(incident.attempts()),
         lost: Some(incident.lost_events),
         probe: &incident.probe,
     });
@@ -440,7 +443,7 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
         ));
     }
     let callers: Vec<String> = incident
-        .callers
+        .callers()
         .iter()
         .take(SHARERS)
         .map(|caller| {
@@ -481,7 +484,7 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
                 || "nobody found".to_owned(),
                 |holder| Apart(of_holder(holder).as_bytes()).to_string()
             ),
-        incident.attempts,
+        incident.attempts(),
         outcome.replace('_', " ")
     ));
 }
@@ -489,10 +492,10 @@ pub(super) fn row_of_list(page: &mut Page, incident: &Incident, zone: &TimeZone)
 /// `rmdir of /srv/volume`; of an umount, its target.
 fn about(incident: &Incident) -> String {
     let target = said_workload(&of_target(&incident.target));
-    match incident.operation {
-        Operation::Detach => format!("{target}, detached"),
-        Operation::SlowUmount => format!("{target}, slow"),
-        Operation::Umount => target,
-        other => format!("{} of {target}", other.name()),
+    match &incident.body {
+        IncidentBody::Umount(_) => target,
+        IncidentBody::Operation(refused) => format!("{} of {target}", refused.operation.name()),
+        IncidentBody::Detached => format!("{target}, detached"),
+        IncidentBody::Slow(_) => format!("{target}, slow"),
     }
 }

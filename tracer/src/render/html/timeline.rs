@@ -76,7 +76,7 @@ pub(super) fn timeline(page: &mut Page, finding: &Finding, zone: &TimeZone) {
     let height = bottom + AXIS;
     page.put(format_args!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Timeline of {} refused attempts and {} holders\">\n",
-        incident.attempts,
+        incident.attempts(),
         incident.holders.len()
     ));
     axis(page, window, bottom, zone);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     identity::mount_claim,
-    model::{Container, Holder, Incident, Kind, Operation, Outcome, Target, Through},
+    model::{Container, Holder, Incident, IncidentBody, Kind, Operation, Outcome, Target, Through},
     render::{kinds::way, names::claimed},
     text::Line,
 };
@@ -14,10 +14,14 @@ use crate::{
 /// `The root file system of ci/build could not be unmounted: node-agent (pid 48211) had /var/log/app.log open.`
 pub(super) fn verdict(page: &mut Page, incident: &Incident) {
     target(page, &incident.target);
-    if let Some(slow) = &incident.slow {
-        return slow::verdict(page, slow);
-    }
-    page.put(format_args!(" {}: ", refused(incident)));
+    let what = match &incident.body {
+        IncidentBody::Umount(_) => "could not be unmounted",
+        IncidentBody::Operation(refused) => undone(refused.operation),
+        IncidentBody::Detached if incident.outcome == Some(Outcome::Released) => "was detached and lived on",
+        IncidentBody::Detached => "was detached and lives on",
+        IncidentBody::Slow(slow) => return slow::verdict(page, slow),
+    };
+    page.put(format_args!(" {what}: "));
     let Some(first) = incident.holders.first() else {
         page.put(format_args!("{}.", nobody(incident)));
         return;
@@ -30,29 +34,29 @@ pub(super) fn verdict(page: &mut Page, incident: &Incident) {
     }
 }
 
-/// What became of the target.
-fn refused(incident: &Incident) -> &'static str {
-    match incident.operation {
-        Operation::Detach if incident.outcome == Some(Outcome::Released) => "was detached and lived on",
-        Operation::Detach => "was detached and lives on",
+/// What did not happen to the target.
+fn undone(operation: Operation) -> &'static str {
+    match operation {
         Operation::Rmdir | Operation::Unlink | Operation::DmRemove => "could not be removed",
         Operation::Rename => "could not be renamed",
         Operation::Mount => "could not be mounted",
         Operation::Remount => "could not be remounted",
         Operation::Open => "could not be opened exclusively",
         Operation::LoopClear => "was in use after it was detached",
-        Operation::Umount | Operation::SlowUmount => "could not be unmounted",
     }
 }
 
 /// Why there is no holder to tell of.
 fn nobody(incident: &Incident) -> &'static str {
     let books = &incident.references;
-    if incident.operation == Operation::Detach {
-        return "nothing was found that keeps it; the kernel, or what ebusy does not see, has the last reference";
-    }
-    if incident.operation.is_other() {
-        return "what kept it was gone before ebusy could look, or is of a kind that ebusy does not know";
+    match &incident.body {
+        IncidentBody::Detached => {
+            return "nothing was found that keeps it; the kernel, or what ebusy does not see, has the last reference";
+        }
+        IncidentBody::Operation(_) => {
+            return "what kept it was gone before ebusy could look, or is of a kind that ebusy does not know";
+        }
+        IncidentBody::Umount(_) | IncidentBody::Slow(_) => {}
     }
     match (books.sampled_at, books.counted) {
         (None, _) => "nobody could be looked for after the refusal",
@@ -148,7 +152,10 @@ pub(super) fn container(page: &mut Page, of: &Container) {
 mod tests {
     use super::verdict;
     use crate::{
-        model::{Books, Holder, Incident, Kind, Operation, Outcome, Process, Reason, Target, Through},
+        model::{
+            Books, Holder, Incident, IncidentBody, Kind, Operation, Outcome, Process, Reason,
+            RefusedOperation, Target, Through,
+        },
         render::{html::text::Page, samples},
     };
 
@@ -166,8 +173,11 @@ mod tests {
 
     fn refused(operation: Operation, reason: Reason, holders: Vec<Holder>) -> String {
         words(|of| {
-            of.operation = operation;
-            of.reason = Some(reason);
+            of.body = IncidentBody::Operation(RefusedOperation {
+                operation,
+                reason,
+                refusals: samples::refusals(),
+            });
             of.references = Books::default();
             of.holders = holders;
         })
@@ -199,7 +209,7 @@ mod tests {
         let writer = samples::plain(412, "tail", Kind::Fd, "/log");
         let detached = |outcome, holders: bool| {
             words(|of| {
-                of.operation = Operation::Detach;
+                of.body = IncidentBody::Detached;
                 of.outcome = outcome;
                 if !holders {
                     of.holders.clear();

@@ -12,8 +12,10 @@ use tracer::{
     capture::{Header, Writer},
     identity::BootClock,
     kernel::{MountState, Reference, Snapshot},
-    model::{Container, Holder, Kind, Owner, Parent, Process, Target, Text, Through},
-    probe::Tier,
+    model::{
+        Access, Container, EvidenceSource, Holder, Kind, Owner, Parent, Process, Propagation, Target, Text,
+        Through, Tier,
+    },
     stream::{Closed, Gone, MountKey, Opened, Record, Sample, Start, Umount},
 };
 
@@ -163,7 +165,7 @@ impl Node {
             source: Some("overlay".into()),
             device: Some("0:52".into()),
             mount_namespace: Some(4_026_531_841),
-            propagation: Some("shared".into()),
+            propagation: Some(Propagation::Shared),
             container: Some(of),
             ..Target::default()
         };
@@ -296,7 +298,7 @@ fn holder(of: &Process, index: u64, private: bool) -> Holder {
         held_by: None,
         reason: None,
         fd: (index != 2).then_some(30 + index as u32),
-        access: (index != 2).then(|| "read".to_owned()),
+        access: (index != 2).then_some(Access::Read),
         shared_with: Vec::new(),
         seen_as: Some(format!("/host{}", path.to_str_lossy()).into()),
         path,
@@ -311,13 +313,13 @@ fn holder(of: &Process, index: u64, private: bool) -> Holder {
             Through::PropagatedCopy
         },
         counted: false,
-        propagation: Some(if private { "private" } else { "slave" }.to_owned()),
+        propagation: Some(Propagation::new(false, !private)),
         opened: None,
         opened_by: None,
         entered: None,
         attempts_blocked: 0,
         takes_along: None,
-        evidence: vec!["snapshot".to_owned()],
+        evidence: vec![EvidenceSource::Snapshot],
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tracer::model::{
     Audit, Books, CopiedMount, Detached, Fix, FixAction, Group, Keeper, KeptNamespace, Leaked, LeakedPlace,
-    Now, Own, Process, Setting, Since, SinceSource, Target, Timestamp, Who, Workload,
+    Now, Own, Process, Propagation, Setting, Since, SinceSource, Target, Tier, Timestamp, Who, Workload,
 };
 
 fn here() -> PathBuf {
@@ -100,7 +100,7 @@ fn the_schemas_describe_what_is_written() {
         holders: Vec::new(),
         candidates: Vec::new(),
         bystanders: Vec::new(),
-        probe: "tracepoint".to_owned(),
+        probe: Tier::Tracepoint,
         since: Some(Since {
             time: Timestamp::from_nanos(1),
             source: SinceSource::RuntimeState,
@@ -148,7 +148,7 @@ fn an_audit(target: &Target) -> Audit {
         path_base64: None,
         mount_id: 7,
         mount_namespace: 8,
-        propagation: Some("slave".to_owned()),
+        propagation: Some(Propagation::Slave),
         holders: Vec::new(),
     };
     let group = Group {
@@ -174,7 +174,7 @@ fn an_audit(target: &Target) -> Audit {
     Audit {
         schema: Audit::SCHEMA.to_owned(),
         time: Timestamp::from_nanos(1),
-        probe: "tracepoint".to_owned(),
+        probe: Tier::Tracepoint,
         blind: vec!["detached".to_owned()],
         gaps: vec!["the mount tables changed under the walk".to_owned()],
         watched: 1,

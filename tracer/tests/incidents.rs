@@ -6,8 +6,8 @@ use tracer::{
     identity::BootClock,
     incident::{Analyzer, Output},
     kernel::{MountState, Reference, Snapshot},
-    model::{Holder, Incident, Kind, Outcome, Process, Target, Text, Through},
-    probe::{Losses, Tier},
+    model::{EvidenceSource, Holder, Incident, Kind, Outcome, Process, Target, Text, Through, Tier},
+    probe::Losses,
     stream::{Closed, Gone, Lost, MountKey, Opened, Record, Sample, Start, Umount},
 };
 
@@ -122,7 +122,7 @@ fn reference(object: u64, pid: u32) -> Reference {
         entered: None,
         attempts_blocked: 0,
         takes_along: None,
-        evidence: vec!["snapshot".to_owned()],
+        evidence: vec![EvidenceSource::Snapshot],
     };
     Reference {
         mount: MOUNT.address,
@@ -301,7 +301,10 @@ fn a_holder_is_named_with_the_attempts_that_it_was_there_for() {
         second.opened.map(tracer::model::Timestamp::as_nanos),
         Some(20_000_000)
     );
-    assert_eq!(second.evidence, ["history", "snapshot"]);
+    assert_eq!(
+        second.evidence,
+        [EvidenceSource::History, EvidenceSource::Snapshot]
+    );
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use tracer::{
     identity::BootClock,
     incident::{Analyzer, Output},
-    model::{Holder, Incident, IncidentBody, Kind, Operation, Outcome, Process, Reason, Target, Text},
-    probe::Tier,
+    model::{Holder, Incident, IncidentBody, Kind, Operation, Outcome, Process, Reason, Target, Text, Tier},
     stream::{Freed, Record, Refused, Start},
 };
 

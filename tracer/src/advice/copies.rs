@@ -2,7 +2,7 @@
 
 use super::owners::{Owner, OwnerKind};
 use crate::{
-    model::{Fix, Holder, Process, Target, Through},
+    model::{Fix, Holder, Process, Propagation, Target, Through},
     text::{Command, name_in_text},
 };
 
@@ -14,10 +14,10 @@ pub(super) fn detach(owner: &Owner<'_>, target: &Target) -> Option<Fix> {
         .filter(|(holder, _)| holder.through == Through::PropagatedCopy);
     let (holder, process, mountpoint) =
         copies.find_map(|(holder, process)| Some((holder, process, mountpoint_seen(holder)?)))?;
-    let propagation = holder.propagation.as_deref()?;
-    if !propagation.contains("slave") {
+    let propagation = holder.propagation?;
+    if !propagation.has_master() {
         // Peers: what is unmounted in one is unmounted in all.
-        return (propagation == "shared").then(|| {
+        return (propagation == Propagation::Shared).then(|| {
             let name = name_in_text(process.comm.as_bytes());
             Fix::note(format!(
                 "no umount in the mount namespace of {name}: its copy is shared, the target would go with it"
@@ -67,11 +67,7 @@ pub(super) fn narrow(owner: &Owner<'_>) -> Option<Fix> {
         return None;
     };
     let copy = |(holder, _): &&(&Holder, &Process)| {
-        holder.through == Through::PropagatedCopy
-            && holder
-                .propagation
-                .as_deref()
-                .is_some_and(|propagation| propagation.contains("slave"))
+        holder.through == Through::PropagatedCopy && holder.propagation.is_some_and(Propagation::has_master)
     };
     owner.holders.iter().find(copy)?;
     container.pod.as_ref()?;

@@ -42,7 +42,7 @@ pub fn advise_incident(incident: &mut Incident) {
         IncidentBody::Umount(umount) if umount.of_own_root => {
             umount::of_own_root(holders, &umount.candidates, target)
         }
-        IncidentBody::Umount(umount) => nobody::of_refused(holders, &umount.candidates, books, tier, target),
+        IncidentBody::Umount(umount) => nobody::of_refused(holders, &umount.candidates, books, *tier, target),
         IncidentBody::Operation(refused) => {
             operation::of_operation(refused.operation, refused.reason, holders, target)
         }
@@ -57,7 +57,7 @@ pub fn advise_who(who: &mut Who) {
         &who.holders,
         &who.candidates,
         &who.references,
-        &who.probe,
+        who.probe,
         &who.target,
     );
 }

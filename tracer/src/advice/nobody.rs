@@ -2,7 +2,7 @@
 
 use super::{check::check_command, umount::of_holders};
 use crate::{
-    model::{Books, Fix, Holder, Target},
+    model::{Books, Fix, Holder, Target, Tier},
     text::Command,
 };
 
@@ -11,7 +11,7 @@ pub(super) fn of_refused(
     holders: &[Holder],
     candidates: &[Holder],
     books: &Books,
-    tier: &str,
+    tier: Tier,
     target: &Target,
 ) -> Vec<Fix> {
     if holders.is_empty() && candidates.is_empty() {
@@ -26,7 +26,7 @@ pub(super) fn of_asked(
     holders: &[Holder],
     candidates: &[Holder],
     books: &Books,
-    tier: &str,
+    tier: Tier,
     target: &Target,
 ) -> Vec<Fix> {
     if books.counted == Some(0) && books.remaining == Some(0) {
@@ -37,7 +37,7 @@ pub(super) fn of_asked(
 }
 
 /// What tells more; none of it frees the target.
-fn fixes_for_nobody(books: &Books, tier: &str, target: &Target) -> Vec<Fix> {
+fn fixes_for_nobody(books: &Books, tier: Tier, target: &Target) -> Vec<Fix> {
     let there = books.sampled_at.is_some() && books.counted.is_some_and(|counted| counted > 0);
     if there {
         lasting(target)
@@ -57,8 +57,8 @@ fn lasting(target: &Target) -> Vec<Fix> {
 }
 
 /// They were gone, or nobody can say.
-fn momentary(tier: &str, target: &Target) -> Vec<Fix> {
-    if tier == "proc" {
+fn momentary(tier: Tier, target: &Target) -> Vec<Fix> {
+    if tier == Tier::Proc {
         return vec![Fix::look(
             "without the kernel's memory only descriptors and child mounts are seen; what the kernel would allow, and \
              what mends it",
@@ -66,7 +66,7 @@ fn momentary(tier: &str, target: &Target) -> Vec<Fix> {
         )];
     }
     let record = |words: &[&'static str]| only(Command::new(words).words(&["-o", "DIR"]), target);
-    if tier == "tracepoint" {
+    if tier == Tier::Tracepoint {
         // Releases are not seen there, so that what was open for a moment proves nothing.
         return vec![
             Fix::look(
@@ -102,7 +102,7 @@ fn only(command: Command, target: &Target) -> Command {
 #[cfg(test)]
 mod tests {
     use super::fixes_for_nobody;
-    use crate::model::{Books, FixAction, Target, Text, samples};
+    use crate::model::{Books, FixAction, Target, Text, Tier, samples};
 
     fn plain() -> Target {
         Target {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_was_there_is_looked_for_again() {
-        let fixes = fixes_for_nobody(&samples::books(1, 0), "fentry", &plain());
+        let fixes = fixes_for_nobody(&samples::books(1, 0), Tier::Fentry, &plain());
         assert_eq!(
             samples::read(&fixes),
             [
@@ -132,11 +132,11 @@ mod tests {
             counted: None,
             ..samples::books(0, 0)
         };
-        let words = |books: &Books, tier: &str, target: &Target| {
+        let words = |books: &Books, tier: Tier, target: &Target| {
             samples::read(&fixes_for_nobody(books, tier, target))
         };
         assert_eq!(
-            words(&uncounted, "tracepoint", &plain()),
+            words(&uncounted, Tier::Tracepoint, &plain()),
             [
                 "to catch who holds it for a moment, watch at a tier that sees every open and close (ebusy doctor says \
                  whether this kernel has one): ebusy watch --probe fentry --target /srv/volume",
@@ -147,22 +147,25 @@ mod tests {
         let record = "to catch who holds it for a moment, record from before it is opened, for ebusy report DIR: ebusy \
                       record -o DIR";
         assert_eq!(
-            words(&samples::books(0, 0), "kprobe", &samples::target()),
+            words(&samples::books(0, 0), Tier::Kprobe, &samples::target()),
             [record]
         );
         let doctor = "without the kernel's memory only descriptors and child mounts are seen; what the kernel would \
                       allow, and what mends it: ebusy doctor";
-        assert_eq!(words(&uncounted, "proc", &plain()), [doctor]);
+        assert_eq!(words(&uncounted, Tier::Proc, &plain()), [doctor]);
         let pattern = Target {
             path: "/srv/[a]".into(),
             ..Target::default()
         };
         let record = format!("{record} --target PATH");
-        assert_eq!(words(&Books::default(), "fentry", &pattern), [record.as_str()]);
+        assert_eq!(
+            words(&Books::default(), Tier::Fentry, &pattern),
+            [record.as_str()]
+        );
         let long = Target {
             path: Text::from(format!("/srv/{}", "a".repeat(4_090))),
             ..Target::default()
         };
-        assert_eq!(words(&Books::default(), "fentry", &long), [record.as_str()]);
+        assert_eq!(words(&Books::default(), Tier::Fentry, &long), [record.as_str()]);
     }
 }

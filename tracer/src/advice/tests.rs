@@ -1,8 +1,8 @@
 use super::umount::of_holders as fixes;
 use crate::{
     model::{
-        Container, Fix, FixAction, Holder, Kind, Owner, Process, Sharer, TakesAlong, Target, Through,
-        UNIX_GARBAGE, samples,
+        Container, Fix, FixAction, Holder, Kind, Owner, Process, Propagation, Sharer, TakesAlong, Target,
+        Through, UNIX_GARBAGE, samples,
     },
     text::Command,
 };
@@ -48,7 +48,7 @@ fn a_pod_with_a_slave_copy() {
 #[test]
 fn a_shared_copy_must_not_be_unmounted() {
     let mut holder = samples::holder();
-    holder.propagation = Some("shared".into());
+    holder.propagation = Some(Propagation::Shared);
     let fixes = fixes(&[holder], &[], &samples::target());
     let notes: Vec<&str> = fixes
         .iter()

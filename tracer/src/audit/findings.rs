@@ -67,7 +67,7 @@ pub fn findings(
             path,
             mount_id: mounted.mount.id,
             mount_namespace: space.number,
-            propagation: plan.propagation(mounted.mount.address).map(str::to_owned),
+            propagation: plan.propagation(mounted.mount.address),
             holders: evidence.on(mounted.mount.address),
         }
     };

@@ -3,8 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::model::Propagation;
+
 use super::{
-    propagation::Propagation,
+    propagation::PropagationTree,
     view::{Owner, Space, State, View},
 };
 use crate::{kernel::Mount, live::Mounted, model::Through};
@@ -35,7 +37,7 @@ pub struct Plan {
     pub(super) pins: Vec<CopyAt>,
     pub(super) leaks: Vec<CopyAt>,
     /// The parents' propagation, by address of the mount.
-    propagation: HashMap<u64, &'static str>,
+    propagation: HashMap<u64, Propagation>,
     /// How many mounts are on a target or a copy that an umount propagates to, by address.
     children: HashMap<u64, u64>,
     /// Copies of watched mounts, by space.
@@ -65,7 +67,7 @@ pub fn plan(
             .flat_map(|(space, of)| (0..of.mounts.len()).map(move |mount| (space, mount)))
     };
     let all = placed().map(|at| &view.get(at).1.mount);
-    let mut propagation = Propagation::new(all.chain(&view.anonymous));
+    let mut propagation = PropagationTree::new(all.chain(&view.anonymous));
 
     // What was made where: by file system and root.
     let mut home: HashMap<(u64, u64), usize> = HashMap::new();
@@ -234,7 +236,7 @@ impl Plan {
 
     /// Propagation of what a target, or a copy of one, is mounted on.
     #[must_use]
-    pub fn propagation(&self, mount: u64) -> Option<&'static str> {
+    pub fn propagation(&self, mount: u64) -> Option<Propagation> {
         self.propagation.get(&mount).copied()
     }
 

@@ -7,7 +7,7 @@ use crate::kernel::Mount;
 
 /// All mounts by what matters for propagation.
 #[derive(Debug, Default)]
-pub(super) struct Propagation<'v> {
+pub(super) struct PropagationTree<'v> {
     by_address: HashMap<u64, &'v Mount>,
     groups: HashMap<u32, Vec<u64>>,
     slaves: HashMap<u64, Vec<u64>>,
@@ -17,7 +17,7 @@ pub(super) struct Propagation<'v> {
     receivers: HashMap<u64, Vec<u64>>,
 }
 
-impl<'v> Propagation<'v> {
+impl<'v> PropagationTree<'v> {
     pub(super) fn new(mounts: impl Iterator<Item = &'v Mount>) -> Self {
         let mut all = Self::default();
         for mount in mounts {
@@ -99,7 +99,7 @@ impl<'v> Propagation<'v> {
 
 #[cfg(test)]
 mod tests {
-    use super::Propagation;
+    use super::PropagationTree;
     use crate::audit::testing::mount;
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         let mut elsewhere = mount(16);
         (elsewhere.parent, elsewhere.mountpoint) = (3, 101);
         let all: Vec<_> = roots.iter().chain(&copies).chain([&elsewhere]).collect();
-        let mut propagation = Propagation::new(all.into_iter());
+        let mut propagation = PropagationTree::new(all.into_iter());
         let mut slots = propagation.slots(&copies[0]);
         slots.sort_unstable();
         assert_eq!(slots, [12, 13, 14]);

@@ -3,7 +3,7 @@
 use crate::{
     kernel::Mount,
     live::Mounted,
-    model::{Audit, Holder, Kind, Process, Text, Through, Timestamp},
+    model::{Access, Audit, Holder, Kind, Process, Text, Through, Tier, Timestamp},
 };
 
 /// A private mount that is the root of its own tree.
@@ -38,10 +38,7 @@ pub(super) fn at(path: &str, mount: Mount) -> Mounted {
 
 /// An audit that has looked at nothing yet.
 pub(crate) fn audit() -> Audit {
-    Audit {
-        probe: "tracepoint".to_owned(),
-        ..Audit::of(Timestamp::from_nanos(0))
-    }
+    Audit::of(Timestamp::from_nanos(0), Tier::Tracepoint)
 }
 
 /// A process has a file open.
@@ -54,7 +51,7 @@ pub(super) fn holder(process: Process) -> Holder {
         held_by: None,
         reason: None,
         fd: Some(3),
-        access: Some("read".to_owned()),
+        access: Some(Access::Read),
         shared_with: Vec::new(),
         path: Text::from(b"/file".to_vec()),
         path_base64: None,

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     kernel::Mount,
     live::Mounted,
-    model::{Audit, Container, Detached, Keeper, Process, Target, Text},
+    model::{Audit, Container, Detached, Keeper, Process, Propagation, Target, Text},
 };
 
 const ROOTFS: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/web/rootfs";
@@ -133,7 +133,7 @@ fn slave_copies_pin_and_private_ones_leak_and_the_container_itself_does_neither(
         groups.iter().map(process).collect()
     };
     assert_eq!(whose(&audit.can_pin), [Some(50)]);
-    assert_eq!(audit.can_pin[0].copies[0].propagation.as_deref(), Some("slave"));
+    assert_eq!(audit.can_pin[0].copies[0].propagation, Some(Propagation::Slave));
     let mut leaks = whose(&audit.can_leak);
     leaks.sort_unstable();
     assert_eq!(leaks, [None, Some(60)]);

@@ -6,8 +6,7 @@ use crate::{
     audit::settings,
     identity::{Containers, WatchPatterns},
     live::limits,
-    model::{Audit, Now, Timestamp},
-    probe::Tier,
+    model::{Audit, Now, Tier, Timestamp},
 };
 
 impl ProcMounts {
@@ -39,7 +38,7 @@ impl ProcMounts {
         let mut audit = Audit {
             schema: Audit::SCHEMA.to_owned(),
             time,
-            probe: Tier::Proc.name().to_owned(),
+            probe: Tier::Proc,
             blind: blind.map(str::to_owned).into(),
             gaps: Vec::new(),
             watched: watched.count() as u64,

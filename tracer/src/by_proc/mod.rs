@@ -21,8 +21,10 @@ use crate::{
     advice::advise_who,
     identity::{Containers, ProcessReader},
     kernel::access,
-    model::{Books, Container, Holder, Kind, Sharer, TakesAlong, Target, Text, Through, Timestamp, Who},
-    probe::Tier,
+    model::{
+        Books, Container, EvidenceSource, Holder, Kind, Sharer, TakesAlong, Target, Text, Through, Tier,
+        Timestamp, Who,
+    },
 };
 
 pub(crate) use self::{descriptors::fuzzed, mountinfo::parse as parse_mountinfo};
@@ -79,7 +81,7 @@ impl ProcMounts {
             source: Some(Text::from(line.source.clone())),
             device: Some(line.device.clone()),
             mount_namespace: self.namespace,
-            propagation: parent.map(|parent| parent.propagation.to_owned()),
+            propagation: parent.map(|parent| parent.propagation),
             container: containers.container_of_mount_path(&line.path),
         }
     }
@@ -101,7 +103,7 @@ impl ProcMounts {
             sampled_at: Some(time),
             ..Books::default()
         };
-        let tier = Tier::Proc.name();
+        let tier = Tier::Proc;
         let mut who = Who {
             schema: Who::SCHEMA.to_owned(),
             time,
@@ -110,7 +112,7 @@ impl ProcMounts {
             holders,
             candidates: Vec::new(),
             bystanders: Vec::new(),
-            probe: tier.to_owned(),
+            probe: tier,
             since: None,
             fixes: Vec::new(),
         };
@@ -138,12 +140,12 @@ impl ProcMounts {
             mount_namespace: self.namespace,
             through: Through::Target,
             counted: true,
-            propagation: Some(line.propagation.to_owned()),
+            propagation: Some(line.propagation),
             opened: None,
             opened_by: None,
             entered: None,
             attempts_blocked: 0,
-            evidence: vec!["snapshot".to_owned()],
+            evidence: vec![EvidenceSource::Snapshot],
             takes_along: None,
         }
     }
@@ -195,7 +197,7 @@ impl ProcMounts {
         Some(Holder {
             process: Some(processes.read(first.pid, tid, None)?),
             fd: Some(first.fd),
-            access: Some(access(first.flags).to_owned()),
+            access: Some(access(first.flags)),
             shared_with: sharers.collect(),
             ..self.holder(line, Kind::Fd)
         })

@@ -2,6 +2,8 @@
 
 use crate::identity::unescape;
 
+use crate::model::Propagation;
+
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
@@ -13,8 +15,8 @@ pub struct Line {
     pub device: String,
     /// Where it is mounted.
     pub path: Vec<u8>,
-    /// `shared`, `slave`, `shared+slave` or `private`.
-    pub propagation: &'static str,
+    /// How it receives mounts.
+    pub propagation: Propagation,
     /// File system type.
     pub fs_type: String,
     /// What is mounted.
@@ -45,12 +47,7 @@ fn line(text: &[u8]) -> Option<Line> {
         parent,
         device,
         path,
-        propagation: match (shared, slave) {
-            (true, true) => "shared+slave",
-            (true, false) => "shared",
-            (false, true) => "slave",
-            (false, false) => "private",
-        },
+        propagation: Propagation::new(shared, slave),
         fs_type: String::from_utf8_lossy(fields.next()?).into_owned(),
         source: unescape(fields.next()?),
     })
@@ -63,6 +60,8 @@ fn number(field: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use crate::model::Propagation;
 
     use super::parse;
 
@@ -77,14 +76,14 @@ mod tests {
             (lines[1].id, lines[1].parent, lines[1].path.as_slice()),
             (40, 22, &b"/mnt/a b"[..])
         );
-        assert_eq!(lines[1].propagation, "shared+slave");
+        assert_eq!(lines[1].propagation, Propagation::SharedSlave);
         assert_eq!(
             (lines[1].fs_type.as_str(), lines[1].device.as_str()),
             ("nfs4", "0:40")
         );
         assert_eq!(
             (lines[0].propagation, lines[2].propagation),
-            ("shared", "private")
+            (Propagation::Shared, Propagation::Private)
         );
         assert_eq!(lines[2].source, b"none");
     }

@@ -9,8 +9,8 @@ use std::{
 use super::{Destination, Folder, Header, Limits, Reader, Recorder};
 use crate::{
     identity::{BootClock, boot_nanos},
-    model::{Holder, Outcome, Process, Target},
-    probe::{Losses, Tier},
+    model::{Holder, Outcome, Process, Target, Tier},
+    probe::Losses,
     report::Analysis,
     stream::{Closed, Detached, Freed, Gone, Lost, MountKey, Record, Start, Umount},
 };

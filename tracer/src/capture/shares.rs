@@ -138,12 +138,15 @@ fn source_of(record: &Record) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{AT_ONCE, DAY, Shares};
-    use crate::stream::{Entered, Record};
+    use crate::{
+        model::WayIn,
+        stream::{Entered, Record},
+    };
 
     fn by(source: u64) -> Record {
         Record::Entered(Entered {
             time: 0,
-            operation: "unshare".to_owned(),
+            operation: WayIn::Unshare,
             pid: 1,
             tid: None,
             start: 0,

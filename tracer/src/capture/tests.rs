@@ -6,7 +6,7 @@ use super::{Anchor, CaptureError, Header, Reader, Writer, format::BLOCK_HEADER};
 use crate::{
     identity::BootClock,
     incident::replay,
-    probe::Tier,
+    model::Tier,
     stream::{Closed, Record, Start},
 };
 

@@ -14,7 +14,8 @@ use crate::{
     identity::WatchPatterns,
     kernel::{KernelLayout, Reader, Ways},
     live::{Host, MountsView, Options, Session, enter_host_namespace, own_namespace},
-    probe::{Choice, History, Lockdown, Tier, Tracefs, load, reader_only},
+    model::Tier,
+    probe::{Choice, History, Lockdown, Tracefs, load, reader_only},
     render::escape,
     watchdog::{self, Step},
 };

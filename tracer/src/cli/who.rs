@@ -28,8 +28,8 @@ use crate::{
         enter_host_namespace, follow_links, own_namespace, sample, stuck,
     },
     logs::LogClock,
-    model::{Container, Since, SinceSource, Target, Who as Report, earlier},
-    probe::{Choice, Tier, reader_only},
+    model::{Container, Since, SinceSource, Target, Tier, Who as Report, earlier},
+    probe::{Choice, reader_only},
     text::{said, say::say},
     watchdog::{self, Step},
 };
@@ -407,7 +407,7 @@ fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
 fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Report {
     let mut settled = of_snapshot(found, &History::default());
     settled.books.sampled_at = Some(host.clock.timestamp(found.started));
-    let tier = Tier::Tracepoint.name();
+    let tier = Tier::Tracepoint;
     let mut report = Report {
         schema: Report::SCHEMA.to_owned(),
         time: host.clock.timestamp(found.started),
@@ -416,7 +416,7 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
         holders: settled.holders,
         candidates: settled.candidates,
         bystanders: settled.bystanders,
-        probe: tier.to_owned(),
+        probe: tier,
         since: None,
         fixes: Vec::new(),
     };

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     identity::BootClock,
     kernel::access,
-    model::{Container, Holder, Process, Target, Text, Timestamp},
+    model::{Access, Container, Holder, Process, Target, Text, Tier, Timestamp, WayIn},
     report::Redactor,
     stream::{MountKey, Record, Slow, Umount},
 };
@@ -35,8 +35,7 @@ pub(crate) enum Event<'a> {
     Start {
         version: &'a str,
         kernel: &'a str,
-        #[cfg_attr(test, schemars(with = "crate::probe::Tier"))]
-        tier: &'a str,
+        tier: Tier,
         /// Every open and close is there, but for what was lost.
         history: bool,
     },
@@ -69,8 +68,7 @@ pub(crate) enum Event<'a> {
         dentry: String,
         by: &'a Process,
         fd: Option<u32>,
-        #[cfg_attr(test, schemars(extend("enum" = ["read", "write", "read+write", "path"])))]
-        access: &'a str,
+        access: Access,
         executed: bool,
     },
     /// A file's last reference went.
@@ -80,7 +78,7 @@ pub(crate) enum Event<'a> {
     },
     /// A thread came into another mount namespace.
     Entered {
-        operation: &'a str,
+        operation: WayIn,
         pid: u32,
         comm: &'a Text,
         mount_namespace: u32,
@@ -230,7 +228,7 @@ fn event<'a>(record: &'a Record, clock: BootClock, keys: &Redactor) -> Option<Ev
         Record::Start(start) => Event::Start {
             version: &start.version,
             kernel: &start.kernel,
-            tier: start.tier.name(),
+            tier: start.tier,
             history: start.history,
         },
         Record::Umount(umount) => self::umount(umount, clock, umount.mount.map(mount)),
@@ -247,7 +245,7 @@ fn event<'a>(record: &'a Record, clock: BootClock, keys: &Redactor) -> Option<Ev
             file: keys.number(closed.file),
         },
         Record::Entered(entered) => Event::Entered {
-            operation: &entered.operation,
+            operation: entered.operation,
             pid: entered.pid,
             comm: &entered.comm,
             mount_namespace: entered.namespace,

@@ -326,7 +326,7 @@ fn about(incident: &Incident) -> Vec<DebugAnnotation> {
         ),
         number("explained", books.explained),
         number("lost_events", incident.lost_events),
-        text("probe", incident.probe.clone()),
+        text("probe", incident.probe.name()),
         text("caller", escape(incident.caller.comm.as_bytes())),
     ];
     let known = [("counted", books.counted), ("unexplained", books.unexplained)];

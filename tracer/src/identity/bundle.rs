@@ -190,7 +190,7 @@ pub(super) fn host_paths_and_mounts(binds: &[BindMount]) -> (Vec<Text>, Vec<Host
         mounts.push(HostMount {
             path,
             destination: bind.destination.as_deref().map(Into::into),
-            propagation: bind.propagation.map(str::to_owned),
+            propagation: bind.propagation,
         });
     }
     (paths, mounts)
@@ -217,7 +217,7 @@ mod tests {
             owner::PodNotes,
             spec::{parse, samples},
         },
-        model::{Container, HostMount, Owner},
+        model::{Container, HostMount, Owner, Propagation},
     };
 
     fn of(json: &str, namespace: Option<&str>) -> Details {
@@ -244,7 +244,7 @@ mod tests {
                 host_mounts: vec![HostMount {
                     path: "/".into(),
                     destination: Some("/host".into()),
-                    propagation: Some("slave".into()),
+                    propagation: Some(Propagation::Slave),
                 }],
                 unproven: false,
             }

@@ -11,6 +11,8 @@ use serde::{
 };
 use serde_json::Value;
 
+use crate::model::Propagation;
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Spec {
@@ -28,7 +30,7 @@ pub(super) struct BindMount {
     pub(super) source: String,
     pub(super) destination: Option<String>,
     /// `private`, `slave`, `shared` or `unbindable`, where the configuration says.
-    pub(super) propagation: Option<&'static str>,
+    pub(super) propagation: Option<Propagation>,
 }
 
 /// The `linux` object.
@@ -142,12 +144,12 @@ fn binds(value: &Value) -> Vec<BindMount> {
         .collect()
 }
 
-pub(super) fn propagation(option: &str) -> Option<&'static str> {
+pub(super) fn propagation(option: &str) -> Option<Propagation> {
     Some(match option {
-        "private" | "rprivate" => "private",
-        "slave" | "rslave" => "slave",
-        "shared" | "rshared" => "shared",
-        "unbindable" | "runbindable" => "unbindable",
+        "private" | "rprivate" => Propagation::Private,
+        "slave" | "rslave" => Propagation::Slave,
+        "shared" | "rshared" => Propagation::Shared,
+        "unbindable" | "runbindable" => Propagation::Unbindable,
         _ => return None,
     })
 }
@@ -232,6 +234,8 @@ pub(super) mod samples {
 mod tests {
     use proptest::prelude::*;
 
+    use crate::model::Propagation;
+
     use super::{parse, samples};
 
     #[test]
@@ -243,7 +247,7 @@ mod tests {
         assert_eq!(spec.mounts[2].source, "/");
         assert_eq!(
             (spec.mounts[2].destination.as_deref(), spec.mounts[2].propagation),
-            (Some("/host"), Some("slave"))
+            (Some("/host"), Some(Propagation::Slave))
         );
         assert_eq!(spec.mounts[1].propagation, None);
         let linux = spec.linux.unwrap();

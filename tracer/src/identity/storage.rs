@@ -123,6 +123,8 @@ pub(super) fn docker_host(json: &[u8]) -> DockerHost {
 mod tests {
     use proptest::prelude::*;
 
+    use crate::model::Propagation;
+
     use super::{DockerEntry, DockerHost, StorageEntry, docker_config, docker_host, storage_list};
 
     #[test]
@@ -193,7 +195,7 @@ mod tests {
         assert_eq!(binds.len(), 1);
         assert_eq!(
             (binds[0].source.as_str(), binds[0].propagation),
-            ("/", Some("slave"))
+            ("/", Some(Propagation::Slave))
         );
     }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     advice::advise_incident,
     identity::BootClock,
-    model::{Books, Incident, IncidentBody, Outcome},
+    model::{Books, EvidenceSource, Incident, IncidentBody, Outcome},
     stream::{Detached, Freed},
 };
 
@@ -45,7 +45,7 @@ impl DetachedMounts {
     }
 
     /// The last reference went. Who had that is told, not what was found when nobody was left.
-    pub(super) fn freed(&mut self, freed: &Freed, run: Run<'_>) -> Option<Incident> {
+    pub(super) fn freed(&mut self, freed: &Freed, run: Run) -> Option<Incident> {
         let open = self.open.remove(&freed.cause)?;
         let last = open.kept.as_ref().unwrap_or(&open.last);
         Some(incident(
@@ -57,7 +57,7 @@ impl DetachedMounts {
     }
 
     /// Those that have lived on for a while and were not told yet; each takes a number from `next`.
-    pub(super) fn tick(&mut self, time: u64, next: &mut u64, run: Run<'_>) -> Vec<Incident> {
+    pub(super) fn tick(&mut self, time: u64, next: &mut u64, run: Run) -> Vec<Incident> {
         let mut due: Vec<&mut Open> = self
             .open
             .values_mut()
@@ -86,7 +86,7 @@ impl DetachedMounts {
     }
 
     /// Where there are too many, that which was looked at the longest ago, if it was told.
-    pub(super) fn beyond(&mut self, most: usize, run: Run<'_>) -> Option<Incident> {
+    pub(super) fn beyond(&mut self, most: usize, run: Run) -> Option<Incident> {
         if self.open.len() <= most {
             return None;
         }
@@ -102,7 +102,7 @@ impl DetachedMounts {
     }
 
     /// Those that were told, when ebusy stops.
-    pub(super) fn end(&mut self, time: u64, run: Run<'_>) -> Vec<Incident> {
+    pub(super) fn end(&mut self, time: u64, run: Run) -> Vec<Incident> {
         let mut open: Vec<(u64, Detached)> = std::mem::take(&mut self.open)
             .into_values()
             .filter_map(|open| Some((open.id?, open.last)))
@@ -131,12 +131,12 @@ fn recall(detached: &mut Detached, history: &mut History, clock: BootClock) {
         if let Some(opened) = opened {
             holder.opened = Some(clock.timestamp(opened.time));
             holder.opened_by = Some(opened.by.clone());
-            holder.evidence = vec!["history".to_owned(), "snapshot".to_owned()];
+            holder.evidence = vec![EvidenceSource::History, EvidenceSource::Snapshot];
         }
     }
 }
 
-fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
+fn incident(id: u64, last: &Detached, run: Run, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
     let explained = (last.holders.iter()).fold(0, |sum: u64, holder| sum.saturating_add(holder.refs));
     let mut incident = Incident {
@@ -162,7 +162,7 @@ fn incident(id: u64, last: &Detached, run: Run<'_>, end: Option<(Outcome, u64)>)
         fixes: Vec::new(),
         holders: last.holders.clone(),
         bystanders: Vec::new(),
-        probe: run.tier.to_owned(),
+        probe: run.tier,
         lost_events: run.lost,
         noise: Vec::new(),
         source: last.source,
@@ -176,8 +176,7 @@ mod tests {
     use crate::{
         identity::BootClock,
         incident::{Analyzer, Output},
-        model::{Holder, Incident, IncidentBody, Outcome, Process, Target, Timestamp},
-        probe::Tier,
+        model::{Holder, Incident, IncidentBody, Outcome, Process, Target, Tier, Timestamp},
         stream::{Closed, Detached, Freed, MountKey, Object, Opened, Record, Start},
     };
 

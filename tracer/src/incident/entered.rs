@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::{
     identity::BootClock,
-    model::{self, Holder, Kind, Process},
+    model::{self, Holder, Kind, Process, WayIn},
     stream::{Entered, Opened},
 };
 
@@ -47,7 +47,7 @@ impl Enterings {
         // (`switch_task_namespaces`; kernel/nsproxy.c, 5.10 to 7.2): one entering, of which the first record tells.
         let is_second = |before: &Entered| {
             before.operation != entered.operation
-                && entered.operation == model::Entered::SETNS
+                && entered.operation == WayIn::Setns
                 && before.namespace == entered.namespace
                 && entered.time.saturating_sub(before.time) < SAME_CALL
         };
@@ -103,7 +103,7 @@ impl Enterings {
             let from = from.filter(|from| *from != held && is_by_path(holder.kind))?;
             Some(Box::new(model::Entered {
                 time: time.and_then(at),
-                operation: model::Entered::OUTSIDE.to_owned(),
+                operation: WayIn::Outside,
                 namespace: held,
                 from: Some(from),
                 container: None,
@@ -113,7 +113,7 @@ impl Enterings {
         let entered = |entered: &Entered| {
             Box::new(model::Entered {
                 time: at(entered.time),
-                operation: entered.operation.clone(),
+                operation: entered.operation,
                 namespace: held,
                 from: entered.from,
                 container: entered.container.as_deref().cloned(),
@@ -163,11 +163,11 @@ impl Enterings {
                 entered.start != 0 && (0..TICK).contains(&after) && entered.time <= born
             };
             if let Some(entered) = self.latest(parent.pid, is_it) {
-                let setns = entered.operation == model::Entered::SETNS && entered.namespace == held;
+                let setns = entered.operation == WayIn::Setns && entered.namespace == held;
                 return setns.then(|| {
                     Box::new(model::Entered {
                         time: Some(clock.timestamp(entered.time)),
-                        operation: entered.operation.clone(),
+                        operation: entered.operation,
                         namespace: held,
                         from: entered.from,
                         container: entered.container.as_deref().cloned(),
@@ -208,7 +208,7 @@ mod tests {
     use super::{EACH_MAX, Enterings, KEPT_MAX};
     use crate::{
         identity::BootClock,
-        model::{self, Container, Holder, Kind, Process, Timestamp},
+        model::{self, Container, Holder, Kind, Process, Timestamp, WayIn},
         stream::{Entered, Opened},
     };
 
@@ -220,7 +220,7 @@ mod tests {
         Entered {
             source: 0,
             time,
-            operation: "setns".to_owned(),
+            operation: WayIn::Setns,
             pid: 7,
             tid: Some(tid),
             start: 5,
@@ -281,8 +281,8 @@ mod tests {
         let way = way(&enterings, &holder(HOST), Some(&opened(8, 35, POD))).unwrap();
         assert_eq!(way.time, Some(Timestamp::from_nanos(30)));
         assert_eq!(
-            (way.operation.as_str(), way.namespace, way.from),
-            ("setns", POD, Some(HOST))
+            (way.operation, way.namespace, way.from),
+            (WayIn::Setns, POD, Some(HOST))
         );
         assert_eq!(way.container.unwrap().id, "9c41");
     }
@@ -303,8 +303,8 @@ mod tests {
         let mut enterings = Enterings::default();
         let by_root = way(&enterings, &holder(HOST), Some(&opened(7, 35, HOST))).unwrap();
         assert_eq!(
-            (by_root.operation.as_str(), by_root.namespace, by_root.from),
-            ("outside", POD, Some(HOST))
+            (by_root.operation, by_root.namespace, by_root.from),
+            (WayIn::Outside, POD, Some(HOST))
         );
         assert_eq!(by_root.time, Some(Timestamp::from_nanos(35)));
         assert_eq!(way(&enterings, &holder(HOST), None).unwrap().time, None);
@@ -323,7 +323,10 @@ mod tests {
         assert_eq!(other(no_number), None);
         // One that entered at some time, and is outside when it is found, entered.
         enterings.push(entered(7, 10, POD));
-        assert_eq!(way(&enterings, &holder(HOST), None).unwrap().operation, "setns");
+        assert_eq!(
+            way(&enterings, &holder(HOST), None).unwrap().operation,
+            WayIn::Setns
+        );
     }
 
     #[test]
@@ -331,18 +334,18 @@ mod tests {
         let mut enterings = Enterings::default();
         enterings.push(entered(7, 10, HOST));
         enterings.push(Entered {
-            operation: "unshare".to_owned(),
+            operation: WayIn::Unshare,
             ..entered(7, 20, POD)
         });
         enterings.push(entered(7, 21, POD));
         let told = way(&enterings, &holder(POD), None).unwrap();
-        assert_eq!((told.operation.as_str(), told.from), ("unshare", Some(HOST)));
+        assert_eq!((told.operation, told.from), (WayIn::Unshare, Some(HOST)));
         assert_eq!(told.time, Some(Timestamp::from_nanos(20)));
         // It left, and came back.
         enterings.push(entered(7, 30, HOST));
         enterings.push(entered(7, 40, POD));
         let told = way(&enterings, &holder(POD), None).unwrap();
-        assert_eq!((told.operation.as_str(), told.from), ("setns", Some(HOST)));
+        assert_eq!((told.operation, told.from), (WayIn::Setns, Some(HOST)));
     }
 
     #[test]
@@ -369,7 +372,7 @@ mod tests {
             enterings.way_in(&holder, None, (start, 100 * S), Some(CLOCK))
         };
         let told = of(POD, 8 * S, &[parent(7, 5 * S)]).unwrap();
-        assert_eq!((told.operation.as_str(), told.from), ("setns", Some(HOST)));
+        assert_eq!((told.operation, told.from), (WayIn::Setns, Some(HOST)));
         assert_eq!(told.time, Some(Timestamp::from_nanos(7 * S as i64)));
         assert_eq!(told.by.unwrap().pid, 7);
         // A grandchild; and one of somebody who had the pid later, or whose start nobody knows.
@@ -381,12 +384,15 @@ mod tests {
         // Born before its parent entered, or not in that namespace.
         assert_eq!(of(POD, 6 * S + S / 2, &[parent(7, 5 * S)]), None);
         assert_eq!(of(POD, 5 * S + S / 2, &[parent(7, 5 * S)]), None);
-        assert_eq!(of(HOST, 8 * S, &[parent(7, 5 * S)]).unwrap().operation, "outside");
+        assert_eq!(
+            of(HOST, 8 * S, &[parent(7, 5 * S)]).unwrap().operation,
+            WayIn::Outside
+        );
         // The nearest one decides.
         enterings.push(Entered {
             pid: 8,
             start: 8 * S,
-            operation: "unshare".to_owned(),
+            operation: WayIn::Unshare,
             ..entered(8, 8 * S + 1, POD)
         });
         let mut holder = holder(POD);

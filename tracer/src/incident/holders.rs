@@ -13,7 +13,7 @@ use super::{
 use crate::{
     identity::BootClock,
     kernel::{Reference, Snapshot, access},
-    model::{Books, Holder, Kind, Target, Text, Through},
+    model::{Books, EvidenceSource, Holder, Kind, Target, Text, Through},
     stream::Closed,
 };
 
@@ -207,7 +207,7 @@ impl Holders {
             reference.holder.entered = enterings.way_in(&reference.holder, seen, times, self.clock);
             if let Some(opened) = seen {
                 reference.holder.opened_by = Some(opened.by.clone());
-                reference.holder.evidence = vec!["history".to_owned(), "snapshot".to_owned()];
+                reference.holder.evidence = vec![EvidenceSource::History, EvidenceSource::Snapshot];
             }
             if let Some(life) = self.lives.get_mut(&key) {
                 life.until = snapshot.started;
@@ -382,7 +382,7 @@ impl Holders {
             held_by: None,
             reason: None,
             fd: opened.fd,
-            access: (!opened.is_executed()).then(|| access(opened.flags).to_owned()),
+            access: (!opened.is_executed()).then(|| access(opened.flags)),
             shared_with: Vec::new(),
             path_base64: path.base64_if_lossy(),
             path,
@@ -398,7 +398,7 @@ impl Holders {
             opened_by: Some(opened.by.clone()),
             entered: None,
             attempts_blocked: passed.blocked(&self.attempts).count() as u64,
-            evidence: vec!["history".to_owned()],
+            evidence: vec![EvidenceSource::History],
             takes_along: None,
         }
     }

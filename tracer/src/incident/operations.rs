@@ -69,13 +69,13 @@ impl Operations {
     }
 
     /// What kept the target of a call is gone.
-    pub(super) fn freed(&mut self, freed: &Freed, run: Run<'_>) -> Option<Incident> {
+    pub(super) fn freed(&mut self, freed: &Freed, run: Run) -> Option<Incident> {
         let open = self.open.remove(&freed.cause)?;
         Some(incident(&open, run, Some((Outcome::Released, freed.time))))
     }
 
     /// Incidents that nobody asks for any more, with their outcome, and those that have lasted a while.
-    pub(super) fn tick(&mut self, time: u64, run: Run<'_>) -> (Vec<Incident>, Vec<Incident>) {
+    pub(super) fn tick(&mut self, time: u64, run: Run) -> (Vec<Incident>, Vec<Incident>) {
         let quiet: Vec<u64> = self
             .open
             .iter()
@@ -123,7 +123,7 @@ impl Operations {
     }
 
     /// Where there are too many, that which was refused the longest ago.
-    pub(super) fn beyond(&mut self, most: usize, run: Run<'_>) -> Option<Incident> {
+    pub(super) fn beyond(&mut self, most: usize, run: Run) -> Option<Incident> {
         if self.open.len() <= most {
             return None;
         }
@@ -139,7 +139,7 @@ impl Operations {
     }
 
     /// All that are open when ebusy stops.
-    pub(super) fn end(&mut self, time: u64, run: Run<'_>) -> Vec<Incident> {
+    pub(super) fn end(&mut self, time: u64, run: Run) -> Vec<Incident> {
         let mut open: Vec<Open> = std::mem::take(&mut self.open).into_values().collect();
         open.sort_by_key(|open| open.id);
         open.iter()
@@ -148,7 +148,7 @@ impl Operations {
     }
 }
 
-fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
+fn incident(open: &Open, run: Run, end: Option<(Outcome, u64)>) -> Incident {
     let last = &open.last;
     let clock = run.clock;
     let mut incident = Incident {
@@ -181,7 +181,7 @@ fn incident(open: &Open, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident 
         fixes: Vec::new(),
         holders: last.holders.clone(),
         bystanders: last.bystanders.clone(),
-        probe: run.tier.to_owned(),
+        probe: run.tier,
         lost_events: run.lost,
         noise: Vec::new(),
         source: last.source,

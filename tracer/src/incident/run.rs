@@ -1,6 +1,9 @@
 //! What the parts of the analysis share: the run that they are of, when something is told, and what is told.
 
-use crate::{identity::BootClock, model::Incident};
+use crate::{
+    identity::BootClock,
+    model::{Incident, Tier},
+};
 
 /// Quiet time after which callers have given up, ns.
 pub(super) const GAVE_UP: u64 = 30_000_000_000;
@@ -22,9 +25,9 @@ pub enum Output {
 
 /// What every incident has of the run that it is of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Run<'a> {
+pub(super) struct Run {
     pub(super) clock: BootClock,
-    pub(super) tier: &'a str,
+    pub(super) tier: Tier,
     pub(super) lost: u64,
 }
 

@@ -21,7 +21,7 @@ pub(super) struct SlowUmounts {
 
 impl SlowUmounts {
     /// An umount takes long, or did; a new one takes a number from `next`. What is to be told, and whether it is new.
-    pub(super) fn seen(&mut self, slow: Slow, next: &mut u64, run: Run<'_>) -> (Option<Output>, bool) {
+    pub(super) fn seen(&mut self, slow: Slow, next: &mut u64, run: Run) -> (Option<Output>, bool) {
         let known = self.open.remove(&slow.cause).map(|(id, _)| id);
         let id = known.unwrap_or(*next);
         *next += u64::from(known.is_none());
@@ -38,7 +38,7 @@ impl SlowUmounts {
     }
 
     /// Where there are too many, that which was looked at the longest ago.
-    pub(super) fn beyond(&mut self, most: usize, run: Run<'_>) -> Option<Incident> {
+    pub(super) fn beyond(&mut self, most: usize, run: Run) -> Option<Incident> {
         if self.open.len() <= most {
             return None;
         }
@@ -51,7 +51,7 @@ impl SlowUmounts {
     }
 
     /// All that are not over when ebusy stops.
-    pub(super) fn end(&mut self, time: u64, run: Run<'_>) -> Vec<Incident> {
+    pub(super) fn end(&mut self, time: u64, run: Run) -> Vec<Incident> {
         let mut open: Vec<(u64, Slow)> = std::mem::take(&mut self.open).into_values().collect();
         open.sort_by_key(|(id, _)| *id);
         open.iter()
@@ -70,7 +70,7 @@ fn outcome(slow: &Slow) -> Outcome {
     }
 }
 
-fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> Incident {
+fn incident(id: u64, slow: &Slow, run: Run, end: Option<(Outcome, u64)>) -> Incident {
     let clock = run.clock;
     let seen = model::Slow {
         answered: slow.result.map(|(_, time)| clock.timestamp(time)),
@@ -98,7 +98,7 @@ fn incident(id: u64, slow: &Slow, run: Run<'_>, end: Option<(Outcome, u64)>) -> 
         fixes: Vec::new(),
         holders: Vec::new(),
         bystanders: Vec::new(),
-        probe: run.tier.to_owned(),
+        probe: run.tier,
         lost_events: run.lost,
         noise: Vec::new(),
         source: slow.source,
@@ -141,8 +141,7 @@ mod tests {
     use crate::{
         identity::BootClock,
         incident::{Analyzer, Output},
-        model::{self, Incident, IncidentBody, IncidentOperation, Outcome, Phase, WaitsFor},
-        probe::Tier,
+        model::{self, Incident, IncidentBody, IncidentOperation, Outcome, Phase, Tier, WaitsFor},
         stream::{Record, Slow, Stack, Start},
     };
 

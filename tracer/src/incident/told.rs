@@ -6,7 +6,7 @@ use super::{books::Verdict, holders::Settled, open::Open};
 use crate::{
     advice::advise_incident,
     identity::BootClock,
-    model::{Caller, Incident, IncidentBody, Outcome, Refusals, RefusedUmount, Retry, Since, Text},
+    model::{Caller, Incident, IncidentBody, Outcome, Refusals, RefusedUmount, Retry, Since, Text, Tier},
 };
 
 /// Flag of umount2(2).
@@ -82,7 +82,7 @@ pub(super) fn incident(
     open: &Open,
     settled: Settled,
     clock: BootClock,
-    tier: &str,
+    tier: Tier,
     lost: u64,
     end: Option<(Outcome, u64)>,
     again: Again,
@@ -110,7 +110,7 @@ pub(super) fn incident(
         references: settled.books,
         holders: settled.holders,
         bystanders: settled.bystanders,
-        probe: tier.to_owned(),
+        probe: tier,
         lost_events: lost.saturating_add(open.holders.dropped),
         noise: Vec::new(),
         source: open.source,

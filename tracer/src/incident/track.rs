@@ -252,10 +252,10 @@ impl Analyzer {
         output
     }
 
-    fn run(&self) -> Run<'static> {
+    fn run(&self) -> Run {
         Run {
             clock: self.start.clock,
-            tier: self.start.tier.name(),
+            tier: self.start.tier,
             lost: self.lost.saturating_add(self.cut),
         }
     }
@@ -628,7 +628,7 @@ impl Analyzer {
         if outcome.is_over() {
             again.retry = None;
         }
-        let tier = self.start.tier.name();
+        let tier = self.start.tier;
         let lost = self.run().lost;
         let incident = incident(&open, settled, clock, tier, lost, end, again);
         Some(Output::Closed(Box::new(incident)))

@@ -11,7 +11,7 @@ use super::{
     reference::Reference,
     task::Task,
 };
-use crate::model::{Holder, Kind, Process, Sharer, Text, Through};
+use crate::model::{EvidenceSource, Holder, Kind, Process, Sharer, Text, Through};
 
 /// Gives what was found its names.
 pub(super) struct Describe<'k, 'd> {
@@ -171,7 +171,7 @@ impl<'k, 'd> Describe<'k, 'd> {
             held_by: found.held_by,
             reason: found.reason,
             fd: found.fd,
-            access: flags.map(|flags| access(flags).to_owned()),
+            access: flags.map(access),
             shared_with: found
                 .sharers
                 .iter()
@@ -190,12 +190,12 @@ impl<'k, 'd> Describe<'k, 'd> {
             mount_namespace: self.numbers.get(&mount.namespace).copied(),
             through,
             counted: false,
-            propagation: parent.map(|parent| parent.propagation().to_owned()),
+            propagation: parent.map(|parent| parent.propagation()),
             opened: None,
             opened_by: None,
             entered: None,
             attempts_blocked: 0,
-            evidence: vec!["snapshot".to_owned()],
+            evidence: vec![EvidenceSource::Snapshot],
             takes_along: found.takes_along,
         };
         let start = found.owner.map_or(0, |index| self.tasks[index].start);

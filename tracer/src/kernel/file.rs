@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tracer_common::ABSENT;
 
+use crate::model::Access;
+
 use super::{
     context::Kernel,
     memory::{is_kernel_address, u32_at, u64_at},
@@ -231,26 +233,27 @@ impl Kernel<'_> {
 
 /// What a descriptor may be used for.
 #[must_use]
-pub fn access(flags: u32) -> &'static str {
+pub fn access(flags: u32) -> Access {
     /// `O_PATH` (asm-generic/fcntl.h; the same on x86 and arm64).
     const PATH_ONLY: u32 = 0o10_000_000;
     match flags & 3 {
-        _ if flags & PATH_ONLY != 0 => "path",
-        0 => "read",
-        1 => "write",
-        _ => "read+write",
+        _ if flags & PATH_ONLY != 0 => Access::Path,
+        0 => Access::Read,
+        1 => Access::Write,
+        _ => Access::ReadWrite,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::access;
+    use crate::model::Access;
 
     #[test]
     fn access_of_flags() {
-        assert_eq!(access(0o2_000_000), "read");
-        assert_eq!(access(1), "write");
-        assert_eq!(access(2), "read+write");
-        assert_eq!(access(0o12_000_000), "path");
+        assert_eq!(access(0o2_000_000), Access::Read);
+        assert_eq!(access(1), Access::Write);
+        assert_eq!(access(2), Access::ReadWrite);
+        assert_eq!(access(0o12_000_000), Access::Path);
     }
 }

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tracer_common::ABSENT;
 
+use crate::model::Propagation;
+
 use super::{
     context::Kernel,
     memory::{is_kernel_address, u32_at, u64_at},
@@ -48,15 +50,10 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// `shared`, `slave`, `shared+slave` or `private`.
+    /// How it receives mounts.
     #[must_use]
-    pub fn propagation(&self) -> &'static str {
-        match (self.group != 0, self.master != 0) {
-            (true, false) => "shared",
-            (false, true) => "slave",
-            (true, true) => "shared+slave",
-            (false, false) => "private",
-        }
+    pub fn propagation(&self) -> Propagation {
+        Propagation::new(self.group != 0, self.master != 0)
     }
 
     /// Whether it is still the same mount, and still mounted somewhere.

@@ -19,8 +19,7 @@ use crate::{
     audit::{Evidence, Limits, Owner, Plan, Space, State, View, findings, plan, settings},
     identity::{Containers, MountOwner, WatchPatterns, membership, mount_claim},
     kernel::{Kernel, Mount, NamespaceDescriptor, Place, Reader, Superblock, Survey, Task, survey},
-    model::{Audit, Detached, Holder, Keeper, Process, Target, Text},
-    probe::Tier,
+    model::{Audit, Detached, Holder, Keeper, Process, Target, Text, Tier},
     watchdog::{self, Step},
 };
 
@@ -32,10 +31,7 @@ const IDENTIFIED_MAX: usize = 512;
 pub fn audit(host: &Host, reader: &Reader, identities: &Identities, patterns: &WatchPatterns) -> Audit {
     let _step = watchdog::within(Step::Auditing, &[]);
     let kernel = host.kernel(reader);
-    let mut audit = Audit {
-        probe: Tier::Tracepoint.name().to_owned(),
-        ..Audit::of(host.clock.now())
-    };
+    let mut audit = Audit::of(host.clock.now(), Tier::Tracepoint);
     let mut mounts = MountsView::read(kernel, host.task());
     identities
         .containers()
@@ -149,7 +145,7 @@ impl<'a> Look<'a> {
             source: self.kernel.device_name(mount).map(Text::from),
             device: superblock.map(|superblock| superblock.device),
             mount_namespace: Some(space.number),
-            propagation: plan.propagation(mount.address).map(str::to_owned),
+            propagation: plan.propagation(mount.address),
             container: mounted.container(self.identities.containers()),
         }
     }

@@ -6,7 +6,7 @@ use std::{collections::HashSet, ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, pa
 use super::keepers::Keepers;
 use crate::{
     kernel::{Mount, block_types, device_numbers},
-    model::{Holder, Kind, Text, Through},
+    model::{EvidenceSource, Holder, Kind, Text, Through},
 };
 
 /// Entries of a directory of sysfs at the most.
@@ -252,7 +252,7 @@ fn by_kernel(by: String, device: &str) -> Holder {
         path: Text::from(format!("/dev/{device}").into_bytes()),
         counted: true,
         attempts_blocked: 1,
-        evidence: vec!["snapshot".to_owned()],
+        evidence: vec![EvidenceSource::Snapshot],
         takes_along: None,
         ..Holder::default()
     }
@@ -299,14 +299,12 @@ fn openers(keepers: &Keepers<'_>, device: u32) -> (Vec<Holder>, Vec<Holder>) {
             refs: 1,
             process: Some(keepers.process(task)),
             fd: Some(descriptor.fd),
-            access: kernel
-                .file_flags(file)
-                .map(|flags| crate::kernel::access(flags).to_owned()),
+            access: kernel.file_flags(file).map(crate::kernel::access),
             path: path.clone(),
             seen_as: Some(path.clone()),
             counted: exclusive,
             attempts_blocked: u64::from(exclusive),
-            evidence: vec!["snapshot".to_owned()],
+            evidence: vec![EvidenceSource::Snapshot],
             takes_along: None,
             ..Holder::default()
         };

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     kernel::{Kernel, Mount, Paths, Reader, Reference, Task},
-    model::{Holder, Kind, Process, Sharer, Text, Through},
+    model::{EvidenceSource, Holder, Kind, Process, Propagation, Sharer, Text, Through},
 };
 
 /// Processes of a namespace that are named at the most.
@@ -109,7 +109,7 @@ impl<'s> Keepers<'s> {
             })
             .collect();
         let parent = self.view.mount(mount.parent).map(|(_, parent)| &parent.mount);
-        let receives = parent.is_some_and(|parent| parent.propagation() != "private");
+        let receives = parent.is_some_and(|parent| parent.propagation() != Propagation::Private);
         Holder {
             kind: Kind::Mount,
             through: match (local, receives) {
@@ -144,7 +144,7 @@ impl<'s> Keepers<'s> {
             through: Through::PrivateCopy,
             counted: true,
             attempts_blocked: 1,
-            evidence: vec!["snapshot".to_owned()],
+            evidence: vec![EvidenceSource::Snapshot],
             takes_along: None,
             ..Holder::default()
         }
@@ -163,10 +163,10 @@ impl<'s> Keepers<'s> {
             seen_as: Some(seen),
             mount_id: Some(mount.id),
             mount_namespace: namespace.map(|(namespace, _)| namespace.number),
-            propagation: parent.map(|(_, parent)| parent.mount.propagation().to_owned()),
+            propagation: parent.map(|(_, parent)| parent.mount.propagation()),
             counted: true,
             attempts_blocked: 1,
-            evidence: vec!["snapshot".to_owned()],
+            evidence: vec![EvidenceSource::Snapshot],
             takes_along: None,
             ..Holder::default()
         }

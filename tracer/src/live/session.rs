@@ -250,7 +250,7 @@ impl Session {
 
     /// The tier in use.
     #[must_use]
-    pub fn tier(&self) -> crate::probe::Tier {
+    pub fn tier(&self) -> crate::model::Tier {
         self.probes.tier
     }
 

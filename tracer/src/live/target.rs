@@ -98,7 +98,7 @@ pub fn describe(
         source: kernel.device_name(mount).map(Text::from),
         device: superblock.map(|superblock| superblock.device),
         mount_namespace: Some(namespace.number),
-        propagation: parent.map(|parent| parent.propagation().to_owned()),
+        propagation: parent.map(|parent| parent.propagation()),
         container: mounted.container(containers),
     }
 }

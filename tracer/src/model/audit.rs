@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Container, Fix, Holder, Process, Target, Text, Timestamp};
+use super::{Container, Fix, Holder, Process, Propagation, Target, Text, Tier, Timestamp};
 
 /// One look at the whole host.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -14,7 +14,7 @@ pub struct Audit {
     pub time: Timestamp,
     /// The probe tier.
     #[cfg_attr(test, schemars(extend("enum" = ["tracepoint", "proc"])))]
-    pub probe: String,
+    pub probe: Tier,
     /// Names of the sections that could not be looked at, or not as a whole; empty where all were.
     #[cfg_attr(test, schemars(extend("items" = {"enum": ["now", "can_pin", "can_leak", "leaked", "detached", "namespaces", "settings", "own"]})))]
     pub blind: Vec<String>,
@@ -106,7 +106,7 @@ pub struct CopiedMount {
     /// The number of its namespace.
     pub mount_namespace: u32,
     /// Propagation of the mount that it is mounted on: whether an umount reaches it.
-    pub propagation: Option<String>,
+    pub propagation: Option<Propagation>,
     /// Who has something open on it.
     pub holders: Vec<Holder>,
 }
@@ -230,11 +230,11 @@ impl Audit {
 
     /// An audit that has looked at nothing yet.
     #[must_use]
-    pub fn of(time: Timestamp) -> Self {
+    pub fn of(time: Timestamp, probe: Tier) -> Self {
         Self {
             schema: Self::SCHEMA.to_owned(),
             time,
-            probe: String::new(),
+            probe,
             blind: Vec::new(),
             gaps: Vec::new(),
             watched: 0,

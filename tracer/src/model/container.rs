@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Text;
+use super::{Propagation, Text};
 
 /// As much of a long id as people use.
 const SHORT_ID: usize = 12;
@@ -51,7 +51,7 @@ pub struct HostMount {
     pub destination: Option<Text>,
     /// `private` (Kubernetes' `None`), `slave` (`HostToContainer`), `shared` (`Bidirectional`) or `unbindable`, as the
     /// container was configured; `null` where it says nothing.
-    pub propagation: Option<String>,
+    pub propagation: Option<Propagation>,
 }
 
 /// What created a pod.

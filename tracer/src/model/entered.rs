@@ -10,8 +10,8 @@ use super::{Container, Parent, Timestamp};
 pub struct Entered {
     /// When it entered; of `outside` when it opened the file, if that was seen.
     pub time: Option<Timestamp>,
-    /// `setns`, `unshare`, `clone`; or `outside`: it is in another mount namespace than the mount.
-    pub operation: String,
+    /// How.
+    pub operation: WayIn,
     /// The mount namespace of the mount that is held.
     pub namespace: u32,
     /// Where it came from, if that is known; of `outside` where it is.
@@ -23,9 +23,21 @@ pub struct Entered {
     pub by: Option<Parent>,
 }
 
-impl Entered {
-    /// It is in another mount namespace: it came by `/proc/PID/root`, or by a descriptor that it inherited or was sent.
-    pub const OUTSIDE: &'static str = "outside";
-    /// It entered a namespace that was there.
-    pub const SETNS: &'static str = "setns";
+named! {
+    /// How a thread came to a mount of another mount namespace.
+    #[derive(Default)]
+    WayIn {
+        /// It entered a namespace that was there.
+        Setns => "setns",
+        /// It left its own for a new copy of it.
+        Unshare => "unshare",
+        /// It was born in a new copy of its parent's.
+        Clone => "clone",
+        /// It is in another mount namespace than the mount: it came by `/proc/PID/root`, or by a descriptor that it
+        /// inherited or was sent.
+        Outside => "outside",
+        /// It is not known.
+        #[default]
+        Unknown => "unknown",
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entered, Kind, Process, Text, Timestamp};
+use super::{Entered, Kind, Process, Propagation, Text, Timestamp};
 
 /// One owner of references as the kernel counts them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,7 @@ pub struct Holder {
     /// File descriptor.
     pub fd: Option<u32>,
     /// Access of the descriptor.
-    #[cfg_attr(test, schemars(extend("enum" = ["read", "write", "read+write", "path", null])))]
-    pub access: Option<String>,
+    pub access: Option<Access>,
     /// Other processes that use the same reference.
     pub shared_with: Vec<Sharer>,
     /// Path inside the mount, from its root.
@@ -52,8 +51,8 @@ pub struct Holder {
     pub through: Through,
     /// Whether the reference is on the mount that `references.counted` speaks of, not on one of `remaining`.
     pub counted: bool,
-    /// How the holder's mount receives mounts: `shared`, `slave`, `shared+slave` or `private`.
-    pub propagation: Option<String>,
+    /// How the holder's mount receives mounts.
+    pub propagation: Option<Propagation>,
     /// When it was opened, if that was seen.
     pub opened: Option<Timestamp>,
     /// Who opened it, if that was seen.
@@ -64,8 +63,7 @@ pub struct Holder {
     /// Refused attempts that it was there for.
     pub attempts_blocked: u64,
     /// How ebusy knows.
-    #[cfg_attr(test, schemars(extend("items" = {"enum": ["history", "snapshot"]})))]
-    pub evidence: Vec<String>,
+    pub evidence: Vec<EvidenceSource>,
     /// Of a `child_mount`: what goes when it is unmounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_along: Option<TakesAlong>,
@@ -105,5 +103,29 @@ named! {
         PropagatedCopy => "propagated_copy",
         /// Another mount of the same file system: it does not block.
         PrivateCopy => "private_copy",
+    }
+}
+
+named! {
+    /// What a descriptor may be used for.
+    Access {
+        /// Reading.
+        Read => "read",
+        /// Writing.
+        Write => "write",
+        /// Both.
+        ReadWrite => "read+write",
+        /// Neither: it only names the file (`O_PATH`).
+        Path => "path",
+    }
+}
+
+named! {
+    /// How ebusy knows of a reference.
+    EvidenceSource {
+        /// Its open was seen, and no close.
+        History => "history",
+        /// It was found in the kernel's memory.
+        Snapshot => "snapshot",
     }
 }

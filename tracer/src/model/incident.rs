@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Books, Caller, Fix, Holder, IncidentBody, Outcome, Process, RefusedUmount, Target, Timestamp};
+use super::{
+    Books, Caller, Fix, Holder, IncidentBody, Outcome, Process, RefusedUmount, Target, Tier, Timestamp,
+};
 
 /// All refused attempts on one target, with the books of the last one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,8 +36,7 @@ pub struct Incident {
     /// They use a private copy or a detached clone: they do not block, but keep the file system busy.
     pub bystanders: Vec<Holder>,
     /// The probe tier.
-    #[cfg_attr(test, schemars(with = "crate::probe::Tier"))]
-    pub probe: String,
+    pub probe: Tier,
     /// Records lost by any probe for any reason since ebusy started, but for those of others that do not touch this; 0
     /// means none.
     pub lost_events: u64,

@@ -16,12 +16,14 @@ mod kind;
 mod operation;
 mod outcome;
 mod process;
+mod propagation;
 #[cfg(test)]
 pub(crate) mod samples;
 mod slow;
 mod stuck;
 mod target;
 mod text;
+mod tier;
 mod time;
 mod who;
 
@@ -32,19 +34,21 @@ pub use self::{
         Workload,
     },
     container::{Container, HostMount, Owner},
-    entered::Entered,
+    entered::{Entered, WayIn},
     fix::{Fix, FixAction},
-    holder::{Holder, Sharer, TakesAlong, Through},
+    holder::{Access, EvidenceSource, Holder, Sharer, TakesAlong, Through},
     incident::{Incident, Noise},
     incident_body::{Caller, IncidentBody, IncidentOperation, Refusals, RefusedOperation, RefusedUmount},
     kind::{AIO_REQUEST, Kind, UNIX_GARBAGE, URING_REQUEST},
     operation::{Operation, Reason},
     outcome::Outcome,
     process::{Parent, Process, Requester},
+    propagation::Propagation,
     slow::{Phase, Slow, Wait, WaitsFor},
     stuck::{Retry, RetrySource, Since, SinceSource, earlier},
     target::{Books, Target},
     text::Text,
+    tier::Tier,
     time::Timestamp,
     who::Who,
 };

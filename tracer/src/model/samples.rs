@@ -1,8 +1,8 @@
 //! Reports for tests, without advice.
 
 use super::{
-    Books, Caller, Container, Fix, Holder, Incident, IncidentBody, Kind, Outcome, Owner, Process, Refusals,
-    RefusedUmount, Target, Text, Through, Timestamp, Who,
+    Access, Books, Caller, Container, EvidenceSource, Fix, Holder, Incident, IncidentBody, Kind, Outcome,
+    Owner, Process, Propagation, Refusals, RefusedUmount, Target, Text, Through, Tier, Timestamp, Who,
 };
 
 const ID: &str = "9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3c5";
@@ -22,7 +22,7 @@ pub(crate) fn target() -> Target {
         source: Some("overlay".into()),
         device: Some("0:52".into()),
         mount_namespace: Some(4_026_531_841),
-        propagation: Some("shared".into()),
+        propagation: Some(Propagation::Shared),
         container: Some(Container {
             runtime: Some("containerd".into()),
             id: ID.into(),
@@ -67,7 +67,7 @@ pub(crate) fn holder() -> Holder {
         refs: 2,
         process: Some(agent()),
         fd: Some(37),
-        access: Some("read".into()),
+        access: Some(Access::Read),
         shared_with: Vec::new(),
         path: "/var/log/app.log".into(),
         held_by: None,
@@ -80,7 +80,7 @@ pub(crate) fn holder() -> Holder {
         mount_namespace: Some(4_026_533_012),
         through: Through::PropagatedCopy,
         counted: true,
-        propagation: Some("slave".into()),
+        propagation: Some(Propagation::Slave),
         opened: Some(at(-2_466_000)),
         opened_by: Some(Process {
             tid: Some(48_230),
@@ -88,7 +88,7 @@ pub(crate) fn holder() -> Holder {
         }),
         entered: None,
         attempts_blocked: 50,
-        evidence: vec!["history".into(), "snapshot".into()],
+        evidence: vec![EvidenceSource::History, EvidenceSource::Snapshot],
         takes_along: None,
     }
 }
@@ -111,7 +111,7 @@ pub(crate) fn plain(pid: u32, comm: &str, kind: Kind, path: &str) -> Holder {
         propagation: None,
         opened: None,
         opened_by: None,
-        evidence: vec!["snapshot".into()],
+        evidence: vec![EvidenceSource::Snapshot],
         takes_along: None,
         ..holder()
     }
@@ -186,7 +186,7 @@ pub(crate) fn incident(holders: Vec<Holder>) -> Incident {
         references: books(refs, refs),
         holders,
         bystanders: Vec::new(),
-        probe: "fentry".into(),
+        probe: Tier::Fentry,
         lost_events: 0,
         noise: Vec::new(),
         source: 0,
@@ -206,7 +206,7 @@ pub(crate) fn who(holders: Vec<Holder>) -> Who {
         holders,
         candidates: Vec::new(),
         bystanders: Vec::new(),
-        probe: "tracepoint".into(),
+        probe: Tier::Tracepoint,
         since: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Container, Text, Timestamp};
+use super::{Container, Propagation, Text, Timestamp};
 
 /// The mount that was to be removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +24,8 @@ pub struct Target {
     pub device: Option<String>,
     /// Inode number of its mount namespace.
     pub mount_namespace: Option<u32>,
-    /// Propagation of the *parent*, which decides whether copies elsewhere block: `shared`, `slave`, `shared+slave` or `private`.
-    pub propagation: Option<String>,
+    /// Propagation of the *parent*, which decides whether copies elsewhere block.
+    pub propagation: Option<Propagation>,
     /// The container that it belongs to.
     pub container: Option<Container>,
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Books, Fix, Holder, Since, Target, Timestamp};
+use super::{Books, Fix, Holder, Since, Target, Tier, Timestamp};
 
 /// Who would block an umount now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,8 +23,7 @@ pub struct Who {
     /// They use a private copy or a detached clone.
     pub bystanders: Vec<Holder>,
     /// The probe tier.
-    #[cfg_attr(test, schemars(with = "crate::probe::Tier"))]
-    pub probe: String,
+    pub probe: Tier,
     /// Since when its umount has failed, at the latest; left out where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Since>,

@@ -18,12 +18,13 @@ use super::{
     ledger::LedgerMaps,
     lockdown,
     sources::Sources,
-    tier::{At, Choice, FENTRY_HOOKS, FunctionHook, History, KPROBE_HOOKS, Purpose, TRACEPOINT_HOOKS, Tier},
+    tier::{At, Choice, FENTRY_HOOKS, FunctionHook, History, KPROBE_HOOKS, Purpose, TRACEPOINT_HOOKS},
     tracefs::{Attached, Tracefs, attach},
 };
 use crate::{
     btf::Btf,
     kernel::{KernelLayout, Reader},
+    model::Tier,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ebusy-bpf.o"));

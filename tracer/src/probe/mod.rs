@@ -19,6 +19,6 @@ pub use self::{
     lockdown::{Lockdown, LockedDown},
     loss::{LossReader, Losses, skipped_runs},
     sources::Sources,
-    tier::{Choice, History, Purpose, Tier},
+    tier::{Choice, History, Purpose},
     tracefs::Tracefs,
 };

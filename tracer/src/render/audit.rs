@@ -198,8 +198,8 @@ fn workload(line: Line, workload: &Workload) -> Line {
 }
 
 fn copies(label: &str, group: &Group) -> Entry {
-    let kind = group.copies.first().and_then(|copy| copy.propagation.as_deref());
-    let kind = kind.map_or_else(String::new, |kind| format!("{kind} "));
+    let kind = group.copies.first().and_then(|copy| copy.propagation);
+    let kind = kind.map_or_else(String::new, |kind| format!("{} ", kind.name()));
     let (one, many) = (format!("{kind}copy"), format!("{kind}copies"));
     let line = Line::new(label)
         .with(|line| workload(line, &group.workload))

@@ -5,7 +5,9 @@ use jiff::tz::TimeZone;
 use super::times::{between, clock, duration, moment};
 use crate::{
     advice::{by_itself, retries_by_rule},
-    model::{Books, Holder, Incident, Kind, Outcome, Refusals, RefusedUmount, Retry, Target, Timestamp},
+    model::{
+        Books, Holder, Incident, Kind, Outcome, Refusals, RefusedUmount, Retry, Target, Tier, Timestamp,
+    },
     text::{Line, short_name},
 };
 
@@ -19,7 +21,7 @@ pub(super) struct Account<'a> {
     pub(super) attempts: Option<u64>,
     /// Records lost; `None` where nothing was recorded.
     pub(super) lost: Option<u64>,
-    pub(super) probe: &'a str,
+    pub(super) probe: Tier,
 }
 
 /// `2 counted = 2 explained + 0 unexplained ...; 0 lost; tier fentry`.
@@ -84,8 +86,7 @@ pub(super) fn books(account: Account<'_>) -> String {
         Some(lost) => line.words(format!("; {lost} lost")),
         None => line,
     };
-    line.words(format!("; tier {}", short_name(probe.as_bytes())))
-        .finish()
+    line.words(format!("; tier {probe}")).finish()
 }
 
 /// How it went on, and whether it will.
@@ -210,7 +211,7 @@ mod tests {
             target: &incident.target,
             attempts: Some(incident.attempts()),
             lost: Some(incident.lost_events),
-            probe: &incident.probe,
+            probe: incident.probe,
         })
     }
 

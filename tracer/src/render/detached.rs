@@ -25,7 +25,7 @@ pub(super) fn report(incident: &Incident, style: &Style) -> String {
         target: &incident.target,
         attempts: None,
         lost: Some(incident.lost_events),
-        probe: &incident.probe,
+        probe: incident.probe,
     };
     Report {
         verdict: verdict(incident),
@@ -94,7 +94,7 @@ mod tests {
 
     use crate::{
         advice::advise_incident,
-        model::{Books, Holder, Incident, IncidentBody, Kind, Outcome, Process, Target, Timestamp},
+        model::{Access, Books, Holder, Incident, IncidentBody, Kind, Outcome, Process, Target, Timestamp},
         render::{Style, incident, samples},
     };
 
@@ -140,7 +140,7 @@ mod tests {
             refs: 1,
             counted: true,
             fd: Some(3),
-            access: Some("read".into()),
+            access: Some(Access::Read),
             path: "/log".into(),
             process: Some(Process {
                 pid: 4242,

@@ -2,7 +2,7 @@
 
 use super::{names, times::moment, view::View};
 use crate::{
-    model::{Entered, Holder},
+    model::{Holder, WayIn},
     text::{Line, short_name},
 };
 
@@ -10,13 +10,13 @@ use crate::{
 pub(super) fn way_in(holder: &Holder, view: View<'_>) -> Option<Line> {
     let entered = holder.entered.as_deref()?;
     let line = Line::sub("way in");
-    Some(match entered.operation.as_str() {
-        Entered::OUTSIDE => {
+    Some(match entered.operation {
+        WayIn::Outside => {
             let own = entered.from?;
             let verb = if entered.time.is_some() { "opened" } else { "held" };
             line.words(format!("{verb} from outside: its own mount namespace is {own}"))
         }
-        Entered::SETNS => {
+        WayIn::Setns => {
             let line = match &entered.by {
                 Some(by) => {
                     let name = short_name(by.comm.as_bytes());
@@ -45,7 +45,7 @@ pub(super) fn way_in(holder: &Holder, view: View<'_>) -> Option<Line> {
                 None => line,
             }
         }
-        _ => return None,
+        WayIn::Unshare | WayIn::Clone | WayIn::Unknown => return None,
     })
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use crate::{
-        model::{Entered, Holder, Parent},
+        model::{Entered, Holder, Parent, WayIn},
         render::{
             holder::block,
             samples::{self, at},
@@ -82,7 +82,7 @@ mod tests {
     fn the_way_in() {
         let setns = Entered {
             time: Some(at(-2_000)),
-            operation: Entered::SETNS.to_owned(),
+            operation: WayIn::Setns,
             namespace: 4_026_533_012,
             from: Some(4_026_531_841),
             container: samples::target().container,
@@ -105,11 +105,11 @@ mod tests {
                 ..setns.clone()
             },
             Entered {
-                operation: Entered::OUTSIDE.to_owned(),
+                operation: WayIn::Outside,
                 ..setns.clone()
             },
             Entered {
-                operation: Entered::OUTSIDE.to_owned(),
+                operation: WayIn::Outside,
                 time: None,
                 ..setns.clone()
             },
@@ -124,7 +124,7 @@ mod tests {
         "#);
         // A namespace of its own is no way in.
         let unshare = Entered {
-            operation: "unshare".to_owned(),
+            operation: WayIn::Unshare,
             ..setns
         };
         assert_eq!(fifth(unshare), None);

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     advice::mountpoint_seen,
     identity::mount_claim,
-    model::{Container, Holder, Kind, Process, Target, Through},
+    model::{Container, Holder, Kind, Process, Propagation, Target, Through},
     text::{Line, short_name},
 };
 
@@ -135,12 +135,14 @@ fn file(line: Line, holder: &Holder, target: &Target, both: bool) -> Line {
 
 /// Which mount the reference is on, in few words.
 fn copy(holder: &Holder) -> &'static str {
-    match (holder.through, holder.propagation.as_deref()) {
+    match (holder.through, holder.propagation) {
         (Through::Target, _) if holder.kind == Kind::Mount => "the caller's own mount namespace",
         (Through::Target, _) => "the mount itself",
         (Through::PrivateCopy, _) => "a private copy",
-        (Through::PropagatedCopy, Some("slave" | "shared+slave")) => "its own slave copy",
-        (Through::PropagatedCopy, Some("shared")) => "its own shared copy",
+        (Through::PropagatedCopy, Some(Propagation::Slave | Propagation::SharedSlave)) => {
+            "its own slave copy"
+        }
+        (Through::PropagatedCopy, Some(Propagation::Shared)) => "its own shared copy",
         (Through::PropagatedCopy, _) => "a propagated copy",
     }
 }
@@ -193,9 +195,9 @@ fn volume(container: &Container, holder: &Holder, target: &Target) -> Option<Str
     let at = if at.is_empty() { b"/" } else { at };
     let kubernetes = container.pod.is_some();
     let kind = if kubernetes { "hostPath" } else { "volume" };
-    let propagation = match (holder.propagation.as_deref()?, kubernetes) {
-        ("slave", true) => "HostToContainer",
-        ("slave", false) => "rslave",
+    let propagation = match (holder.propagation?, kubernetes) {
+        (Propagation::Slave, true) => "HostToContainer",
+        (Propagation::Slave, false) => "rslave",
         (_, true) => "Bidirectional",
         (_, false) => "rshared",
     };
@@ -287,7 +289,7 @@ mod tests {
 
     use super::{View, block};
     use crate::{
-        model::{Holder, Kind, Process, Sharer, Through},
+        model::{Access, Holder, Kind, Process, Sharer, Through},
         render::samples::{self, at, plain},
     };
 
@@ -373,7 +375,7 @@ mod tests {
         };
         let holder = Holder {
             also: vec![Kind::Mmap, Kind::Exe],
-            access: Some("path".into()),
+            access: Some(Access::Path),
             deleted: true,
             counted: false,
             attempts_blocked: 31,

@@ -36,7 +36,7 @@ fn refused(incident: &Incident, umount: &RefusedUmount, style: &Style) -> String
         target: &incident.target,
         attempts,
         lost: Some(incident.lost_events),
-        probe: &incident.probe,
+        probe: incident.probe,
     };
     Report {
         verdict: verdict(incident, umount),
@@ -101,7 +101,7 @@ mod tests {
     use super::incident;
     use crate::{
         advice::advise_incident,
-        model::{Books, Holder, Incident, Kind, Outcome, Parent, Through},
+        model::{Books, Holder, Incident, Kind, Outcome, Parent, Through, Tier},
         render::{
             Style,
             samples::{self, plain},
@@ -273,7 +273,7 @@ mod tests {
         samples::umount_of(&mut of).refusals.attempts = 1;
         of.flags = vec!["UMOUNT_NOFOLLOW".into()];
         of.outcome = Some(Outcome::Released);
-        of.probe = "tracepoint".into();
+        of.probe = Tier::Tracepoint;
         insta::assert_snapshot!(text(&of), @r#"
         EBUSY  /mnt/data (ext4), refused to umount 19871, run by fish 300, UMOUNT_NOFOLLOW
         HOLDER bash, pid 412, working directory

@@ -1,7 +1,7 @@
 //! Each kind of reference in words: what it is, and what lets go of it.
 
 use crate::{
-    model::{AIO_REQUEST, Holder, Kind, Text, URING_REQUEST},
+    model::{AIO_REQUEST, Access, Holder, Kind, Text, URING_REQUEST},
     text::{said, short_name},
 };
 
@@ -29,9 +29,9 @@ pub(super) fn label(kind: Kind) -> &'static str {
 
 /// The way of holding, in words.
 pub(super) fn way(holder: &Holder) -> String {
-    let access = holder.access.as_deref().map(|access| match access {
-        "path" => " (path only)".to_owned(),
-        other => format!(" ({})", short_name(other.as_bytes())),
+    let access = holder.access.map(|access| match access {
+        Access::Path => " (path only)".to_owned(),
+        other => format!(" ({})", other.name()),
     });
     let by = |before: &str| match &holder.held_by {
         Some(by) => format!("{before}{}", short_name(by.as_bytes())),

@@ -7,8 +7,9 @@ use super::{Style, incident, report::LINES, samples, who};
 use crate::{
     advice::{advise_incident, check_command},
     model::{
-        Books, Caller, Container, Entered, Fix, Holder, Incident, IncidentBody, Kind, Operation, Outcome,
-        Owner, Parent, Process, Reason, Refusals, RefusedOperation, Sharer, Target, Text, Through, Timestamp,
+        Access, Books, Caller, Container, Entered, Fix, Holder, Incident, IncidentBody, Kind, Operation,
+        Outcome, Owner, Parent, Process, Propagation, Reason, Refusals, RefusedOperation, Sharer, Target,
+        Text, Through, Timestamp, WayIn,
     },
     text::{
         Command,
@@ -117,7 +118,8 @@ fn holder() -> BoxedStrategy<Holder> {
             option(process()),
             option(process()),
             option(any::<u32>()),
-            option(string()),
+            option(proptest::sample::select(Access::ALL.to_vec())),
+            option(proptest::sample::select(Propagation::ALL.to_vec())),
             option(string()),
         ),
         (text(), option(text()), option(any::<i64>()), any::<u8>()),
@@ -125,14 +127,14 @@ fn holder() -> BoxedStrategy<Holder> {
         .prop_map(
             |(
                 (kind, also, (refs, deleted, counted, attempts_blocked), through),
-                (process, opened_by, fd, access, propagation),
+                (process, opened_by, fd, access, propagation, reason),
                 (path, seen_as, opened, sharers),
             )| Holder {
                 kind,
                 also,
                 refs,
                 held_by: seen_as.clone(),
-                reason: access.clone(),
+                reason,
                 shared_with: (0..sharers % 4)
                     .map(|pid| Sharer {
                         pid: u32::from(pid),
@@ -163,13 +165,13 @@ fn holder() -> BoxedStrategy<Holder> {
 fn through_a_namespace(by: Option<&Process>, opened: Option<i64>) -> Option<Box<Entered>> {
     let by = by?;
     let operation = if by.pid % 2 == 0 {
-        Entered::OUTSIDE
+        WayIn::Outside
     } else {
-        Entered::SETNS
+        WayIn::Setns
     };
     Some(Box::new(Entered {
         time: opened.map(Timestamp::from_nanos),
-        operation: operation.to_owned(),
+        operation,
         namespace: u32::MAX,
         from: Some(by.pid),
         container: by.container.clone(),

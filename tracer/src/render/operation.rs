@@ -3,7 +3,7 @@
 use super::{Style, books::state, detached, names, noise::noise, report::Report, view::View};
 use crate::{
     model::{Incident, Operation, Outcome, Reason, RefusedOperation},
-    text::{Command, Line, short_name},
+    text::{Command, Line},
 };
 
 /// The incident in at most 18 lines of 110 columns.
@@ -107,8 +107,7 @@ fn why(incident: &Incident, refused: &RefusedOperation) -> String {
         .words(reason(refused))
         .words(format!(
             "; {} lost; tier {}",
-            incident.lost_events,
-            short_name(incident.probe.as_bytes())
+            incident.lost_events, incident.probe
         ))
         .finish()
 }
@@ -135,8 +134,8 @@ mod tests {
     use crate::{
         advice::advise_incident,
         model::{
-            Books, Holder, IncidentBody, Kind, Operation, Process, Reason, Refusals, RefusedOperation,
-            Sharer, Target, Through,
+            Access, Books, Holder, IncidentBody, Kind, Operation, Process, Propagation, Reason, Refusals,
+            RefusedOperation, Sharer, Target, Through, Tier,
         },
         render::{Style, incident, samples},
     };
@@ -161,7 +160,7 @@ mod tests {
             comm: "rm".into(),
             ..Process::default()
         };
-        of.probe = "tracepoint".into();
+        of.probe = Tier::Tracepoint;
         of.references = Books {
             sampled_at: of.references.sampled_at,
             ..Books::default()
@@ -183,7 +182,7 @@ mod tests {
             path: "/".into(),
             seen_as: Some("/mnt/data".into()),
             mount_namespace: Some(4_026_532_180),
-            propagation: Some("private".into()),
+            propagation: Some(Propagation::Private),
             through,
             counted: true,
             process: (through != Through::Target).then(|| Process {
@@ -258,7 +257,7 @@ mod tests {
             kind: Kind::Fd,
             refs: 1,
             fd: Some(7),
-            access: Some("read".into()),
+            access: Some(Access::Read),
             path: "/dev/loop3".into(),
             seen_as: Some("/dev/loop3".into()),
             counted: true,

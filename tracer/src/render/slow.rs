@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{Incident, Outcome, Phase, Slow, Timestamp, Wait, WaitsFor},
-    text::{Line, short_name},
+    text::Line,
 };
 
 /// Waits that are told one by one.
@@ -166,8 +166,7 @@ fn state(incident: &Incident, slow: &Slow, now: Timestamp, style: &Style) -> Str
         .words(format!("{words} ({})", clock(now, &style.zone)))
         .words(format!(
             "; {} lost; tier {}",
-            incident.lost_events,
-            short_name(incident.probe.as_bytes())
+            incident.lost_events, incident.probe
         ))
         .finish()
 }

@@ -21,7 +21,7 @@ pub fn who(who: &Who, style: &Style) -> String {
         target: &who.target,
         attempts: None,
         lost: None,
-        probe: &who.probe,
+        probe: who.probe,
     };
     Report {
         verdict: verdict(who),

@@ -3,7 +3,7 @@
 use crate::{
     identity::BootClock,
     incident::{Analyzer, Output, Timeline},
-    model::{Incident, Timestamp},
+    model::{Incident, Tier, Timestamp},
     stream::Record,
 };
 
@@ -30,7 +30,7 @@ pub struct Seen {
     /// Kernel release of the last run.
     pub kernel: Option<String>,
     /// Probe tier of the last run.
-    pub tier: Option<String>,
+    pub tier: Option<Tier>,
     /// Incidents, whether chosen or not.
     pub incidents: u64,
     /// Whether the last run said that it ended.
@@ -55,7 +55,7 @@ impl Analysis {
         if let Record::Start(start) = &record {
             self.clock = Some(start.clock);
             self.seen.kernel = Some(start.kernel.clone());
-            self.seen.tier = Some(start.tier.name().to_owned());
+            self.seen.tier = Some(start.tier);
             self.seen.runs += 1;
         }
         if let (Some(clock), Some(time)) = (self.clock, record.time()) {

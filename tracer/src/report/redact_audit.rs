@@ -106,7 +106,7 @@ mod tests {
     use super::Redactor;
     use crate::model::{
         Audit, Container, CopiedMount, Detached, Fix, Group, Holder, Keeper, KeptNamespace, Leaked,
-        LeakedPlace, Now, Process, Target, Text, Timestamp, Workload,
+        LeakedPlace, Now, Process, Target, Text, Tier, Timestamp, Workload,
     };
 
     fn process() -> Process {
@@ -205,7 +205,7 @@ mod tests {
                 }],
                 fixes: vec![Fix::change("umount /x/secret")],
             }],
-            ..Audit::of(Timestamp::from_nanos(1))
+            ..Audit::of(Timestamp::from_nanos(1), Tier::Tracepoint)
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     header::{pair, parents, process},
     operation::{self, RawOperation},
 };
-use crate::model::{Process, Text};
+use crate::model::{Process, Text, WayIn};
 
 /// Why bytes are no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum Raw {
         /// Boot clock, ns.
         time: u64,
         /// `setns`, `unshare`, `clone`.
-        operation: &'static str,
+        operation: WayIn,
         /// Who, and the number of the namespace.
         by: Box<Process>,
         /// Start of the process, boot clock, ns.
@@ -195,10 +195,10 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         RecordKind::Namespace => {
             let record: NamespaceRecord = read(bytes, "namespace")?;
             let operation = match record.operation {
-                namespace_operation::SETNS => "setns",
-                namespace_operation::UNSHARE => "unshare",
-                namespace_operation::CLONE => "clone",
-                _ => "unknown",
+                namespace_operation::SETNS => WayIn::Setns,
+                namespace_operation::UNSHARE => WayIn::Unshare,
+                namespace_operation::CLONE => WayIn::Clone,
+                _ => WayIn::Unknown,
             };
             Ok(Raw::Namespace {
                 time: header.time,

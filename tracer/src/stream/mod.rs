@@ -18,8 +18,8 @@ pub use self::{
 use crate::{
     identity::BootClock,
     kernel::Snapshot,
-    model::{Container, Process, Target, Text},
-    probe::{Losses, Tier},
+    model::{Container, Process, Target, Text, Tier, WayIn},
+    probe::Losses,
 };
 
 /// One record.
@@ -283,8 +283,8 @@ pub struct Closed {
 pub struct Entered {
     /// Boot clock, ns.
     pub time: u64,
-    /// `setns`, `unshare` or `clone`.
-    pub operation: String,
+    /// How.
+    pub operation: WayIn,
     /// Who.
     pub pid: u32,
     /// Which thread of it; unknown in streams of old.

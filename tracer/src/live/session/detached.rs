@@ -18,7 +18,7 @@ use crate::{
         own_namespace,
         target::{absolute, at_path, describe, mount_key, unknown},
     },
-    model::{Holder, Process, Target, Through},
+    model::{EvidenceSource, Holder, Process, Target, Through},
     stream::{Detached, Freed, Object, RawUmount, Record},
     watchdog::{self, Step},
 };
@@ -420,7 +420,7 @@ impl Session {
                         .complete(self.host.kernel(&self.probes.reader), process, reference.start);
             }
             reference.holder.counted = true;
-            reference.holder.evidence = vec!["snapshot".to_owned()];
+            reference.holder.evidence = vec![EvidenceSource::Snapshot];
             let (holders, objects) = holders.entry(reference.mount).or_default();
             objects.push(Object {
                 address: reference.object,

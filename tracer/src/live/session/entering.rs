@@ -6,16 +6,16 @@ use super::Session;
 use crate::{
     identity::Containers,
     live::mounts::MountsView,
-    model::{Container, Entered as Way, Process},
+    model::{Container, Process, WayIn},
     stream::{Entered, Record},
 };
 
 impl Session {
     /// Enters it into the stream.
-    pub(super) fn entered(&mut self, (time, operation, source): (u64, &str, u64), by: Process, start: u64) {
+    pub(super) fn entered(&mut self, (time, operation, source): (u64, WayIn, u64), by: Process, start: u64) {
         let namespace = by.mount_namespace.unwrap_or(0);
         // A new namespace has no container yet: its root file system comes later.
-        let container = if operation == Way::SETNS {
+        let container = if operation == WayIn::Setns {
             let known = owner(&self.view, self.identities.containers(), namespace);
             // It may have been seen when it was new, before it had its own root: no hook tells of that.
             if known.is_none() && Instant::now() >= self.view_next {
@@ -30,7 +30,7 @@ impl Session {
         self.view_stale = true;
         self.push(Record::Entered(Entered {
             time,
-            operation: operation.to_owned(),
+            operation,
             pid: by.pid,
             tid: by.tid,
             start,

@@ -8,7 +8,7 @@ use crate::{
     audit::testing,
     model::{
         Audit, CopiedMount, Detached, Fix, Group, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own,
-        Setting, Text, Workload,
+        Propagation, Setting, Text, Workload,
     },
     render::{Style, samples},
     text::{
@@ -34,7 +34,7 @@ fn group(slave: bool) -> Group {
             path_base64: None,
             mount_id: 7,
             mount_namespace: 4_026_533_012,
-            propagation: Some(if slave { "slave" } else { "private" }.to_owned()),
+            propagation: Some(Propagation::new(false, slave)),
             holders: if slave { vec![holder] } else { Vec::new() },
         }],
         fixes: Vec::new(),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     incident::Span,
-    model::{Entered, Holder, Incident, IncidentBody, Kind, Outcome, Process, Refusals, Through},
+    model::{Holder, Incident, IncidentBody, Kind, Outcome, Process, Refusals, Through, WayIn},
     render::{
         books::{Account, books},
         kinds::{also, way},
@@ -270,12 +270,12 @@ fn way_in(page: &mut Page, holder: &Holder, zone: &TimeZone) {
     let Some(entered) = holder.entered.as_deref() else {
         return;
     };
-    let words = match (entered.operation.as_str(), entered.from, entered.time) {
-        (Entered::OUTSIDE, Some(own), time) => {
+    let words = match (entered.operation, entered.from, entered.time) {
+        (WayIn::Outside, Some(own), time) => {
             let verb = if time.is_some() { "opened" } else { "held" };
             format!("{verb} from outside: its own mount namespace is {own}")
         }
-        (Entered::SETNS, _, Some(time)) => {
+        (WayIn::Setns, _, Some(time)) => {
             let namespace = entered.namespace;
             let of = entered.container.as_ref();
             let of = of.map_or(String::new(), |of| format!(" of {}", container_short(of)));
@@ -397,7 +397,7 @@ fn account(page: &mut Page, incident: &Incident) {
         target: &incident.target,
         attempts: Some(incident.attempts()),
         lost: Some(incident.lost_events),
-        probe: &incident.probe,
+        probe: incident.probe,
     });
     let line = line.strip_prefix("BOOKS").unwrap_or(&line).trim();
     let (sum, rest) = line.split_once(['(', ',', ';']).unwrap_or((line, ""));
@@ -464,7 +464,7 @@ fn particulars(page: &mut Page, incident: &Incident, zone: &TimeZone) {
     if let Some(sampled) = incident.references.sampled_at {
         row(page, "looked at", &super::summary::date(sampled, zone));
     }
-    row(page, "tier", &incident.probe);
+    row(page, "tier", incident.probe.name());
     page.put(format_args!("</dl>\n</details>\n"));
 }
 

@@ -2,14 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use tracer_common::HOST;
+
+use super::{kept::Kept, room::Skipped};
 use crate::{
     identity::BootClock,
     model::{self, Holder, Kind, Process, WayIn},
     stream::{Entered, Opened},
 };
 
-/// Enterings kept at the most; the oldest go first.
+/// Enterings kept at the most, and of one source that is not the host.
 const KEPT_MAX: usize = 20_000;
+const EACH_SOURCE_MAX: usize = KEPT_MAX / 8;
 /// Of one thread: a program that goes through many containers may have opened files in the last few.
 const EACH_MAX: usize = 16;
 
@@ -23,7 +27,9 @@ const SAME_CALL: u64 = 1_000_000_000;
 pub(super) struct Enterings {
     /// By thread, in order.
     threads: HashMap<u32, VecDeque<Entered>>,
-    order: VecDeque<(u32, u64)>,
+    order: Kept<(u32, u64), KEPT_MAX, EACH_SOURCE_MAX>,
+    /// Those that had to be forgotten, by source.
+    forgotten: Skipped,
     /// Records were lost some time before.
     doubtful_until: u64,
 }
@@ -55,23 +61,27 @@ impl Enterings {
             return;
         }
         entered.from = entered.from.or(before.map(|before| before.namespace));
-        self.order.push_back((tid, entered.time));
+        let forgotten = self.order.push(entered.source, (tid, entered.time));
         thread.push_back(entered);
         if thread.len() > EACH_MAX {
             thread.pop_front();
         }
-        while self.order.len() > KEPT_MAX {
-            let Some((tid, time)) = self.order.pop_front() else {
-                break;
-            };
-            // It may have been one too many of its thread.
-            if let Some(thread) = self.threads.get_mut(&tid) {
-                thread.pop_front_if(|oldest| oldest.time <= time);
-                if thread.is_empty() {
-                    self.threads.remove(&tid);
-                }
+        // It may have been one too many of its thread.
+        if let Some((source, (tid, time))) = forgotten
+            && let Some(thread) = self.threads.get_mut(&tid)
+        {
+            if thread.pop_front_if(|oldest| oldest.time <= time).is_some() && source != HOST {
+                *self.forgotten.entry(source).or_default() += 1;
+            }
+            if thread.is_empty() {
+                self.threads.remove(&tid);
             }
         }
+    }
+
+    /// Those of others that had to be forgotten, by source. Where the host's are, nobody made noise.
+    pub(super) fn forgotten(&self) -> &Skipped {
+        &self.forgotten
     }
 
     /// The last time before `until` that a thread, or the first one of its process, came into a namespace.
@@ -205,7 +215,7 @@ fn is_by_path(kind: Kind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{EACH_MAX, Enterings, KEPT_MAX};
+    use super::{EACH_MAX, EACH_SOURCE_MAX, Enterings, KEPT_MAX};
     use crate::{
         identity::BootClock,
         model::{self, Container, Holder, Kind, Process, Timestamp, WayIn},
@@ -423,9 +433,28 @@ mod tests {
             enterings.push(entered(1000 + tid, 1000, POD));
         }
         assert_eq!(
-            (enterings.order.len(), enterings.threads.len()),
+            (enterings.order.iter().count(), enterings.threads.len()),
             (KEPT_MAX, KEPT_MAX)
         );
-        assert!(!enterings.threads.contains_key(&7));
+        assert!(!enterings.threads.contains_key(&7) && enterings.forgotten().is_empty());
+    }
+
+    #[test]
+    fn who_makes_noise_is_forgotten_first() {
+        let mut enterings = Enterings::default();
+        enterings.push(entered(7, 10, POD));
+        let by = |source, tid| Entered {
+            source,
+            ..entered(tid, 1000, POD)
+        };
+        enterings.push(by(9, 8));
+        let noise = 2 * KEPT_MAX as u32;
+        for tid in 0..noise {
+            enterings.push(by(65_534, 1000 + tid));
+        }
+        assert!(way(&enterings, &holder(POD), None).is_some());
+        assert!(enterings.threads.contains_key(&8));
+        let lost = u64::from(noise) - EACH_SOURCE_MAX as u64;
+        assert_eq!(*enterings.forgotten(), [(65_534, lost)].into());
     }
 }

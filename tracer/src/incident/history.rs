@@ -1,21 +1,22 @@
 //! Who opened which file, and when: a hint for what a snapshot finds. Where the tier sees every open and close it also
 //! proves who held a mount at the moment of an attempt.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tracer_common::HOST;
-
-use super::entered::Enterings;
+use super::{entered::Enterings, kept::Kept, room::Skipped};
 use crate::{
     model::Text,
     stream::{Closed, Entered, Named, Opened},
 };
 
-/// Opens kept at the most, and of one source that is not the host; the oldest go first, of the source that has most.
+/// Opens kept at the most, and of one source that is not the host.
 const OPENS_MAX: usize = 200_000;
 const EACH_MAX: usize = 50_000;
 /// Closed files kept: an attempt is entered only a moment after the check that refused it.
 const CLOSED_MAX: usize = 4096;
+const EACH_CLOSED_MAX: usize = CLOSED_MAX / 8;
+/// Paths kept.
+const NAMES_MAX: usize = 4096;
 
 /// A file that was open on a busy mount at the moment of an attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,11 +42,9 @@ pub(super) struct StillOpen<'h> {
 pub struct History {
     opens: HashMap<u64, Opened>,
     by_mount: HashMap<u64, HashSet<u64>>,
-    /// File and time of each, in order, by source.
-    order: HashMap<u64, VecDeque<(u64, u64)>>,
-    /// How many that are.
-    kept: usize,
-    closed: VecDeque<(Opened, u64)>,
+    /// File and time of each, in order.
+    order: Kept<(u64, u64), OPENS_MAX, EACH_MAX>,
+    closed: Kept<(Opened, u64), CLOSED_MAX, EACH_CLOSED_MAX>,
     /// Paths of the latest attempts' files, by mount, dentry and the hash of the name.
     names: HashMap<(u64, u64, u64), (Text, bool)>,
     /// Who came into which mount namespace.
@@ -60,41 +59,15 @@ impl History {
     /// A file was opened. At the tracepoint tier an address can come again without a close having been seen.
     pub fn opened(&mut self, opened: Opened) {
         self.remove(opened.file);
-        let source = opened.source;
-        let order = self.order.entry(source).or_default();
-        order.push_back((opened.file, opened.time));
-        self.kept += 1;
-        let has_room = source == HOST || order.len() <= EACH_MAX;
+        let forgotten = self.order.push(opened.source, (opened.file, opened.time));
         self.by_mount.entry(opened.mount).or_default().insert(opened.file);
         self.opens.insert(opened.file, opened);
-        if !has_room {
-            self.forget_of(source);
-        } else if self.kept > OPENS_MAX {
-            let most = self
-                .order
-                .iter()
-                .max_by_key(|(source, order)| (order.len(), **source));
-            if let Some(source) = most.map(|(source, _)| *source) {
-                self.forget_of(source);
-            }
-        }
-    }
-
-    /// Forgets the oldest of a source.
-    fn forget_of(&mut self, source: u64) {
-        let Some(order) = self.order.get_mut(&source) else {
-            return;
-        };
-        if let Some((file, time)) = order.pop_front() {
-            self.kept -= 1;
-            if order.is_empty() {
-                self.order.remove(&source);
-            }
+        if let Some((source, (file, time))) = forgotten
             // The same address may have been opened again since.
-            if self.opens.get(&file).is_some_and(|opened| opened.time == time) {
-                self.remove(file);
-                *self.forgotten.entry(source).or_default() += 1;
-            }
+            && self.opens.get(&file).is_some_and(|opened| opened.time == time)
+        {
+            self.remove(file);
+            *self.forgotten.entry(source).or_default() += 1;
         }
     }
 
@@ -117,10 +90,7 @@ impl History {
             .is_some_and(|opened| opened.time <= closed.time)
             && let Some(opened) = self.remove(closed.file)
         {
-            self.closed.push_back((opened, closed.time));
-            if self.closed.len() > CLOSED_MAX {
-                self.closed.pop_front();
-            }
+            self.closed.push(opened.source, (opened, closed.time));
         }
     }
 
@@ -149,9 +119,14 @@ impl History {
         self.enterings.push(entered);
     }
 
+    /// Enterings that had to be forgotten, by source.
+    pub(crate) fn forgotten_enterings(&self) -> &Skipped {
+        self.enterings.forgotten()
+    }
+
     /// What a file is called.
     pub fn named(&mut self, named: Named) {
-        if self.names.len() >= CLOSED_MAX {
+        if self.names.len() >= NAMES_MAX {
             self.names.clear();
         }
         self.names.insert(

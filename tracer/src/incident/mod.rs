@@ -7,6 +7,7 @@ mod detached;
 mod entered;
 mod history;
 mod holders;
+mod kept;
 mod noise;
 mod open;
 mod operations;

@@ -150,12 +150,16 @@ impl Session {
     }
 
     /// What user space had no room for, by source.
-    pub(super) fn skipped(&self) -> [(&'static str, &Skipped); 4] {
+    pub(super) fn skipped(&self) -> [(&'static str, &Skipped); 5] {
         [
             ("history: too many open files", &self.analyzer.history().forgotten),
             (
                 "earlier attempts: too many mounts",
                 self.analyzer.forgotten_attempts(),
+            ),
+            (
+                "mount namespaces entered: too many",
+                self.analyzer.history().forgotten_enterings(),
             ),
             (super::detached::SKIPPED, &self.detached.skipped),
             (super::slow::SKIPPED, &self.slow.skipped),

@@ -1,23 +1,33 @@
 //! The live side: everything that reads the running host and puts it into the stream.
 
+mod appeared;
 mod audit;
+mod context;
 mod device;
+mod entering;
+mod follow;
 mod fuzzed;
 mod host;
 mod identities;
 mod keepers;
 mod ledger;
+mod left;
 mod links;
+mod losses;
 mod mounts;
 mod options;
+mod others;
 mod overlay;
 mod path_text;
+mod picture;
 mod place;
 mod refused;
+mod returned;
 mod runtime_state;
 mod sampler;
 mod session;
 mod stack;
+mod still_busy;
 mod stuck;
 mod target;
 mod watched;

@@ -1,20 +1,7 @@
-//! One run of ebusy: takes what the probes send, looks where it has to, and feeds the analysis.
-
-mod appeared;
-mod caught_up;
-mod clearing;
-mod detached;
-mod entering;
-mod look;
-mod operations;
-mod others;
-mod slow;
-mod umounts;
+//! One run of ebusy: takes what the probes send, hands it to the followers, and returns what the analysis says.
 
 use std::{
-    collections::{HashMap, HashSet},
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,23 +9,26 @@ use anyhow::{Context as _, Result, bail};
 use tracer_common::HOST;
 
 use super::{
-    host::{Host, own_namespace},
-    identities::Identities,
-    ledger::Ledger,
-    mounts::MountsView,
+    context::Context,
+    entering::entered,
+    follow::{DetachedMounts, Follower, LoopDevices, RefusedOperations, RefusedUmounts, SlowUmounts},
+    host::Host,
+    losses::LossAccount,
     options::{Options, Watching},
+    others::{self, Others},
+    refused::Asked,
+    returned::Returned,
+    still_busy::{StillBusy, still_busy},
     stuck::stuck,
-    watched::WatchTable,
 };
 use crate::{
     capture::{Destination, Header, Recorder, run_name},
     confine,
-    identity::{Containers, boot_nanos},
+    identity::boot_nanos,
     incident::{Analyzer, Output},
-    kernel::Mount,
-    probe::{Losses, Probes, load, skipped_runs},
+    probe::{Losses, load},
     render::escape,
-    stream::{DecodeError, Gone, Lost, MountKey, Noise, Raw, Record, Start, decode},
+    stream::{DecodeError, Noise, Raw, RawOperation, RawUmount, Record, Start, decode},
     watchdog::{self, Step},
 };
 
@@ -49,86 +39,21 @@ const EVENTS_AT_ONCE: usize = 20_000;
 /// Refusals taken at once at the most: many times what the ring has room for, but whoever makes them as fast as they are
 /// taken does not keep ebusy here.
 const REFUSALS_AT_ONCE: usize = 1 << 16;
-/// `UMOUNT_NOFOLLOW` of umount2(2).
-const UMOUNT_NOFOLLOW: u32 = 8;
-
-/// How long the record of an umount may take to arrive after its mount has gone.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// How long after its mount has gone an umount that is under way may be the one that did it: one that
-/// hangs may be of something else.
-const LATE: Duration = Duration::from_secs(30);
-
-/// How long a look is kept that was replaced, at the least: longer than an umount goes on after its mount has gone.
-const BEFORE_AGE: Duration = Duration::from_secs(1);
-
-/// A look at the mounts is not trusted for longer than this.
-const VIEW_AGE: Duration = Duration::from_secs(5);
-
-/// A target whose last refused attempt wants a snapshot.
-#[derive(Debug)]
-struct Pending {
-    mount: Mount,
-    attempt: u64,
-    /// On whose account it was refused.
-    source: u64,
-}
-
-/// A target that is gone from the tables.
-#[derive(Debug)]
-struct Vanished {
-    /// When it was found so, in nanoseconds of the boot clock.
-    found: u64,
-    /// Since when no umount is under way that may have done it.
-    since: Instant,
-}
-
-impl Vanished {
-    fn since_found(&self) -> Duration {
-        Duration::from_nanos(boot_nanos().saturating_sub(self.found))
-    }
-}
 
 /// One run.
 #[derive(Debug)]
 pub struct Session {
-    host: Host,
-    probes: Probes,
-    identities: Identities,
-    options: Options,
-    recorder: Option<Recorder>,
-    analyzer: Analyzer,
-    view: MountsView,
-    /// A look before the last ones, and when it was replaced: a mount goes from the tables some time before its umount is
-    /// told, and there may be looks meanwhile.
-    view_before: Option<(MountsView, Instant)>,
-    /// When the last look was over (boot clock, ns).
-    view_until: u64,
-    /// When the last look at the mounts began.
-    view_from: u64,
-    view_stale: bool,
-    view_next: Instant,
-    view_read: Instant,
-    table: WatchTable,
-    appeared: appeared::Appeared,
-    ledger: Ledger,
-    pending: HashMap<MountKey, Pending>,
-    /// Targets that were found gone without an umount that did it.
-    vanished: HashMap<MountKey, Vanished>,
-    sample_next: Instant,
+    context: Context,
+    umounts: RefusedUmounts,
+    operations: RefusedOperations,
+    loops: LoopDevices,
+    detached: DetachedMounts,
+    slow: SlowUmounts,
+    others: Others,
+    losses: LossAccount,
     /// The time of the last event taken from its ring, if more were left there.
     behind: Option<u64>,
-    /// Targets of open incidents that were looked at once.
-    sampled: HashSet<MountKey>,
-    causes: operations::Causes,
-    loops: clearing::LoopDevices,
-    detached: detached::DetachedMounts,
-    slow: slow::SlowUmounts,
-    others: others::Others,
-    own_losses: Losses,
-    told_losses: Losses,
     own_umounts: u64,
-    output: Vec<Output>,
 }
 
 impl Session {
@@ -140,7 +65,6 @@ impl Session {
         host.attach(&probes.reader)?;
         drop(step);
         confine::while_starting(options.command);
-        let containers = Arc::new(Containers::new("/proc", "/"));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: host.release.clone(),
@@ -150,58 +74,35 @@ impl Session {
             run: Some(run_name()),
         };
         let capture = options.capture.take();
-        let view = MountsView::read(host.kernel(&probes.reader), host.task());
-        containers.learn_all(view.paths_of(own_namespace()));
-        let now = Instant::now();
         let mut session = Self {
-            appeared: appeared::Appeared::at_start(&view),
-            identities: Identities::new(host.clock, containers, options.cmdline),
-            analyzer: Analyzer::new(start.clone()),
-            host,
-            probes,
-            options,
-            recorder: None,
-            view,
-            view_before: None,
-            view_until: boot_nanos(),
-            view_from: 0,
-            view_stale: false,
-            view_next: now,
-            view_read: now,
-            table: WatchTable::default(),
-            ledger: Ledger::default(),
-            pending: HashMap::new(),
-            vanished: HashMap::new(),
-            sample_next: now,
+            context: Context::new(host, probes, options, start.clone()),
+            umounts: RefusedUmounts::default(),
+            operations: RefusedOperations::default(),
+            loops: LoopDevices::default(),
+            detached: DetachedMounts::default(),
+            slow: SlowUmounts::default(),
+            others: Others::default(),
+            losses: LossAccount::default(),
             behind: None,
-            sampled: HashSet::new(),
-            causes: operations::Causes::default(),
-            loops: clearing::LoopDevices::default(),
-            detached: detached::DetachedMounts::default(),
-            slow: slow::SlowUmounts::default(),
-            others: others::Others::default(),
-            own_losses: Losses::default(),
-            told_losses: Losses::default(),
             own_umounts: 0,
-            output: Vec::new(),
         };
-        if session.options.command {
-            session.table.watch_new_mounts(&session.view);
-        }
-        session.update_table();
         if let Some(destination) = capture.and_then(|capture| session.apart(capture).transpose()) {
-            session.recorder = Some(Recorder::start(destination?, Header::here(start.clone()))?);
+            session.context.recorder = Some(Recorder::start(destination?, Header::here(start.clone()))?);
         }
-        session.push(Record::Start(start));
-        session.probes.losses.begin()?;
+        session.context.push(Record::Start(start));
+        session.context.probes.losses.begin()?;
         let self_test = session.self_test().err().map(|error| format!("{error:#}"));
-        let kernel = session.host.kernel(&session.probes.reader);
+        let context = &session.context;
         let watching = Watching {
             refused,
-            missing: session.probes.missing.clone(),
-            targets: session.table.targets,
-            mounts: session.table.len(),
-            stuck: stuck(kernel, session.identities.containers(), &session.view),
+            missing: context.probes.missing.clone(),
+            targets: context.table.targets,
+            mounts: context.table.len(),
+            stuck: stuck(
+                context.kernel(),
+                context.identities.containers(),
+                &context.picture.view,
+            ),
             self_test,
         };
         Ok((session, watching))
@@ -210,7 +111,7 @@ impl Session {
     /// A capture on a watched mount would refuse its umount.
     fn apart(&self, destination: Destination) -> Result<Option<Destination>> {
         let id = destination.folder.mount_id()?;
-        if !id.is_some_and(|id| self.table.has(id)) {
+        if !id.is_some_and(|id| self.context.table.has(id)) {
             return Ok(Some(destination));
         }
         let path = escape(destination.folder.path().as_os_str().as_encoded_bytes());
@@ -228,42 +129,42 @@ impl Session {
     /// Whether that mount is watched.
     #[must_use]
     pub fn watches(&self, mount_id: u32) -> bool {
-        self.table.has(mount_id)
+        self.context.table.has(mount_id)
     }
 
     /// The analysis so far.
     #[must_use]
     pub fn analyzer(&self) -> &Analyzer {
-        &self.analyzer
+        &self.context.analyzer
     }
 
     /// What records the stream.
     #[must_use]
     pub fn recorder(&self) -> Option<&Recorder> {
-        self.recorder.as_ref()
+        self.context.recorder.as_ref()
     }
 
     /// The same, for whoever ends it.
     pub fn take_recorder(&mut self) -> Option<Recorder> {
-        self.recorder.take()
+        self.context.recorder.take()
     }
 
     /// The tier in use.
     #[must_use]
     pub fn tier(&self) -> crate::model::Tier {
-        self.probes.tier
+        self.context.probes.tier
     }
 
     /// Who did more than there is room for, so far.
     #[must_use]
     pub fn noisy(&self) -> &[Noise] {
-        &self.others.told
+        self.losses.noise()
     }
 
     /// What was lost so far, less what single sources lost of their own.
     #[must_use]
     pub fn losses(&self) -> &Losses {
-        &self.told_losses
+        self.losses.losses()
     }
 
     /// Descriptors that become readable when there is something to do: refusals, events, what others do.
@@ -275,9 +176,9 @@ impl Session {
                 .context("duplicating the descriptor of a ring")
         };
         Ok([
-            duplicate(self.probes.refusals.as_raw_fd())?,
-            duplicate(self.probes.events.as_raw_fd())?,
-            duplicate(self.probes.others.as_raw_fd())?,
+            duplicate(self.context.probes.refusals.as_raw_fd())?,
+            duplicate(self.context.probes.events.as_raw_fd())?,
+            duplicate(self.context.probes.others.as_raw_fd())?,
         ])
     }
 
@@ -298,66 +199,37 @@ impl Session {
         Ok(())
     }
 
-    fn push(&mut self, record: Record) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.push(&record, self.analyzer.is_quiet());
-        }
-        let output = self.analyzer.push(record);
-        self.output.extend(output);
-    }
-
     /// Takes all that is in the rings, looks where a refusal asks for it, and returns what the analysis says.
     pub fn drain(&mut self) -> Result<Vec<Output>> {
         let _step = watchdog::within(Step::Events, &[]);
         let mut succeeded = false;
-        // Refusals first: then all opens and closes before each of them are there as well. Those after one do no harm,
-        // as the analysis goes by their times.
-        let mut records = take(&mut self.probes.refusals, REFUSALS_AT_ONCE, &mut self.own_losses);
-        let last = records.last().map_or(0, Raw::time);
-        loop {
-            let events = take(&mut self.probes.events, EVENTS_AT_ONCE, &mut self.own_losses);
-            let full = events.len() == EVENTS_AT_ONCE;
-            self.behind = events.last().filter(|_| full).map(Raw::time);
-            records.extend(events);
-            if self.behind.is_none_or(|time| time >= last) {
-                break;
-            }
+        for raw in self.take() {
+            succeeded |= self.record(raw);
         }
-        let others = take(&mut self.probes.others, OTHERS_AT_ONCE, &mut self.own_losses);
-        records.append(&mut self.take_others(others));
-        records.sort_by_key(Raw::time);
-        for raw in records {
-            succeeded |= self.raw(raw);
-        }
-        self.sample_pending(HOST);
+        self.drained(HOST);
         succeeded |= self.turns_of_others();
         if succeeded {
             // An incident that ends is told with what was lost.
             self.tell_losses()?;
-            self.check_gone();
+            self.umounts.tell_gone(&mut self.context);
         }
-        if self.view_stale && Instant::now() >= self.view_next {
-            self.refresh_view();
+        if self.context.picture.wants_look() {
+            self.context.refresh();
         }
-        Ok(std::mem::take(&mut self.output))
+        Ok(self.context.take_output())
     }
 
     /// Lets time pass.
     pub fn tick(&mut self) -> Result<Vec<Output>> {
-        // Where a kernel has no hook for new mounts (7.2 inlined it), and for what no hook sees.
-        self.view_stale |= self.view_read.elapsed() > VIEW_AGE;
+        self.context.picture.grow_old();
         let mut output = self.drain()?;
-        self.check_gone();
-        self.learn_containers();
-        self.follow_operations(false);
-        self.follow_loops();
-        self.follow_detached(false);
-        self.follow_slow(false);
+        self.context.learn_containers();
+        self.followers(|follower, context| follower.tick(context, false));
         // All that was lost until then is told before.
         let time = boot_nanos();
         self.tell_losses()?;
-        self.push(Record::Tick { time });
-        output.append(&mut self.output);
+        self.context.push(Record::Tick { time });
+        output.append(&mut self.context.take_output());
         Ok(output)
     }
 
@@ -369,8 +241,7 @@ impl Session {
 
     /// Ends the run.
     pub fn end(&mut self) -> Result<Vec<Output>> {
-        // A last attempt that was not looked at yet.
-        self.sample_next = Instant::now();
+        self.umounts.rest_no_longer();
         let now = boot_nanos();
         let mut output = self.drain()?;
         // All that has happened is in the books, not only as much as is taken at once.
@@ -378,159 +249,167 @@ impl Session {
             output.append(&mut self.drain()?);
         }
         output.append(&mut self.tick()?);
-        self.last_turns_of_others();
+        self.turns(Instant::now(), others::LAST);
+        self.others.lose_rest();
         self.tell_losses()?;
-        self.follow_operations(true);
-        self.follow_loops();
-        self.follow_detached(true);
-        self.follow_slow(true);
-        self.push(Record::End { time: boot_nanos() });
-        output.append(&mut self.output);
+        self.followers(|follower, context| follower.tick(context, true));
+        self.context.push(Record::End { time: boot_nanos() });
+        output.append(&mut self.context.take_output());
         Ok(output)
+    }
+
+    /// Whether nothing of what had happened at `asked` (boot clock, ns) is left in the rings or waits for a look: new
+    /// mounts, refused umounts, mounts that were detached, loop devices that were told to go. What came later does not
+    /// matter: there may always be more of that.
+    #[must_use]
+    pub fn has_caught_up(&self, asked: u64) -> bool {
+        let is_later = |time: u64| time > asked;
+        let followers: [&dyn Follower; 5] = [
+            &self.umounts,
+            &self.operations,
+            &self.loops,
+            &self.detached,
+            &self.slow,
+        ];
+        self.behind.is_none_or(is_later)
+            && self.others.oldest().is_none_or(is_later)
+            && self.context.picture.has_caught_up(asked)
+            && followers
+                .iter()
+                .all(|follower| follower.has_caught_up(&self.context, asked))
+    }
+
+    /// Counts the references of the targets of open incidents; those that have none are left out, and those that cannot
+    /// be counted.
+    #[must_use]
+    pub fn still_busy(&self) -> Vec<StillBusy> {
+        still_busy(&self.context)
+    }
+
+    /// Asks each follower for something, in the order in which they write to the stream.
+    fn followers(&mut self, ask: impl Fn(&mut dyn Follower, &mut Context)) {
+        let followers: [&mut dyn Follower; 5] = [
+            &mut self.umounts,
+            &mut self.operations,
+            &mut self.loops,
+            &mut self.detached,
+            &mut self.slow,
+        ];
+        for follower in followers {
+            let _step = watchdog::within(follower.step(), &[]);
+            ask(follower, &mut self.context);
+        }
+    }
+
+    /// Takes all that is in the rings, in the order in which it happened.
+    fn take(&mut self) -> Vec<Raw> {
+        let probes = &mut self.context.probes;
+        let own = &mut self.losses.own;
+        // Refusals first: then all opens and closes before each of them are there as well. Those after one do no harm,
+        // as the analysis goes by their times.
+        let mut records = take(&mut probes.refusals, REFUSALS_AT_ONCE, own);
+        let last = records.last().map_or(0, Raw::time);
+        loop {
+            let events = take(&mut probes.events, EVENTS_AT_ONCE, own);
+            let full = events.len() == EVENTS_AT_ONCE;
+            self.behind = events.last().filter(|_| full).map(Raw::time);
+            records.extend(events);
+            if self.behind.is_none_or(|time| time >= last) {
+                break;
+            }
+        }
+        let others = take(&mut probes.others, OTHERS_AT_ONCE, own);
+        records.append(&mut self.others.take(others));
+        records.sort_by_key(Raw::time);
+        records
+    }
+
+    /// Gives each of the others a turn, for a while. Whether an umount succeeded.
+    fn turns_of_others(&mut self) -> bool {
+        let Some(most) = self.others.turn() else {
+            return false;
+        };
+        let began = Instant::now();
+        let succeeded = self.turns(began, most);
+        self.others.rest_after(began.elapsed());
+        succeeded
+    }
+
+    fn turns(&mut self, began: Instant, most: Duration) -> bool {
+        let _step = watchdog::within(Step::Others, &[]);
+        let mut succeeded = false;
+        while began.elapsed() < most {
+            let Some((source, raw)) = self.others.next() else {
+                break;
+            };
+            succeeded |= self.record(raw);
+            self.drained(source);
+        }
+        succeeded
+    }
+
+    fn drained(&mut self, source: u64) {
+        self.followers(|follower, context| follower.drained(context, source));
     }
 
     fn tell_losses(&mut self) -> Result<()> {
         let _step = watchdog::within(Step::Losses, &[]);
-        let mut losses = self.probes.losses.read()?;
-        for (what, count) in &self.own_losses.0 {
-            losses.add(what.clone(), *count);
-        }
-        for (what, count) in skipped_runs(self.probes.reader.ebpf()) {
-            losses.add(what, count);
-        }
-        for (what, count) in self.probes.missed() {
-            losses.add(what, count);
-        }
-        losses.add("watch table: full", self.table.full + self.table.crowded);
-        for (what, skipped) in self.skipped() {
-            losses.add(what, skipped.get(&HOST).copied().unwrap_or(0));
-        }
-        losses.add("loop devices: too many to follow", self.loops.skipped);
-        losses.add("containers: too many to read about", self.appeared.skipped);
-        self.ledger.lost(&losses);
-        let noise = self.noise();
-        if losses != self.told_losses || noise != self.others.told {
-            self.told_losses = losses.clone();
-            self.others.told.clone_from(&noise);
-            let time = boot_nanos();
-            self.push(Record::Lost(Lost { time, losses, noise }));
-        }
+        let followers: [&dyn Follower; 5] = [
+            &self.umounts,
+            &self.operations,
+            &self.loops,
+            &self.detached,
+            &self.slow,
+        ];
+        let skipped = followers.iter().filter_map(|follower| follower.skipped());
+        let loops = ("loop devices: too many to follow", self.loops.skipped);
+        self.losses
+            .tell(&mut self.context, &self.others, skipped.collect(), &[loops])?;
+        self.umounts.lost(self.losses.losses());
         Ok(())
     }
 
-    /// Enters one record; whether it was an umount that succeeded.
-    fn raw(&mut self, raw: Raw) -> bool {
+    /// Hands out one record; whether it was an umount that succeeded.
+    fn record(&mut self, raw: Raw) -> bool {
         match raw {
             Raw::Umount(umount) => {
-                let succeeded = umount.ret == 0;
                 self.umount(&umount);
-                return succeeded;
+                return umount.ret == 0;
             }
-            Raw::Closed(closed) => self.push(Record::Closed(closed)),
-            Raw::Opened(opened) => self.push(Record::Opened(opened)),
+            Raw::Closed(closed) => self.context.push(Record::Closed(closed)),
+            Raw::Opened(opened) => self.context.push(Record::Opened(opened)),
             Raw::Namespace {
                 time,
                 operation,
                 by,
                 start,
                 source,
-            } => self.entered((time, operation, source), *by, start),
+            } => entered(&mut self.context, (time, operation, source), *by, start),
             Raw::MountChanged { source, .. } => {
-                self.probes.sources.look_at_mounts(source);
-                self.view_stale = true;
+                self.context.probes.sources.look_at_mounts(source);
+                self.context.picture.mark_stale();
             }
             Raw::Operation(operation) => self.operation(&operation),
         }
         false
     }
 
-    /// Tells which targets of open incidents are not mounted any more.
-    fn check_gone(&mut self) {
-        let _step = watchdog::within(Step::Gone, &[]);
-        let targets: Vec<MountKey> = self.analyzer.open_targets().collect();
-        self.sampled.retain(|mount| targets.contains(mount));
-        let kernel = self.host.kernel(&self.probes.reader);
-        let gone: Vec<MountKey> = targets
-            .into_iter()
-            .filter(|key| {
-                let now = kernel.mount(key.address);
-                !now.is_some_and(|now| now.id == key.id && now.unique == key.unique && now.namespace != 0)
-            })
-            .collect();
-        self.vanished.retain(|mount, _| gone.contains(mount));
-        let under_way: Vec<(u64, u64)> = if gone.is_empty() {
-            Vec::new()
-        } else {
-            let calls = self.probes.under_way.all().into_iter();
-            calls.map(|(_, call)| (call.source, call.entered)).collect()
+    fn umount(&mut self, raw: &RawUmount) {
+        if raw.caller.pid == std::process::id() {
+            self.own_umounts += 1;
+            return;
+        }
+        let umount = Returned::new(&mut self.context, raw);
+        self.followers(|follower, context| follower.umount(context, &umount));
+        let record = umount.record(&self.context);
+        self.context.push(record);
+    }
+
+    fn operation(&mut self, raw: &RawOperation) {
+        let Some(asked) = Asked::of(self.context.kernel(), raw) else {
+            return;
         };
-        for mount in gone {
-            let vanished = self.vanished.entry(mount).or_insert_with(|| Vanished {
-                found: boot_nanos(),
-                since: Instant::now(),
-            });
-            let late = vanished.since_found() > LATE;
-            // Nobody but the host takes away what the host could unmount: an umount of somebody else may hang for ever.
-            let of_host = self.analyzer.source_of(mount) == Some(HOST);
-            let mut may_be_it = under_way.iter().filter(|(source, _)| !of_host || *source == HOST);
-            if !late && may_be_it.any(|(_, entered)| *entered <= vanished.found) {
-                vanished.since = Instant::now();
-            }
-            let since = vanished.since;
-            // The mount goes before the umount returns, and before its record is here.
-            if !self.analyzer.was_removed(mount) && since.elapsed() < GRACE {
-                continue;
-            }
-            self.vanished.remove(&mount);
-            self.pending.remove(&mount);
-            self.view_stale = true;
-            self.push(Record::Gone(Gone {
-                mount,
-                time: boot_nanos(),
-            }));
-        }
-    }
-
-    fn refresh_view(&mut self) {
-        let began = Instant::now();
-        self.view_from = boot_nanos();
-        let kernel = self.host.kernel(&self.probes.reader);
-        let view = MountsView::again(kernel, self.host.task(), &self.view);
-        self.others.crowded_mounts(&view.crowded);
-        let before = std::mem::replace(&mut self.view, view);
-        self.note_left(&before);
-        self.view_until = boot_nanos();
-        let old = |(_, replaced): &(MountsView, Instant)| replaced.elapsed() > BEFORE_AGE;
-        if self.view_before.as_ref().is_none_or(old) {
-            self.view_before = Some((before, began));
-        }
-        self.appeared.update(&self.view);
-        self.view_stale = false;
-        self.view_read = began;
-        self.update_table();
-        let took = began.elapsed();
-        self.view_next = Instant::now() + (took * 4).clamp(Duration::from_millis(5), Duration::from_secs(5));
-        log::debug!(
-            "looked at {} mount namespaces in {took:?}",
-            self.view.namespaces.len()
-        );
-    }
-
-    /// The same if somebody asks who may ask as often as they like: not before it is due.
-    fn refresh_view_for(&mut self, source: u64) {
-        if source == HOST || Instant::now() >= self.view_next {
-            self.refresh_view();
-        }
-    }
-
-    fn update_table(&mut self) {
-        let kernel = self.host.kernel(&self.probes.reader);
-        self.table.update(
-            kernel,
-            &self.view,
-            &self.options.patterns,
-            &mut self.probes.watched,
-        );
+        self.followers(|follower, context| follower.operation(context, &asked, raw));
     }
 }
 

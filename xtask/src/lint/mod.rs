@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{command, phases::Phases, say, setup, workspace::Workspace};
 
+mod cited;
 mod deny;
 mod rooms;
 mod sleeps;
@@ -31,6 +32,7 @@ pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
     check("fmt", &mut || cargo(&["fmt", "--all", "--check"]))?;
     check("sleeps", &mut || sleeps::check(&workspace.root))?;
     check("rooms", &mut || rooms::check(&workspace.root))?;
+    check("cited files", &mut || cited::check(&workspace.root))?;
     // The build script of the tracer compiles the kernel programs for clippy, too.
     check("set-up", &mut || setup::toolchain(false).map(|_| true))?;
     check("clippy", &mut || {

@@ -19,7 +19,7 @@ const ROOMS: [&str; 27] = [
 ];
 
 /// Arrows up and circles that are left to be undone: these numbers only go down.
-const LEFT: (usize, usize) = (6, 2);
+const LEFT: (usize, usize) = (6, 1);
 
 /// One file uses something of another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

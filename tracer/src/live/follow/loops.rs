@@ -4,16 +4,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Session, operations::device_target};
+use super::{follower::Follower, operations::device_target};
 use crate::{
     identity::boot_nanos,
     live::{
+        context::Context,
         device::Bound,
         refused::{Asked, text},
     },
     model::Process,
     stream::{Freed, RawOperation, Record, Refused},
-    watchdog::{self, Step},
+    watchdog::Step,
 };
 
 /// The caller closes the device as well, and udev opens whatever changes for a moment: who is there after that keeps it.
@@ -25,18 +26,11 @@ const FRESH_MAX: usize = 1024;
 
 /// What is known of them.
 #[derive(Debug, Default)]
-pub(super) struct LoopDevices {
+pub(in crate::live) struct LoopDevices {
     fresh: Vec<Fresh>,
     followed: Vec<Followed>,
     /// Those that were too many.
-    pub(super) skipped: u64,
-}
-
-impl LoopDevices {
-    /// Whether no call that had returned by then waits for its look.
-    pub(super) fn has_caught_up(&self, asked: u64) -> bool {
-        self.fresh.iter().all(|fresh| fresh.returned > asked)
-    }
+    pub(in crate::live) skipped: u64,
 }
 
 /// A call that is not looked at yet.
@@ -68,9 +62,16 @@ fn is_there(name: &str, bound: &Bound) -> bool {
     Bound::of(name).as_ref() == Some(bound)
 }
 
-impl Session {
+impl Follower for LoopDevices {
+    fn step(&self) -> Step {
+        Step::Loops
+    }
+
     /// A loop device was told to give up its file.
-    pub(super) fn loop_cleared(&mut self, asked: Asked, raw: &RawOperation) {
+    fn operation(&mut self, context: &mut Context, asked: &Asked, raw: &RawOperation) {
+        if !asked.operation.is_pending() {
+            return;
+        }
         let path = asked.name();
         let name = path
             .strip_prefix(b"/dev/")
@@ -78,15 +79,13 @@ impl Session {
         let Some((name, bound)) = name.and_then(|name| Some((name.to_owned(), Bound::of(name)?))) else {
             return;
         };
-        if self.loops.fresh.len() >= FRESH_MAX {
-            self.loops.skipped += 1;
+        if self.fresh.len() >= FRESH_MAX {
+            self.skipped += 1;
             return;
         }
-        let caller = self
-            .identities
-            .complete(self.host.kernel(&self.probes.reader), &raw.caller, raw.start);
-        self.loops.fresh.push(Fresh {
-            asked,
+        let caller = context.complete(&raw.caller, raw.start);
+        self.fresh.push(Fresh {
+            asked: asked.clone(),
             name,
             bound,
             returned: raw.time,
@@ -97,42 +96,47 @@ impl Session {
     }
 
     /// Looks at those that should be free by now, and tells which of the others have become so.
-    pub(super) fn follow_loops(&mut self) {
-        let _step = watchdog::within(Step::Loops, &[]);
+    fn tick(&mut self, context: &mut Context, _end: bool) {
         let now = Instant::now();
-        let (due, later): (Vec<Fresh>, Vec<Fresh>) = std::mem::take(&mut self.loops.fresh)
+        let (due, later): (Vec<Fresh>, Vec<Fresh>) = std::mem::take(&mut self.fresh)
             .into_iter()
             .partition(|fresh| now - fresh.since >= GRACE);
-        self.loops.fresh = later;
+        self.fresh = later;
         for fresh in due {
             if is_there(&fresh.name, &fresh.bound) && Bound::is_given_up(&fresh.name) {
-                self.loop_stays(fresh);
+                self.stays(context, fresh);
             }
         }
         let free: Vec<Followed> = self
-            .loops
             .followed
             .extract_if(.., |followed| !is_there(&followed.name, &followed.bound))
             .collect();
         for followed in free {
-            self.push(Record::Freed(Freed {
+            context.push(Record::Freed(Freed {
                 cause: followed.cause,
                 time: boot_nanos(),
             }));
         }
     }
 
-    fn loop_stays(&mut self, fresh: Fresh) {
-        let known = self.loops.followed.iter().find(|followed| followed.is(&fresh));
+    /// No call that had returned by then waits for its look.
+    fn has_caught_up(&self, _context: &Context, asked: u64) -> bool {
+        self.fresh.iter().all(|fresh| fresh.returned > asked)
+    }
+}
+
+impl LoopDevices {
+    fn stays(&mut self, context: &mut Context, fresh: Fresh) {
+        let known = self.followed.iter().find(|followed| followed.is(&fresh));
         let known = known.map(|followed| followed.cause);
-        if known.is_none() && self.loops.followed.len() >= FOLLOWED_MAX {
-            self.loops.skipped += 1;
+        if known.is_none() && self.followed.len() >= FOLLOWED_MAX {
+            self.skipped += 1;
             return;
         }
-        let (found, _) = self.look_for(&fresh.asked, true);
+        let (found, _) = context.look_for(&fresh.asked, true);
         let (path, file) = (fresh.asked.name(), &fresh.bound.file);
-        let shown = self.is_operation_shown(&path, &fresh.caller, &found)
-            || self.is_shown(&text(file), &fresh.caller);
+        let shown = context.is_operation_shown(&text(&path), &fresh.caller, &found)
+            || context.is_shown(&text(file), &fresh.caller);
         // What was found had it still, if it is still there.
         let Some(device) = fresh.asked.opened_device() else {
             return;
@@ -140,16 +144,16 @@ impl Session {
         if !shown || !is_there(&fresh.name, &fresh.bound) {
             return;
         }
-        let cause = known.unwrap_or_else(|| self.causes.number());
+        let cause = known.unwrap_or_else(|| context.number());
         let target = device_target(&path, fresh.asked.namespace, device, Some(file.clone()));
         if known.is_none() {
-            self.loops.followed.push(Followed {
+            self.followed.push(Followed {
                 cause,
                 name: fresh.name,
                 bound: fresh.bound,
             });
         }
-        self.push(Record::Refused(Box::new(Refused {
+        context.push(Record::Refused(Box::new(Refused {
             cause,
             operation: fresh.asked.operation,
             returned: fresh.returned,

@@ -10,20 +10,24 @@ use std::{
 
 use tracer_common::HOST;
 
-use super::Session;
+use super::follower::Follower;
 use crate::{
     identity::boot_nanos,
     incident::{Skipped, has_room},
-    live::stack,
+    live::{
+        context::Context,
+        returned::{Returned, resolve},
+        stack,
+    },
     model::Target,
     stream::{RawUmount, Record, Slow, Stack},
-    watchdog::{self, Step},
+    watchdog::Step,
 };
 
 /// `umount2` of x86-64.
 const UMOUNT2: u64 = 166;
 /// What is lost of those that are too many.
-pub(super) const SKIPPED: &str = "slow umounts: too many to follow";
+const SKIPPED: &str = "slow umounts: too many to follow";
 /// Threads that are followed at the most: as many as there is room for in the kernel.
 const FOLLOWED_MAX: usize = 2048;
 /// Threads of the host, and of others, of which the stack is read at one look at the most.
@@ -38,10 +42,10 @@ const MISSING_MAX: u32 = 5;
 
 /// What is known of them, by thread.
 #[derive(Debug, Default)]
-pub(super) struct SlowUmounts {
+pub(in crate::live) struct SlowUmounts {
     followed: HashMap<u32, Followed>,
     /// Umounts that were too many to follow, by source.
-    pub(super) skipped: Skipped,
+    skipped: Skipped,
 }
 
 #[derive(Debug)]
@@ -116,17 +120,23 @@ impl SlowUmounts {
     }
 }
 
-impl Session {
-    fn slow_limit(&self) -> Option<u64> {
-        let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        self.options.slow.map(nanos)
+/// What takes longer is told, ns.
+fn limit(context: &Context) -> Option<u64> {
+    let nanos = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+    context.options.slow.map(nanos)
+}
+
+impl Follower for SlowUmounts {
+    fn step(&self) -> Step {
+        Step::Slow
     }
 
     /// An umount has its result; those that succeeded have a way to go.
-    pub(super) fn slow_returned(&mut self, raw: &RawUmount, target: &Target) {
-        let Some(limit) = self.slow_limit() else { return };
+    fn umount(&mut self, context: &mut Context, umount: &Returned<'_>) {
+        let (raw, target) = (umount.raw, &umount.target);
+        let Some(limit) = limit(context) else { return };
         let tid = raw.caller.tid.unwrap_or(raw.caller.pid);
-        let known = self.slow.followed.remove(&tid);
+        let known = self.followed.remove(&tid);
         let mut followed = match known {
             Some(mut known) if known.raw.entered == raw.entered => {
                 // What the kernel program could not read at the entry it may have read at the return.
@@ -140,39 +150,38 @@ impl Session {
             }
             other => {
                 if let Some(other) = other {
-                    self.slow_over(other, raw.entered, limit);
+                    over(context, other, raw.entered, limit);
                 }
                 Followed::new(raw.clone(), true, Some(target.clone()))
             }
         };
         if raw.ret != 0 {
             // Nothing was taken away, so nothing is left to do.
-            return self.slow_over(followed, raw.returned, limit);
+            return over(context, followed, raw.returned, limit);
         }
-        if !self.slow.has_room(raw.source) {
+        if !self.has_room(raw.source) {
             return;
         }
         followed.missing = 0;
-        self.slow.followed.insert(tid, followed);
+        self.followed.insert(tid, followed);
     }
 
     /// Looks who is in an umount2, and at what.
-    pub(super) fn follow_slow(&mut self, end: bool) {
-        let _step = watchdog::within(Step::Slow, &[]);
-        let Some(limit) = self.slow_limit() else { return };
-        let under_way = self.slow_under_way(limit);
+    fn tick(&mut self, context: &mut Context, end: bool) {
+        let Some(limit) = limit(context) else { return };
+        let under_way = self.under_way(context, limit);
         let now = boot_nanos();
-        let mut over = Vec::new();
+        let mut ended = Vec::new();
         let mut looks = [0; 2];
-        let kernel = self.host.kernel(&self.probes.reader);
-        for (tid, followed) in &mut self.slow.followed {
+        let kernel = context.kernel();
+        for (tid, followed) in &mut self.followed {
             let raw = &followed.raw;
             if !under_way.contains(tid) {
                 let is_there = kernel.system_call(raw.task, raw.caller.pid, *tid) == Some(UMOUNT2);
                 followed.missing += u32::from(!followed.answered);
                 let lost = followed.missing > MISSING_MAX;
                 if (followed.answered && !is_there) || lost {
-                    over.push(*tid);
+                    ended.push(*tid);
                     continue;
                 }
                 if !is_there {
@@ -190,13 +199,12 @@ impl Session {
                 followed.look(now);
             }
         }
-        for tid in over {
-            if let Some(followed) = self.slow.followed.remove(&tid) {
-                self.slow_over(followed, now, limit);
+        for tid in ended {
+            if let Some(followed) = self.followed.remove(&tid) {
+                over(context, followed, now, limit);
             }
         }
         let due: Vec<u32> = self
-            .slow
             .followed
             .iter()
             .filter(|(_, followed)| match followed.telling {
@@ -209,27 +217,33 @@ impl Session {
             .map(|(tid, _)| *tid)
             .collect();
         for tid in due {
-            if let Some(mut followed) = self.slow.followed.remove(&tid) {
-                self.tell_slow(&mut followed, limit, None);
-                self.slow.followed.insert(tid, followed);
+            if let Some(mut followed) = self.followed.remove(&tid) {
+                tell(context, &mut followed, limit, None);
+                self.followed.insert(tid, followed);
             }
         }
     }
 
+    fn skipped(&self) -> Option<(&'static str, &Skipped)> {
+        Some((SKIPPED, &self.skipped))
+    }
+}
+
+impl SlowUmounts {
     /// Follows those that have no result yet; their threads.
-    fn slow_under_way(&mut self, limit: u64) -> HashSet<u32> {
+    fn under_way(&mut self, context: &mut Context, limit: u64) -> HashSet<u32> {
         let own = std::process::id();
         let mut threads = HashSet::new();
-        for (tid, call) in self.probes.under_way.all() {
-            let known = self.slow.followed.get(&tid);
+        for (tid, call) in context.probes.under_way.all() {
+            let known = self.followed.get(&tid);
             if known.is_some_and(|known| known.raw.entered == call.entered) {
                 threads.insert(tid);
                 continue;
             }
-            if let Some(other) = self.slow.followed.remove(&tid) {
-                self.slow_over(other, call.entered, limit);
+            if let Some(other) = self.followed.remove(&tid) {
+                over(context, other, call.entered, limit);
             }
-            let kernel = self.host.kernel(&self.probes.reader);
+            let kernel = context.kernel();
             let Some(mut raw) = kernel.umount_under_way(tid, &call) else {
                 continue;
             };
@@ -237,73 +251,71 @@ impl Session {
                 continue;
             }
             raw.path = call.passed().map(<[u8]>::to_vec);
-            if !self.slow.has_room(raw.source) {
+            if !self.has_room(raw.source) {
                 continue;
             }
             threads.insert(tid);
-            self.slow.followed.insert(tid, Followed::new(raw, false, None));
+            self.followed.insert(tid, Followed::new(raw, false, None));
         }
         threads
     }
+}
 
-    /// It was found at a time to be over. One that was not told before, and had its result soon enough, may have been over
-    /// long before that time.
-    fn slow_over(&mut self, mut followed: Followed, found: u64, limit: u64) {
-        let raw = &followed.raw;
-        let returned = raw.returned.saturating_sub(raw.entered);
-        let ended = if followed.answered && !followed.lingered {
-            raw.returned
-        } else {
-            found
-        };
-        if matches!(followed.telling, Telling::Told { .. }) || (followed.answered && returned >= limit) {
-            self.tell_slow(&mut followed, limit, Some(ended));
+/// It was found at a time to be over. One that was not told before, and had its result soon enough, may have been over
+/// long before that time.
+fn over(context: &mut Context, mut followed: Followed, found: u64, limit: u64) {
+    let raw = &followed.raw;
+    let returned = raw.returned.saturating_sub(raw.entered);
+    let ended = if followed.answered && !followed.lingered {
+        raw.returned
+    } else {
+        found
+    };
+    if matches!(followed.telling, Telling::Told { .. }) || (followed.answered && returned >= limit) {
+        tell(context, &mut followed, limit, Some(ended));
+    }
+}
+
+fn tell(context: &mut Context, followed: &mut Followed, limit: u64, ended: Option<u64>) {
+    let raw = &followed.raw;
+    let target = match followed.target.take() {
+        Some(target) => target,
+        None => resolve(context, &followed.raw, false).1,
+    };
+    let caller = context.complete_caller(&raw.caller, raw.start);
+    let cause = match followed.telling {
+        Telling::Never => None,
+        Telling::Told { cause, .. } => Some(cause),
+        Telling::NotYet => context.is_shown(&target.path, &caller).then(|| context.number()),
+    };
+    let Some(cause) = cause else {
+        // Of one whose path is not known yet, it is not known either whether anybody wants to see it.
+        if followed.answered || raw.path.is_some() || raw.target.is_some() {
+            followed.telling = Telling::Never;
         }
-    }
-
-    fn tell_slow(&mut self, followed: &mut Followed, limit: u64, ended: Option<u64>) {
-        let raw = &followed.raw;
-        let target = match followed.target.take() {
-            Some(target) => target,
-            None => self.resolve(&followed.raw, false).1,
-        };
-        let caller =
-            self.identities
-                .complete_caller(self.host.kernel(&self.probes.reader), &raw.caller, raw.start);
-        let cause = match followed.telling {
-            Telling::Never => None,
-            Telling::Told { cause, .. } => Some(cause),
-            Telling::NotYet => self.is_shown(&target.path, &caller).then(|| self.causes.number()),
-        };
-        let Some(cause) = cause else {
-            // Of one whose path is not known yet, it is not known either whether anybody wants to see it.
-            if followed.answered || raw.path.is_some() || raw.target.is_some() {
-                followed.telling = Telling::Never;
-            }
-            followed.target = Some(target);
-            return;
-        };
-        let looked = boot_nanos();
-        followed.telling = Telling::Told {
-            cause,
-            time: looked,
-            stacks: followed.stacks.len(),
-        };
-        followed.target = Some(target.clone());
-        let record = Slow {
-            cause,
-            entered: raw.entered,
-            limit,
-            flags: raw.flags,
-            source: raw.source,
-            caller,
-            target,
-            result: followed.answered.then_some((raw.ret, raw.returned)),
-            ended,
-            stacks: followed.stacks.clone(),
-            others: followed.others,
-            looked,
-        };
-        self.push(Record::Slow(Box::new(record)));
-    }
+        followed.target = Some(target);
+        return;
+    };
+    let looked = boot_nanos();
+    followed.telling = Telling::Told {
+        cause,
+        time: looked,
+        stacks: followed.stacks.len(),
+    };
+    followed.target = Some(target.clone());
+    let record = Slow {
+        cause,
+        entered: raw.entered,
+        limit,
+        flags: raw.flags,
+        source: raw.source,
+        caller,
+        target,
+        result: followed.answered.then_some((raw.ret, raw.returned)),
+        ended,
+        stacks: followed.stacks.clone(),
+        others: followed.others,
+        looked,
+    };
+    context.push(Record::Slow(Box::new(record)));
 }

@@ -10,12 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Session;
-use crate::{
-    identity::mount_claim,
-    live::{host::own_namespace, mounts::MountsView, target::mount_key},
-    stream::MountKey,
-};
+use super::{host::own_namespace, mounts::MountsView, target::mount_key};
+use crate::{identity::mount_claim, stream::MountKey};
 
 /// How old a mount has to be.
 const AGES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
@@ -73,7 +69,7 @@ impl Appeared {
     }
 
     /// Those that are old enough now, each at most twice.
-    fn due(&mut self, now: Instant) -> Vec<(MountKey, Vec<u8>)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(MountKey, Vec<u8>)> {
         let is_due = |waiting: &Waiting| {
             AGES.get(waiting.read)
                 .is_some_and(|age| now - waiting.since >= *age)
@@ -97,19 +93,6 @@ fn of_containers(view: &MountsView) -> impl Iterator<Item = (MountKey, &[u8])> {
         .filter(|mounted| mounted.by_root)
         .filter(|mounted| mount_claim(&mounted.path).is_some_and(|claim| claim.owner.is_some()))
         .map(|mounted| (mount_key(&mounted.mount), mounted.path.as_slice()))
-}
-
-impl Session {
-    /// Reads about the containers that have appeared, as far as they are there still.
-    pub(super) fn learn_containers(&mut self) {
-        let kernel = self.host.kernel(&self.probes.reader);
-        for (key, path) in self.appeared.due(Instant::now()) {
-            let mount = kernel.mount(key.address);
-            if mount.is_some_and(|mount| mount_key(&mount) == key && mount.namespace != 0) {
-                self.identities.containers().learn(&path);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,19 +8,19 @@ use std::{
 
 use tracer_common::HOST;
 
-use super::Session;
+use super::follower::Follower;
 use crate::{
     identity::boot_nanos,
     kernel::device_numbers,
     live::{
+        context::Context,
         device::name_of,
-        keepers::Keepers,
         place::on_mount,
         refused::{Asked, Found, text},
     },
-    model::{Holder, Kind, Operation, Process, Reason, Target},
+    model::{Holder, Kind, Operation, Reason, Target},
     stream::{Freed, RawOperation, Record, Refused},
-    watchdog::{self, Step},
+    watchdog::Step,
 };
 
 /// A look is good for so long: a caller may ask again and again.
@@ -34,20 +34,16 @@ const OTHERS_FOR: Duration = Duration::from_millis(20);
 /// The same when ebusy ends: whoever asked for that waits.
 const OTHERS_AT_END: Duration = Duration::from_millis(250);
 
+/// What a cause is known by: the operation, the mount namespace, and the path or name.
+type Key = (Operation, u32, Vec<u8>);
+
 /// What is known of refused calls.
 #[derive(Debug, Default)]
-pub(super) struct Causes {
-    causes: HashMap<(Operation, u32, Vec<u8>), Cause>,
-    next: u64,
+pub(in crate::live) struct RefusedOperations {
+    causes: HashMap<Key, Cause>,
 }
 
-impl Causes {
-    /// A new number.
-    pub(super) fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
+impl RefusedOperations {
     /// Forgets the oldest of the source that has most, if there are too many.
     fn make_room(&mut self) {
         if self.causes.len() < CAUSES_MAX {
@@ -113,40 +109,65 @@ pub(super) fn device_target(path: &[u8], namespace: u32, device: u32, source: Op
     }
 }
 
-impl Session {
-    /// A system call was refused.
-    pub(super) fn operation(&mut self, raw: &RawOperation) {
-        let _step = watchdog::within(Step::Operations, &[]);
-        let kernel = self.host.kernel(&self.probes.reader);
-        let Some(asked) = Asked::of(kernel, raw) else {
-            return;
-        };
+/// The target of a refused call, as it is told.
+fn target(context: &Context, (operation, number, path): &Key, opened: Option<u32>) -> Target {
+    if let Some(device) = opened {
+        let source = name_of(device).map(|name| format!("/dev/{name}").into_bytes());
+        return device_target(path, *number, device, source);
+    }
+    let kernel = context.kernel();
+    let containers = context.identities.containers();
+    let mounted = context
+        .picture
+        .view
+        .namespace(*number)
+        .and_then(|namespace| on_mount(namespace, path, *operation == Operation::Remount));
+    let superblock = mounted.and_then(|(mounted, _)| kernel.superblock(mounted.mount.superblock));
+    let remounted = mounted.filter(|_| *operation == Operation::Remount);
+    let path = text(path);
+    Target {
+        path_base64: path.base64_if_lossy(),
+        container: mounted
+            .filter(|(mounted, _)| mounted.by_root)
+            .and_then(|_| containers.container_of_mount_path(path.as_bytes())),
+        path,
+        mount_id: remounted.map(|(mounted, _)| mounted.mount.id),
+        fs_type: superblock.as_ref().map(|superblock| superblock.fs_type.clone()),
+        source: remounted.and_then(|(mounted, _)| Some(kernel.device_name(&mounted.mount)?.into())),
+        device: superblock.map(|superblock| superblock.device),
+        mount_namespace: Some(*number),
+        propagation: None,
+    }
+}
+
+impl Follower for RefusedOperations {
+    fn step(&self) -> Step {
+        Step::Operations
+    }
+
+    fn operation(&mut self, context: &mut Context, asked: &Asked, raw: &RawOperation) {
         if asked.operation.is_pending() {
-            return self.loop_cleared(asked, raw);
+            return;
         }
         let (name, opened) = (asked.name(), asked.opened_device());
-        let caller = self
-            .identities
-            .complete(self.host.kernel(&self.probes.reader), &raw.caller, raw.start);
+        let caller = context.complete(&raw.caller, raw.start);
         let key = (asked.operation, asked.namespace, name);
         let now = Instant::now();
         let known = self
             .causes
-            .causes
             .get(&key)
-            .is_some_and(|cause| cause.asked == asked && now - cause.looked < FRESH);
+            .is_some_and(|cause| cause.asked == *asked && now - cause.looked < FRESH);
         if !known {
-            let fresh = raw.source == HOST || now >= self.view_next;
-            let (found, took) = self.look_for(&asked, fresh);
-            let shown = self.is_operation_shown(&key.2, &caller, &found);
-            self.causes.next += 1;
-            let before = self.causes.causes.remove(&key);
-            let number = before.map_or(self.causes.next, |cause| cause.number);
-            self.causes.make_room();
+            let fresh = raw.source == HOST || context.picture.is_rested();
+            let (found, took) = context.look_for(asked, fresh);
+            let shown = context.is_operation_shown(&text(&key.2), &caller, &found);
+            let before = self.causes.remove(&key);
+            let number = before.map_or_else(|| context.number(), |cause| cause.number);
+            self.make_room();
             let cause = Cause {
                 number,
                 source: raw.source,
-                asked,
+                asked: asked.clone(),
                 found,
                 shown,
                 looked: Instant::now(),
@@ -154,10 +175,10 @@ impl Session {
                 refused: now,
                 took,
             };
-            self.causes.causes.insert(key.clone(), cause);
+            self.causes.insert(key.clone(), cause);
         }
-        let target = self.operation_target(&key, opened);
-        let Some(cause) = self.causes.causes.get_mut(&key) else {
+        let target = target(context, &key, opened);
+        let Some(cause) = self.causes.get_mut(&key) else {
             return;
         };
         cause.refused = now;
@@ -176,78 +197,16 @@ impl Session {
             looked: cause.looked_at,
             target,
         };
-        self.push(Record::Refused(Box::new(refused)));
-    }
-
-    pub(super) fn look_for(&mut self, asked: &Asked, refresh: bool) -> (Found, Duration) {
-        let began = Instant::now();
-        if refresh {
-            self.refresh_view();
-        }
-        let keepers = Keepers::new(
-            &self.host,
-            &self.probes.reader,
-            &self.identities,
-            &self.view,
-            asked.namespace,
-        );
-        let found = asked.look(&keepers);
-        (found, began.elapsed())
-    }
-
-    /// Shown is what is shown of umounts, and what a mount keeps that is watched.
-    pub(super) fn is_operation_shown(&self, path: &[u8], caller: &Process, found: &Found) -> bool {
-        self.is_shown(&text(path), caller)
-            || found
-                .holders
-                .iter()
-                .filter_map(|holder| holder.seen_as.as_ref())
-                .any(|seen| self.options.patterns.covers(seen.as_bytes()))
-    }
-
-    fn operation_target(
-        &self,
-        (operation, number, path): &(Operation, u32, Vec<u8>),
-        opened: Option<u32>,
-    ) -> Target {
-        if let Some(device) = opened {
-            let source = name_of(device).map(|name| format!("/dev/{name}").into_bytes());
-            return device_target(path, *number, device, source);
-        }
-        let kernel = self.host.kernel(&self.probes.reader);
-        let containers = self.identities.containers();
-        let mounted = self
-            .view
-            .namespace(*number)
-            .and_then(|namespace| on_mount(namespace, path, *operation == Operation::Remount));
-        let superblock = mounted.and_then(|(mounted, _)| kernel.superblock(mounted.mount.superblock));
-        let remounted = mounted.filter(|_| *operation == Operation::Remount);
-        let path = text(path);
-        Target {
-            path_base64: path.base64_if_lossy(),
-            container: mounted
-                .filter(|(mounted, _)| mounted.by_root)
-                .and_then(|_| containers.container_of_mount_path(path.as_bytes())),
-            path,
-            mount_id: remounted.map(|(mounted, _)| mounted.mount.id),
-            fs_type: superblock.as_ref().map(|superblock| superblock.fs_type.clone()),
-            source: remounted.and_then(|(mounted, _)| Some(kernel.device_name(&mounted.mount)?.into())),
-            device: superblock.map(|superblock| superblock.device),
-            mount_namespace: Some(*number),
-            propagation: None,
-        }
+        context.push(Record::Refused(Box::new(refused)));
     }
 
     /// Looks again for what keeps the targets of calls that were refused lately; at the `end` whenever it was that it was
     /// looked for last.
-    pub(super) fn follow_operations(&mut self, end: bool) {
-        let _step = watchdog::within(Step::Operations, &[]);
+    fn tick(&mut self, context: &mut Context, end: bool) {
         let now = Instant::now();
         self.causes
-            .causes
             .retain(|_, cause| now - cause.refused < FOLLOWED + FRESH);
         let mut due: Vec<_> = self
-            .causes
             .causes
             .iter()
             .filter(|(_, cause)| {
@@ -263,8 +222,8 @@ impl Session {
             if source != HOST && spent > if end { OTHERS_AT_END } else { OTHERS_FOR } {
                 break;
             }
-            let (found, took) = self.look_for(&asked, index == 0);
-            let Some(cause) = self.causes.causes.get_mut(&key) else {
+            let (found, took) = context.look_for(&asked, index == 0);
+            let Some(cause) = self.causes.get_mut(&key) else {
                 continue;
             };
             cause.looked = Instant::now();
@@ -281,8 +240,8 @@ impl Session {
             let number = cause.number;
             cause.found.holders = still;
             if gone {
-                self.causes.causes.remove(&key);
-                self.push(Record::Freed(Freed {
+                self.causes.remove(&key);
+                context.push(Record::Freed(Freed {
                     cause: number,
                     time: boot_nanos(),
                 }));

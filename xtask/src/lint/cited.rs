@@ -1,0 +1,120 @@
+//! Files and functions that the documentation names are there: `kernel/walk.rs`, and `kernel/walk.rs`: `files`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::say;
+
+/// Where a page looks for a file: the first that has it counts.
+const FROM: [&str; 7] = [
+    "",
+    "tracer/src",
+    "tracer-ebpf/src",
+    "tests/tests/suites",
+    "tests/src",
+    "tests/tests",
+    "tracer/src/text/command",
+];
+
+/// Names each that is not there; whether there is none.
+pub(crate) fn check(root: &Path) -> Result<bool> {
+    let mut all = true;
+    for page in pages(root)? {
+        let text = fs::read_to_string(&page).with_context(|| format!("reading {}", page.display()))?;
+        for (index, line) in text.lines().enumerate() {
+            for cited in cited(line) {
+                if let Some(what) = missing(root, &cited) {
+                    say(&format!("{}:{}: there is no {what}", page.display(), index + 1));
+                    all = false;
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn pages(root: &Path) -> Result<Vec<PathBuf>> {
+    let docs = root.join("docs");
+    let entries = fs::read_dir(&docs).with_context(|| format!("reading {}", docs.display()))?;
+    let mut pages: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    pages.extend(["README.md", "CONTRIBUTING.md"].map(|page| root.join(page)));
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    pages.sort();
+    Ok(pages)
+}
+
+/// A file that a page names, and the function of it, if it names one.
+#[derive(Debug, PartialEq)]
+struct Cited<'t> {
+    file: &'t str,
+    function: Option<&'t str>,
+}
+
+/// Those of a line: what is between backticks and ends as a file of Rust, and the name that follows it after a colon.
+fn cited(line: &str) -> Vec<Cited<'_>> {
+    let parts: Vec<&str> = line.split('`').collect();
+    let is_code = |index: usize| index % 2 == 1 && index + 1 < parts.len();
+    let is_name =
+        |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (0..parts.len())
+        .filter(|index| is_code(*index))
+        .filter(|index| {
+            let is_path = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
+            parts[*index].ends_with(".rs") && parts[*index].chars().all(is_path)
+        })
+        .map(|index| Cited {
+            file: parts[index],
+            function: (parts[index + 1] == ": " && is_code(index + 2))
+                .then(|| parts[index + 2])
+                .filter(is_name),
+        })
+        .collect()
+}
+
+fn missing(root: &Path, cited: &Cited<'_>) -> Option<String> {
+    let mut places = FROM.iter().map(|from| root.join(from).join(cited.file));
+    let Some(file) = places.find(|file| file.is_file()) else {
+        return Some(format!("file {}", cited.file));
+    };
+    let function = cited.function?;
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let is_there = ["(", "<"]
+        .iter()
+        .any(|after| text.contains(&format!("fn {function}{after}")));
+    (!is_there).then(|| format!("function {function} in {}", cited.file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_their_functions() {
+        let line = "by `live/session.rs`: `drain` or `stream/mod.rs`, `decode` and `{a,b}.rs`: `tell_losses`";
+        let of = |file, function| Cited { file, function };
+        assert_eq!(
+            cited(line),
+            [of("live/session.rs", Some("drain")), of("stream/mod.rs", None)]
+        );
+        assert_eq!(cited("an open `live/session.rs"), []);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("tracer/src/live");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("session.rs"), "pub fn drain(&mut self) {}").unwrap();
+        let look = |line: &str| cited(line).iter().find_map(|cited| missing(root.path(), cited));
+        assert_eq!(look("`live/session.rs`: `drain`"), None);
+        assert_eq!(
+            look("`live/session.rs`: `take`").as_deref(),
+            Some("function take in live/session.rs")
+        );
+        assert_eq!(look("`live/look.rs`").as_deref(), Some("file live/look.rs"));
+    }
+}

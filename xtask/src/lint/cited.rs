@@ -64,7 +64,10 @@ fn cited(line: &str) -> Vec<Cited<'_>> {
         .filter(|index| is_code(*index))
         .filter(|index| {
             let is_path = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
-            parts[*index].ends_with(".rs") && parts[*index].chars().all(is_path)
+            Path::new(parts[*index])
+                .extension()
+                .is_some_and(|extension| extension == "rs")
+                && parts[*index].chars().all(is_path)
         })
         .map(|index| Cited {
             file: parts[index],

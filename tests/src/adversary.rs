@@ -1,4 +1,4 @@
-//! The side of a test of `adversary` ([`holders`](crate::holders)): somebody without privilege who does whatever may
+//! The test's side of `adversary` ([`holders`](crate::holders)): a user without privilege who does anything that may
 //! disturb ebusy.
 
 use std::{
@@ -23,25 +23,25 @@ use crate::{
     pause,
 };
 
-/// Calls in a second, if nobody asks for others: what ebusy follows in time on a loaded machine, and on an emulated one.
+/// Default of calls per second: ebusy keeps up with as many on a loaded machine, and on an emulated one.
 const RATE: u64 = 50;
 const RATE_IN_MACHINE: u64 = 30;
 /// Its user.
 pub const NOBODY: u32 = 65534;
 
-/// What it is to do, and for how long: by variables of the environment, of which a run that failed says the seed.
+/// The adversary's options, set by environment variables; a failed run prints its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// `EBUSY_ADVERSARY_SEED`: what it does at random.
+    /// `EBUSY_ADVERSARY_SEED`: seed of its random choices.
     pub seed: u64,
-    /// `EBUSY_ADVERSARY_RATE`: calls in a second that ebusy hears of; 0 for as many as it can make.
+    /// `EBUSY_ADVERSARY_RATE`: calls per second that ebusy sees; 0 for as many as possible.
     pub rate: u64,
-    /// `EBUSY_ADVERSARY_SECONDS`: how long it does it.
+    /// `EBUSY_ADVERSARY_SECONDS`: how long it runs.
     pub time: Duration,
 }
 
 impl Settings {
-    /// Those that are asked for, or that a run of all tests has.
+    /// Reads the environment; the defaults are those of a run of all tests.
     pub fn of_environment() -> Result<Self> {
         let number = |name: &str, default: u64| match std::env::var(name) {
             Ok(text) => text.parse().with_context(|| format!("{name}={text}: a number")),
@@ -61,7 +61,7 @@ impl Settings {
     }
 }
 
-/// One that is at work; what it made goes with this value.
+/// A running adversary; dropping this value removes everything that it made.
 #[derive(Debug)]
 pub struct Adversary {
     helper: Helper,
@@ -98,7 +98,7 @@ impl Adversary {
         })
     }
 
-    /// Ends it; says how often it did what, and how often that failed.
+    /// Ends it; returns how often it made each call, and how often that failed.
     pub fn finish(mut self) -> Result<BTreeMap<String, [u64; 2]>> {
         self.helper.end_input();
         let counts = serde_json::from_str(&self.helper.line()?)?;
@@ -114,7 +114,8 @@ impl Adversary {
     }
 }
 
-/// `/dev/fuse` as udev makes it, for everybody, in the namespace of the test: it may be the superuser's alone here.
+/// `/dev/fuse` open to everybody, as udev makes it, in the namespace of the test: here it may belong to the superuser
+/// alone.
 #[derive(Debug)]
 struct Fuse;
 
@@ -136,7 +137,7 @@ impl Drop for Fuse {
     }
 }
 
-/// A cgroup that is left to it.
+/// A cgroup that is delegated to it.
 #[derive(Debug)]
 struct Cgroup {
     tree: PathBuf,

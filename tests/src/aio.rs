@@ -38,7 +38,7 @@ impl Context {
         self.submit(POLL, file, libc::POLLIN as u64, 0)
     }
 
-    /// Begins to write back what a file has.
+    /// Begins to write back the dirty pages of a file.
     pub fn sync(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         self.submit(SYNC, file, 0, 0)
     }
@@ -48,7 +48,7 @@ impl Context {
         self.submit(WRITE, file, buffer.as_ptr() as u64, buffer.len() as u64)
     }
 
-    /// Whether one of the requests is done.
+    /// Reports if one of the requests is done.
     pub fn is_done(&self) -> io::Result<bool> {
         // `struct io_event`
         let mut event = [0_u64; 4];
@@ -73,7 +73,7 @@ impl Context {
         Ok(done > 0)
     }
 
-    /// Hands the kernel one request; a buffer has to stay.
+    /// Hands the kernel one request; its buffer must stay alive.
     fn submit(&self, what: u16, file: BorrowedFd<'_>, buffer: u64, length: u64) -> io::Result<()> {
         // struct iocb (uapi/linux/aio_abi.h)
         let mut request = [0_u8; 64];

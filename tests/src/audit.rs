@@ -1,4 +1,4 @@
-//! `ebusy audit`, and what tests look at of its JSON.
+//! `ebusy audit`, and the fields of its JSON that tests read.
 
 #![expect(missing_docs, reason = "docs/schema describes the fields")]
 
@@ -100,7 +100,7 @@ pub struct KeptNamespace {
     pub fixes: Vec<Fix>,
 }
 
-/// What keeps it.
+/// A reference that keeps it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Keeper {
     pub kind: String,
@@ -115,7 +115,7 @@ pub struct Own {
     pub namespaces: u64,
 }
 
-/// How many findings there are in which section.
+/// Number of findings in each section.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
     pub now: usize,
@@ -126,7 +126,7 @@ pub struct Found {
     pub namespaces: usize,
 }
 
-/// What belongs to a test: whatever else is on the machine is left out.
+/// The findings that belong to a test: everything else on the machine is left out.
 #[derive(Debug, Clone, Default)]
 pub struct Ours {
     /// Mounts below these directories.
@@ -155,7 +155,7 @@ impl Audit {
             audit.blind,
             audit.gaps
         );
-        // It measures this; a test of its own looks from outside.
+        // The audit measures this itself; a separate test looks from outside.
         let none = Own {
             references: 0,
             namespaces: 0,
@@ -164,7 +164,7 @@ impl Audit {
         Ok((code, audit))
     }
 
-    /// Runs it, and leaves out what is not the test's. It says that there is something if there is.
+    /// Runs it, and leaves out findings that are not the test's; checks that the exit status agrees with the findings.
     pub fn of(ours: &Ours, targets: &[&Path]) -> Result<Self> {
         let (code, mut audit) = Self::run(targets)?;
         let all = audit.found();
@@ -193,7 +193,7 @@ impl Audit {
         Ok(audit)
     }
 
-    /// What there is.
+    /// Counts the findings.
     #[must_use]
     pub fn found(&self) -> Found {
         Found {
@@ -206,7 +206,7 @@ impl Audit {
         }
     }
 
-    /// It found that, and nothing else.
+    /// Asserts that it found exactly this.
     pub fn expect(&self, expected: Found) -> Result<()> {
         let found = self.found();
         ensure!(

@@ -1,4 +1,4 @@
-//! Reads captures by what `docs/capture-format.md` says, without any code of ebusy: only what is whole, in order.
+//! Reads captures by `docs/capture-format.md`, without any code of ebusy: only intact blocks, in order.
 
 use std::{
     fs,
@@ -11,29 +11,29 @@ use serde_json::Value;
 
 const MAGIC: [u8; 4] = [0x5e, 0x2a, 0x4d, 0x18];
 
-/// What is in a capture.
+/// The contents of a capture.
 #[derive(Debug, Default)]
 pub struct Capture {
     /// The headers of its segments.
     pub headers: Vec<Value>,
-    /// Whether the last segment was closed.
+    /// The last segment has an end block.
     pub closed: bool,
-    /// Its records but for opens and closes, without those that are repeated.
+    /// Its records except opens and closes, and without repeated ones.
     pub records: Vec<Value>,
     /// Its opens.
     pub opened: Vec<Opened>,
-    /// How many closes it has.
+    /// Number of closes.
     pub closes: u64,
     /// Bytes of its segments.
     pub bytes: u64,
 }
 
-/// A file that was opened: floods of them are looked at for nothing else.
+/// An opened file, with only the fields that tests of floods need.
 #[derive(Debug, Deserialize)]
 pub struct Opened {
     /// Boot clock, ns.
     pub time: u64,
-    /// Who opened it.
+    /// The process that opened it.
     pub by: By,
 }
 
@@ -57,7 +57,7 @@ pub fn segments(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Bytes of all files in a folder; one that goes meanwhile has none.
+/// Bytes of all files in a folder; a file that disappears meanwhile counts as 0.
 pub fn size(folder: &Path) -> Result<u64> {
     let mut size = 0;
     for entry in fs::read_dir(folder)? {
@@ -87,7 +87,7 @@ impl Capture {
         self.headers
             .push(serde_json::from_slice(bytes.get(24..at).context("a header")?)?);
         self.closed = false;
-        // A block that was not written whole ends the segment.
+        // A partly written block ends the segment.
         while let Some(header) = bytes.get(at..at + 48) {
             ensure!(
                 header.starts_with(&MAGIC) && &header[8..16] == b"EBUSYBLK",
@@ -133,13 +133,13 @@ impl Capture {
         Ok(())
     }
 
-    /// How many records it has.
+    /// Number of records.
     #[must_use]
     pub fn count(&self) -> u64 {
         (self.records.len() + self.opened.len()) as u64 + self.closes
     }
 
-    /// The records of one type, but for opens and closes.
+    /// The records of one type, except opens and closes.
     pub fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
         self.records.iter().filter(move |record| record["record"] == name)
     }
@@ -153,7 +153,7 @@ impl Capture {
             .unwrap_or_default()
     }
 
-    /// What the last totals of the last run say was lost, of the kinds whose names begin so.
+    /// Losses by the last totals of the last run, of the kinds whose names have this prefix.
     #[must_use]
     pub fn lost(&self, prefix: &str) -> u64 {
         let last = self.of("lost").last();
@@ -164,7 +164,7 @@ impl Capture {
         })
     }
 
-    /// Opens of a process that were recorded.
+    /// Recorded opens of a process.
     #[must_use]
     pub fn opened_by(&self, pid: u32) -> u64 {
         self.opened.iter().filter(|opened| opened.by.pid == pid).count() as u64

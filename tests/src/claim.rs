@@ -1,4 +1,4 @@
-//! What a holder program says of the references that it has taken: the truth that ebusy's answer is held against.
+//! Holder programs report the references that they have taken; the tests compare ebusy's answer with these claims.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +13,12 @@ pub struct Ready {
     pub comm: String,
     /// The number of the namespace that the mount is in.
     pub mount_namespace: u32,
-    /// The number of the namespace that the holder is in, if it is another.
+    /// The number of the namespace that the holder is in, if it differs.
     #[serde(default)]
     pub moved_to: Option<u32>,
     /// The id of the mount that its first path is on, as its namespace has it.
     pub mount_id: u32,
-    /// One for each entry that ebusy is to report.
+    /// One for each entry that ebusy must report.
     pub claims: Vec<Claim>,
 }
 
@@ -29,19 +29,19 @@ pub struct Claim {
     pub kind: String,
     /// Other ways in which the same references are used.
     pub also: Vec<String>,
-    /// Which of the program's path arguments it may be reported with.
+    /// The indices of the program's path arguments that ebusy may report for it.
     pub arguments: Vec<usize>,
     /// The kernel's references on a file system of its own.
     pub refs: u64,
     /// The kernel's references on overlayfs, where an open regular file has a backing file.
     pub overlay_refs: u64,
-    /// Everybody who shares it; empty where no process does.
+    /// All processes that share it; empty if no process does.
     pub owners: Vec<Owner>,
-    /// The file has no name any more.
+    /// The file is deleted.
     pub deleted: bool,
     /// Access of the descriptor.
     pub access: Option<String>,
-    /// What is said to hold it, where the holder program knows.
+    /// The expected `held_by`, if the holder program knows it.
     #[serde(default)]
     pub held_by: Option<String>,
     /// It was opened between these two times, in nanoseconds since the epoch.
@@ -111,7 +111,7 @@ impl Claim {
         claim
     }
 
-    /// What is said to hold it.
+    /// Sets the expected `held_by`.
     #[must_use]
     pub fn held_by(mut self, name: impl Into<String>) -> Self {
         self.held_by = Some(name.into());

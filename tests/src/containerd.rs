@@ -23,10 +23,10 @@ use crate::{
 /// The containerd namespace of the tests; also the name of their cgroups.
 pub const NAMESPACE: &str = "ebusy-test";
 
-/// What containerd, runc and the shim keep outside of the folders that they are given.
+/// Directories that containerd, runc and the shim use outside of their configured folders.
 const RUN: &str = "/run/containerd";
 
-/// The programs that are needed, and the Debian packages that have them.
+/// The required programs, and the Debian packages that have them.
 const NEEDED: [(&str, &str); 5] = [
     ("containerd", "containerd"),
     ("containerd-shim-runc-v2", "containerd"),
@@ -57,7 +57,7 @@ pub struct Container {
     pub shim: u32,
 }
 
-/// Why there can be no containerd here, after trying to install what is missing.
+/// Tries to install missing programs; returns the reason if containerd cannot run here.
 pub fn missing() -> Option<String> {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     MISSING
@@ -111,7 +111,7 @@ impl Containerd {
         )
     }
 
-    /// The same with the plugin that the kubelet talks to, which keeps its containers in this namespace.
+    /// Starts it with the plugin that the kubelet talks to, which keeps its containers in this namespace.
     pub fn with_cri(namespace: &'static str) -> Result<Self> {
         let plugin = "[plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_apparmor = true\n\
             restrict_oom_score_adj = true\nsandbox_image = ";
@@ -119,10 +119,10 @@ impl Containerd {
     }
 
     fn with(head: &str, plugins: &str, namespace: &'static str) -> Result<Self> {
-        // Shims are nobody's children; they become ours instead of the machine's first process's.
+        // Shims are orphans; adopt them in place of the machine's first process.
         set_child_subreaper(Pid::from_raw(std::process::id() as i32))?;
         fs::create_dir_all(RUN)?;
-        // Whatever a containerd of the machine keeps there stays unseen and unharmed.
+        // The files of the machine's own containerd stay unseen and unharmed.
         mount("ebusy-run", RUN, "tmpfs", MountFlags::empty(), None).context(RUN)?;
 
         let directory = tempfile::Builder::new().prefix("ebusy-ctd-").tempdir()?;
@@ -195,7 +195,7 @@ impl Containerd {
             .context("ctr")
     }
 
-    /// Runs `ctr`, which has to succeed.
+    /// Runs `ctr`, which must succeed.
     pub fn ctr_ok(&self, arguments: &[&str]) -> Result<String> {
         let output = self.ctr(arguments)?;
         if !output.status.success() {
@@ -249,7 +249,7 @@ impl Containerd {
     }
 }
 
-/// Starts the program; what it logs goes after what is there.
+/// Starts the program; it appends to the log.
 fn daemon(directory: &Path) -> Result<Child> {
     let path = std::env::var("PATH").unwrap_or_default();
     let log = File::options()
@@ -270,13 +270,13 @@ fn daemon(directory: &Path) -> Result<Child> {
 impl Drop for Containerd {
     fn drop(&mut self) {
         for container in std::mem::take(&mut self.containers) {
-            // In good order first, which also removes the cgroups; after a successful test there is nothing left.
+            // A proper stop first, which also removes the cgroups; after a successful test nothing is left.
             let _ = self.ctr(&["task", "kill", "--signal", "SIGKILL", &container.id]);
             let _ = self.ctr(&["task", "delete", "--force", &container.id]);
             let _ = self.ctr(&["container", "delete", &container.id]);
             kill_if(container.init, "sleep");
             kill_if(container.shim, "containerd-shim");
-            // It has become ours; nobody else waits for it.
+            // This process adopted it; nobody else waits for it.
             let _ = waitpid(Pid::from_raw(container.shim as i32), WaitOptions::empty());
             let _ = unmount(&container.rootfs, UnmountFlags::DETACH);
         }
@@ -288,7 +288,7 @@ impl Drop for Containerd {
     }
 }
 
-/// Kills a process if it still is what it was: its id may belong to another by now.
+/// Kills a process if it is still the same: its id may belong to another by now.
 fn kill_if(pid: u32, comm: &str) {
     let is_still = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|found| found.trim() == comm);
     if is_still && let Some(pid) = Pid::from_raw(pid as i32) {

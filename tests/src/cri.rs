@@ -90,15 +90,15 @@ pub enum Propagation {
 pub struct Spec<'a> {
     /// Its name in the pod.
     pub name: &'a str,
-    /// What it runs.
+    /// Its command.
     pub command: &'a [&'a str],
-    /// How it has the host's `/` at `/host`, if it has.
+    /// Propagation of the host's `/` at `/host`, if it is mounted.
     pub host: Option<Propagation>,
 }
 
 impl Pod<'_> {
     fn namespaces(self) -> Message {
-        // The host's network; the host's processes, or each container its own.
+        // The host's network; the host's pid namespace, or one for each container.
         let pid = if self.host_pid { 2 } else { 1 };
         Message::default().number(1, 2).number(2, pid)
     }
@@ -159,7 +159,7 @@ pub struct Node {
     sandboxes: Vec<String>,
 }
 
-/// Why there can be no pods here.
+/// The reason if pods cannot run here.
 #[must_use]
 pub fn missing() -> Option<String> {
     containerd::missing().or_else(|| find("curl").is_none().then(|| "no curl".to_owned()))
@@ -275,7 +275,7 @@ impl Drop for Node {
     }
 }
 
-/// The first field of an answer, where that is a text of less than 128 bytes.
+/// The first field of an answer, which must be a text of less than 128 bytes.
 fn first_text(answer: &[u8]) -> Result<String> {
     let (head, rest) = answer.split_first_chunk::<2>().context("an answer")?;
     ensure!(head[0] == 1 << 3 | 2, "no text in {answer:?}");

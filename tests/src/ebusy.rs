@@ -24,7 +24,7 @@ use crate::{
     schema,
 };
 
-/// The ebusy binary: `EBUSY_BIN`, or what cargo built beside the holder programs.
+/// The ebusy binary: `EBUSY_BIN`, or the one that cargo built beside the holder programs.
 pub fn binary() -> Result<PathBuf> {
     match std::env::var_os("EBUSY_BIN") {
         Some(path) => Ok(path.into()),
@@ -32,19 +32,19 @@ pub fn binary() -> Result<PathBuf> {
     }
 }
 
-/// `--probe`, where `EBUSY_PROBE` asks for it.
+/// `--probe`, if `EBUSY_PROBE` is set.
 fn probe_arguments() -> Vec<OsString> {
     std::env::var_os("EBUSY_PROBE").map_or_else(Vec::new, |probe| vec!["--probe".into(), probe])
 }
 
-/// A command that runs a verb with the probe tier of this test run.
+/// Makes a command that runs a verb with the probe tier of this test run.
 pub fn command(verb: &str) -> Result<Command> {
     let mut command = Command::new(binary()?);
     command.arg(verb).args(probe_arguments());
     Ok(command)
 }
 
-/// How ebusy ended, and what it wrote.
+/// The result of a run of ebusy.
 #[derive(Debug)]
 pub struct Finished {
     /// Its exit status.
@@ -56,7 +56,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// It ended with that code.
+    /// Asserts the exit status.
     pub fn expect_code(&self, code: i32) -> Result<()> {
         ensure!(
             self.status.code() == Some(code),
@@ -76,7 +76,7 @@ pub fn run(command: &mut Command) -> Result<Finished> {
     running.finished(status)
 }
 
-/// A run of ebusy that is not over.
+/// A running ebusy.
 #[derive(Debug)]
 pub struct Running {
     follower: Arc<Follower>,
@@ -90,7 +90,7 @@ impl Running {
         Self::reading(command, Stdio::null())
     }
 
-    /// Starts it with something to read.
+    /// Starts it with input on stdin.
     pub fn reading(command: &mut Command, input: impl Into<Stdio>) -> Result<Self> {
         let mut child = command
             .stdin(input)
@@ -121,13 +121,13 @@ impl Running {
         self.follower.pid()
     }
 
-    /// What it has written to standard error so far.
+    /// Its standard error so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.follower.log()
     }
 
-    /// The most memory that it had, KiB.
+    /// Its peak memory, KiB.
     pub fn most_memory(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -135,12 +135,12 @@ impl Running {
         number.context("VmHWM")?.parse().context("VmHWM")
     }
 
-    /// Waits for a line on standard error that starts like that.
+    /// Waits for a line on standard error with this prefix.
     pub fn wait_for(&self, start: &str) -> Result<String> {
         self.follower.wait_for(start)
     }
 
-    /// Waits until it has looked at all that has happened so far.
+    /// Waits until it has handled everything that has happened so far.
     pub fn catch_up(&self) -> Result<()> {
         self.follower.catch_up().map(drop)
     }
@@ -150,7 +150,7 @@ impl Running {
         self.follower.signal(signal)
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         self.follower.try_wait()
     }
@@ -161,7 +161,7 @@ impl Running {
             .with_context(|| format!("ebusy does not end\n{}", self.log()))
     }
 
-    /// What it wrote, once it has ended; it has not panicked.
+    /// Its output after its end; asserts that it did not panic.
     pub fn finished(mut self, status: ExitStatus) -> Result<Finished> {
         let stdout = self.stdout.take().and_then(join).unwrap_or_default();
         self.stderr.take().and_then(join);
@@ -182,7 +182,7 @@ impl Drop for Running {
     }
 }
 
-/// Waits for a reader, but not for ever: a command that was left behind may have the pipe.
+/// Waits for a reader, but not forever: a leftover command may still have the pipe open.
 fn join<T>(reader: JoinHandle<T>) -> Option<T> {
     pause::until(Duration::from_secs(1), || Ok(reader.is_finished().then_some(()))).ok()?;
     reader.join().ok()
@@ -194,7 +194,7 @@ fn read_all(mut output: impl Read) -> Vec<u8> {
     bytes
 }
 
-/// `ebusy watch`, whose incidents go to a file.
+/// `ebusy watch`, which writes its incidents to a file.
 #[derive(Debug)]
 pub struct Watch {
     running: Running,
@@ -202,7 +202,7 @@ pub struct Watch {
     told: Mutex<Told>,
 }
 
-/// What was read of its file: each line is read once, however often a test looks.
+/// The lines read from its file: each is parsed once, however often a test looks.
 #[derive(Debug, Default)]
 struct Told {
     bytes: u64,
@@ -242,14 +242,14 @@ impl Watch {
         self.running.pid()
     }
 
-    /// What it has said so far.
+    /// Its standard error so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.running.log()
     }
 
-    /// Looks at a mount that it has taken so far; it is to be started with `-vv`. That is how a test knows, on however
-    /// loaded a machine, that an attempt was looked at.
+    /// Number of its looks at a mount so far; start it with `-vv`. This tells a test, even on a loaded machine, that an
+    /// attempt was looked at.
     #[must_use]
     pub fn looks_at(&self, mount_id: u32) -> usize {
         let taken = format!("snapshot of mount {mount_id} took");
@@ -258,7 +258,7 @@ impl Watch {
     }
 
     /// Waits until it has looked at a mount after an attempt that began later than `since`, in nanoseconds of the boot
-    /// clock; it is to be started with `-vv`. Looks are spaced out where they take long.
+    /// clock; start it with `-vv`. Looks are spaced out if they take long.
     pub fn wait_for_look(&self, mount_id: u32, since: u64) -> Result<()> {
         let start = format!("snapshot of mount {mount_id} took");
         let returned = |line: &str| -> Option<u64> {
@@ -290,7 +290,7 @@ impl Watch {
         file.seek(SeekFrom::Start(told.bytes))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // The last line may be on its way still.
+        // The last line may be incomplete.
         bytes.truncate(
             bytes
                 .iter()
@@ -330,18 +330,18 @@ impl Watch {
         })
     }
 
-    /// Interrupts it as Control-C does; returns all incidents, and what it said.
+    /// Interrupts it as Control-C does; returns all incidents and its standard error.
     pub fn finish(self) -> Result<(Vec<Incident>, String)> {
         self.running.signal(Signal::INT)?;
         let status = self.running.wait()?;
         let incidents = self.incidents()?;
         let finished = self.running.finished(status)?;
-        // Without a command, an interrupt is how a watch ends: the job is done.
+        // Without a command, an interrupt is the normal end of a watch.
         finished.expect_code(0)?;
         Ok((incidents, finished.stderr))
     }
 
-    /// Ends it; it has told of one incident.
+    /// Ends it; asserts that it reported one incident.
     pub fn finish_with_one(self) -> Result<Incident> {
         let (incidents, log) = self.finish()?;
         ensure!(
@@ -353,19 +353,20 @@ impl Watch {
     }
 }
 
-/// Those of targets in a directory: the containers of the host are watched as well, and may have incidents of their own.
+/// Keeps the incidents of targets in a directory: ebusy also watches the containers of the host, which may have
+/// incidents of their own.
 #[must_use]
 pub fn below(directory: &Path, mut incidents: Vec<Incident>) -> Vec<Incident> {
     incidents.retain(|incident| Path::new(&incident.target.path).starts_with(directory));
     incidents
 }
 
-/// `ebusy who` on anything: its exit status says whether something blocks.
+/// Runs `ebusy who` on anything; checks that its exit status agrees with its answer.
 pub fn who<W: AsRef<OsStr>>(what: W) -> Result<(i32, Vec<Who>)> {
     answers(run(command("who")?.args(["--format", "json"]).arg(what))?)
 }
 
-/// `ebusy who -`, of lines of a log.
+/// Runs `ebusy who -` on lines of a log.
 pub fn who_of_log(log: &str) -> Result<(i32, Vec<Who>)> {
     let mut input = tempfile::tempfile()?;
     input.write_all(log.as_bytes())?;

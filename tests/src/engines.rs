@@ -18,21 +18,21 @@ use tempfile::TempDir;
 
 use crate::{holder::PATIENCE, image, pause};
 
-/// The image as both call it.
+/// The image's name for both engines.
 pub const IMAGE: &str = "localhost/ebusy-test:latest";
 
 /// A program in the search path.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    // runc and dockerd are in a folder for root, which is not in everybody's path.
+    // runc and dockerd are in a folder for root, which is not in every PATH.
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
 }
 
-/// Which engine.
+/// The engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// dockerd and docker.
@@ -56,13 +56,13 @@ impl Kind {
         }
     }
 
-    /// Why it cannot run here.
+    /// The reason if it cannot run here.
     #[must_use]
     pub fn missing(self) -> Option<String> {
         if let Some(program) = self.programs().iter().find(|program| find(program).is_none()) {
             return Some(format!("no {program}"));
         }
-        // One that was unpacked for another release of the system does not start.
+        // A program that was unpacked for another release of the system does not start.
         let output = command(self.programs()[0]).ok()?.arg("--version").output();
         match output {
             Ok(output) if output.status.success() => None,
@@ -90,7 +90,7 @@ fn command(program: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// An engine that answers.
+/// A running engine.
 #[derive(Debug)]
 pub struct Engine {
     kind: Kind,
@@ -167,7 +167,7 @@ impl Engine {
             program("runc")?
         );
         fs::write(self.path("containers.conf"), configuration)?;
-        // Where it looks for the policy of image signatures first.
+        // The first place where it looks for the policy of image signatures.
         let home = self.directory.path().join(".config/containers");
         fs::create_dir_all(&home)?;
         fs::write(
@@ -197,7 +197,7 @@ impl Engine {
         })
     }
 
-    /// Runs a command of the engine's, which has to succeed.
+    /// Runs a command of the engine, which must succeed.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         image::output(self.client()?.args(arguments)).with_context(|| {
             let log = fs::read_to_string(self.path("log")).unwrap_or_default();
@@ -210,7 +210,7 @@ impl Engine {
     pub fn container(&mut self, name: &str, options: &[&str], words: &[&str]) -> Result<String> {
         let mut arguments = vec!["run", "--detach", "--network", "none", "--name", name];
         if self.kind == Kind::Podman {
-            // Its own limits may be above those of this machine.
+            // Its default limits may be above those of this machine.
             arguments.extend(["--ulimit", "nofile=256:256", "--ulimit", "nproc=256:256"]);
             arguments.extend(["--log-driver", "none"]);
         }
@@ -227,7 +227,7 @@ impl Engine {
         Ok(PathBuf::from(merged.trim()))
     }
 
-    /// A folder that containers see below `/host`.
+    /// The folder that containers see below `/host`.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -274,9 +274,9 @@ impl Drop for Engine {
     }
 }
 
-/// Ends the processes of these names that became this one's children because nobody else waits for them.
+/// Ends the processes with these names that this process has adopted; nobody else waits for them.
 pub fn end_children(names: &[&str]) {
-    // A shim that ends leaves its container's processes to us.
+    // This process adopts the container's processes when their shim ends.
     for _ in 0..3 {
         for (pid, comm) in children() {
             if names.iter().any(|name| comm == *name)
@@ -303,7 +303,7 @@ fn children() -> Vec<(i32, String)> {
         .collect()
 }
 
-/// Takes away what a runtime left mounted in its folders, so that they can be removed.
+/// Unmounts everything that a runtime left mounted in its folders, so that they can be removed.
 pub fn detach_below(directory: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));

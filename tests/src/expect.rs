@@ -1,4 +1,4 @@
-//! Comparing what ebusy reports with what the holder programs claim.
+//! Compares ebusy's reports with the claims of the holder programs.
 
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -11,23 +11,23 @@ use crate::{
     scratch::Scratch,
 };
 
-/// How far a time that the kernel's clock gave may be off one of ours, in nanoseconds: it is converted.
+/// Allowed difference between a converted time of the kernel's clock and one of ours, in nanoseconds.
 const CLOCK_SLACK: u64 = 20_000_000;
 
-/// The holder entries that one holder program is to have.
+/// The expected holder entries of one holder program.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// What the holder says that it holds.
+    /// The claims of the holder program.
     pub claimed: Claimed,
-    /// Which mount it uses.
+    /// The mount that it uses.
     pub through: &'static str,
-    /// Whether the kernel's count is of the mount that it uses.
+    /// The kernel's count is of the mount that it uses.
     pub counted: bool,
-    /// Refused attempts that it was there for.
+    /// Number of refused attempts while it was there.
     pub attempts: u64,
-    /// Whether ebusy is to have seen it open its file.
+    /// ebusy must have seen it open its file.
     pub history: bool,
-    /// Whether it was gone at the last attempt: it has no part in the books.
+    /// It was gone at the last attempt, so it is not in the books.
     pub former: bool,
 }
 
@@ -45,7 +45,7 @@ impl Expected {
         }
     }
 
-    /// It uses a propagated copy, was there for one attempt, and is what was counted.
+    /// It uses a propagated copy, was there for one attempt, and the kernel counted it.
     #[must_use]
     pub fn on_copy(holding: &Holding) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Expected {
         }
     }
 
-    /// It made a mount on the copy of a peer, which appeared on the target as well: nobody uses it there.
+    /// It made a mount on the copy of a peer, which propagated to the target, where nobody uses it.
     #[must_use]
     pub fn appeared_on_target(holding: &Holding, scratch: &Scratch) -> Self {
         let mut expected = Self::on_target(holding);
@@ -67,7 +67,7 @@ impl Expected {
         expected
     }
 
-    /// As many attempts were refused while it was there.
+    /// Sets the number of attempts refused while it was there.
     #[must_use]
     pub fn for_attempts(self, attempts: u64) -> Self {
         Self { attempts, ..self }
@@ -83,7 +83,7 @@ impl Expected {
         }
     }
 
-    /// It opened its file right after its mount or namespace came into being, which may go unseen.
+    /// It opened its file right after its mount or namespace was made, so ebusy may miss the open.
     #[must_use]
     pub fn at_once(self) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Expected {
     }
 }
 
-/// What an incident is to say.
+/// The expected fields of an incident.
 #[derive(Debug, Clone)]
 pub struct Expectation<'a> {
     /// The target.
@@ -132,33 +132,33 @@ pub struct Expectation<'a> {
     pub caller: u32,
     /// Refused attempts.
     pub attempts: u64,
-    /// Runs of them, unless it depends on how fast the machine is.
+    /// Bursts of them, unless that depends on the speed of the machine.
     pub bursts: Option<u64>,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: &'a str,
-    /// Everybody who blocks.
+    /// All expected holders.
     pub holders: Vec<Expected>,
-    /// Everybody who uses a private copy.
+    /// All expected users of a private copy.
     pub bystanders: Vec<Expected>,
-    /// What had been lost before; nothing more is to be.
+    /// Events lost before; no more may be lost.
     pub lost_events: u64,
-    /// Whether an umount goes to other places: the propagation of what the target is mounted on.
+    /// An umount propagates: set by the propagation of the target's parent.
     pub propagation: &'a str,
 }
 
-/// Everything that is wrong, so that one run shows all of it.
+/// Collects all mismatches, so that one run shows all of them.
 #[derive(Debug, Default)]
 pub struct Problems(Vec<String>);
 
 impl Problems {
-    /// Something that must be true.
+    /// Notes a mismatch unless this is true.
     pub fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             self.0.push(problem());
         }
     }
 
-    /// Two values that must be equal.
+    /// Notes a mismatch unless the values are equal.
     pub fn equal<G, W>(&mut self, what: &str, got: &G, want: &W)
     where
         G: PartialEq<W> + std::fmt::Debug,
@@ -167,7 +167,7 @@ impl Problems {
         self.check(got == want, || format!("{what}: {got:?}, expected {want:?}"));
     }
 
-    /// Fails if there were any, with what they were found in.
+    /// Fails if there are mismatches, and prints the object that has them.
     pub fn into_result(self, context: &dyn std::fmt::Debug) -> Result<()> {
         if self.0.is_empty() {
             return Ok(());
@@ -193,7 +193,7 @@ impl<'a> Expectation<'a> {
         }
     }
 
-    /// It was this process that tried.
+    /// Sets the process that tried.
     #[must_use]
     pub fn by(self, caller: u32) -> Self {
         Self { caller, ..self }
@@ -262,7 +262,7 @@ impl<'a> Expectation<'a> {
             ("holders", &self.holders, &who.holders),
             ("bystanders", &self.bystanders, &who.bystanders),
         ] {
-            // Nobody tried.
+            // `who` has no attempt.
             let expected: Vec<_> = expected
                 .iter()
                 .map(|expected| Expected {
@@ -338,7 +338,7 @@ fn books(problem: &mut Problems, scratch: &Scratch, holders: &[Expected], found:
 /// A list of holder entries.
 struct Compared<'a> {
     scratch: &'a Scratch,
-    /// Whether it is to know when a file was opened.
+    /// The tier must know when a file was opened.
     history: bool,
     list: &'static str,
     found: &'a [Holder],
@@ -350,7 +350,7 @@ impl Compared<'_> {
         let mut left: Vec<&Holder> = self.found.iter().collect();
         for expected in expected {
             for claim in &expected.claimed.ready.claims {
-                // One descriptor can stand for several references, which differ by what holds them.
+                // One descriptor can stand for several references, which differ in `held_by`.
                 let exact = |found: &&Holder| is_of(found, claim) && found.held_by == claim.held_by;
                 let index = left.iter().position(exact);
                 match index.or_else(|| left.iter().position(|found| is_of(found, claim))) {
@@ -398,7 +398,7 @@ impl Compared<'_> {
         self.opened(problem, &label, (expected, claim), found);
     }
 
-    /// The paths inside the mount that a claim may be reported with.
+    /// The paths inside the mount that ebusy may report for a claim.
     fn paths(&self, expected: &Expected, claim: &Claim) -> Vec<Vec<u8>> {
         let mount_point = self.scratch.path();
         claim
@@ -451,7 +451,7 @@ impl Compared<'_> {
     }
 }
 
-/// Whether an entry is the one of a claim: same kind, and one of its processes and descriptors.
+/// Matches an entry with a claim: same kind, and one of its processes and descriptors.
 fn is_of(found: &Holder, claim: &Claim) -> bool {
     if found.kind != claim.kind {
         return false;
@@ -461,7 +461,7 @@ fn is_of(found: &Holder, claim: &Claim) -> bool {
             .owners
             .iter()
             .any(|owner| owner.pid == process.pid && owner.fd == found.fd),
-        // Of a child mount those who use it are told.
+        // A child mount is listed with its users.
         None => claim.owners.is_empty() || claim.kind == "child_mount",
     }
 }
@@ -497,7 +497,7 @@ fn owners(
             format!("{}: {:?} of a whole process", label("tid"), process.tid)
         }),
     }
-    // The entry's own process, and everybody else.
+    // The entry's own process, then the others.
     let mut named = vec![(process.pid, found.fd)];
     named.extend(found.shared_with.iter().map(|sharer| (sharer.pid, sharer.fd)));
     let claimed = |&(pid, fd): &(u32, Option<u32>)| {

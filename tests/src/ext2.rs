@@ -66,7 +66,7 @@ fn half(piece: &mut [u8], at: usize, number: usize) {
     piece[at..at + 4].copy_from_slice(&(number as u32).to_le_bytes());
 }
 
-/// The first so many are used; those that there are none of count as used.
+/// Marks the first `used` as used, and those beyond the end as well.
 fn bitmap(piece: &mut [u8], used: usize, all: usize) {
     for bit in (0..used).chain(all..8 * piece.len()) {
         piece[bit / 8] |= 1 << (bit % 8);

@@ -17,12 +17,12 @@ use rustix::io::Errno;
 pub struct Group(OwnedFd);
 
 impl Group {
-    /// Makes one that watches what happens to a file; `None` where the kernel has no fanotify, or not this class.
+    /// Makes one that watches a file; `None` if the kernel has no fanotify, or not this class.
     pub fn watching(path: &Path, class: u32, events: u64) -> io::Result<Option<Self>> {
         Self::marking(path, class, libc::FAN_MARK_INODE, events)
     }
 
-    /// The same of its inode, its mount or its file system, as the flag says.
+    /// Makes one that watches a file's inode, mount or file system, by the flag.
     pub fn marking(path: &Path, class: u32, scope: u32, events: u64) -> io::Result<Option<Self>> {
         // SAFETY: the call takes no pointer.
         let fd = unsafe { libc::fanotify_init(class | libc::FAN_CLOEXEC, libc::O_RDONLY as u32) };

@@ -1,7 +1,7 @@
-//! What a run of ebusy says on standard error, and whether it has seen what a test did.
+//! Follows the standard error of a running ebusy, and asks it if it has seen what a test did.
 //!
-//! An ebusy that watches answers SIGUSR1 once it has looked at all that had happened by then ([`Follower::catch_up`]).
-//! So a test waits for the very thing that it needs, on however loaded a machine, and no longer.
+//! A watching ebusy answers SIGUSR1 once it has handled everything that had happened by then ([`Follower::catch_up`]).
+//! So a test waits exactly as long as it needs to, however loaded the machine is.
 
 use std::{
     collections::BTreeMap,
@@ -17,17 +17,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::holder::PATIENCE;
 
-/// How an ebusy that watches begins its line about it, and from when on it takes the signal.
+/// Prefix of the line that ebusy prints when it watches; from then on it handles the signal.
 const WATCHING: &str = "watching ";
-/// How its answer to the signal ends.
+/// Last line of its answer to the signal.
 const NOW: &str = "now: ";
-/// How its answer tells of the target of an open incident.
+/// Prefix of the line for the target of an open incident in its answer.
 const BUSY: &str = "still busy: ";
 
-/// How long its end may go unnoticed.
+/// Time after which its end is noticed at the latest.
 const CHECK: Duration = Duration::from_millis(50);
 
-/// Those that this process has started.
+/// All followers that this process has started.
 static ALL: Mutex<Vec<Weak<Follower>>> = Mutex::new(Vec::new());
 
 /// References of the targets of open incidents, by the ids of the mounts.
@@ -47,7 +47,7 @@ pub struct Follower {
     child: Mutex<Child>,
     log: Mutex<String>,
     grown: Condvar,
-    /// Held by who waits for an answer.
+    /// Locked while a thread waits for an answer.
     asking: Mutex<()>,
 }
 
@@ -56,7 +56,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Follower {
-    /// Of a run that has just been started.
+    /// Follows a run that has just been started.
     #[must_use]
     pub fn of(child: Child) -> Arc<Self> {
         let follower = Arc::new(Self {
@@ -78,7 +78,7 @@ impl Follower {
         self.pid
     }
 
-    /// Reads what it says until it ends.
+    /// Reads its standard error until it ends.
     pub fn read(&self, output: impl Read) {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -95,7 +95,7 @@ impl Follower {
         lock(&self.log).clone()
     }
 
-    /// Waits for a line that starts like that.
+    /// Waits for a line with this prefix.
     pub fn wait_for(&self, start: &str) -> Result<String> {
         self.wait(0, |log| {
             let line = log.split_inclusive('\n').find(|line| line.starts_with(start))?;
@@ -104,7 +104,7 @@ impl Follower {
         .with_context(|| format!("no line that starts with {start:?}"))
     }
 
-    /// Waits until what it has said from some byte on has something.
+    /// Waits until its output from some byte on matches.
     fn wait<T>(&self, from: usize, look: impl Fn(&str) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut log = lock(&self.log);
@@ -116,7 +116,7 @@ impl Follower {
             if left.is_zero() {
                 bail!("not after {} s\n{log}", PATIENCE.as_secs());
             }
-            // Its end is no line.
+            // Its end does not count as a line.
             let (guard, _) = self
                 .grown
                 .wait_timeout(log, left.min(CHECK))
@@ -125,8 +125,8 @@ impl Follower {
         }
     }
 
-    /// Waits until it has looked at all that has happened so far; references of the mounts that it tells to be busy
-    /// still, by their ids. Nothing of one that has ended, is stopped, or does not watch.
+    /// Waits until it has handled everything that has happened so far; returns the references of the mounts that it
+    /// reports as still busy, by their ids. Returns nothing if it has ended, is stopped, or does not watch.
     pub fn catch_up(&self) -> Result<Busy> {
         let _asking = lock(&self.asking);
         let from = {
@@ -141,7 +141,7 @@ impl Follower {
         }
         let answer = |said: &str| {
             let mut lines = said.split_inclusive('\n');
-            // Half a line is no answer yet.
+            // An incomplete line is no answer yet.
             let whole = lines.by_ref().filter(|line| line.ends_with('\n'));
             let lines: Vec<&str> = whole.collect();
             let end = lines.iter().position(|line| line.starts_with(NOW))?;
@@ -154,7 +154,7 @@ impl Follower {
         .context("it does not catch up")
     }
 
-    /// A test may have stopped it: what it would do then it does later.
+    /// A test may have stopped it: it acts on signals once it is continued.
     fn is_stopped(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
@@ -172,7 +172,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Its number is its own for as long as nobody has waited for it, which takes the same lock.
+    /// Its pid is not reused until somebody waits for it, which takes the same lock.
     fn signal_if_alive(&self, signal: Signal) -> Result<bool> {
         let mut child = lock(&self.child);
         if child.try_wait()?.is_some() {
@@ -196,8 +196,8 @@ impl Follower {
     }
 }
 
-/// Waits until each ebusy that this process runs has looked at all that has happened so far; what any of them tells
-/// to be busy still.
+/// Waits until each ebusy that this process runs has handled everything that has happened so far; returns the mounts
+/// that any of them reports as still busy.
 pub fn catch_up() -> Result<Busy> {
     let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
     let mut busy = Busy::new();

@@ -1,9 +1,9 @@
-//! A FUSE server, by the protocol itself (uapi/linux/fuse.h), that does not answer everything.
+//! A FUSE server that speaks the raw protocol (uapi/linux/fuse.h) and leaves some requests unanswered.
 //!
-//! Its root has the files `file` and `second`; `never-read` and the directory `never-synced`, of which a read or the sync is not
-//! answered even if it is interrupted, but when somebody looks for [`RELEASE_READS`]; `never-written`, of which no write is
-//! answered; and `never-flushed`, which nobody can close. The
-//! lookup of any other name is not answered before it is interrupted. A [`Disk`] has one file more. The mount is in no namespace.
+//! Its root has the files `file` and `second`; `never-read` and the directory `never-synced`: it does not answer their
+//! read or sync, even if interrupted, until somebody looks up [`RELEASE_READS`]; `never-written`, whose writes it does
+//! not answer; and `never-flushed`, which nobody can close. It answers the lookup of any other name only when that is
+//! interrupted. A [`Disk`] has one more file. The mount is in no namespace.
 
 use std::{
     ffi::CString,
@@ -56,7 +56,7 @@ const NODES: [(&[u8], u32); 7] = [
     (b"never-synced\0", NEVER_SYNCED),
     (b"disk\0", DISK),
 ];
-/// The name that makes all reads of `never-read` fail, and what is to sync `never-synced`.
+/// Its lookup makes all reads of `never-read` and syncs of `never-synced` fail.
 pub const RELEASE_READS: &[u8] = b"release";
 const NEVER_READ: u32 = 5;
 const NEVER_FLUSHED: u32 = 6;
@@ -82,7 +82,7 @@ impl Connection {
         Self::of(device.map_err(|_| Skip::because("this kernel has no FUSE"))?)
     }
 
-    /// The same of a device that was opened somewhere.
+    /// Mounts it by a device that is already open.
     pub fn of(device: File) -> Result<Self> {
         let Ok(context) = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC) else {
             return Err(Skip::because("this kernel has no FUSE").into());
@@ -115,7 +115,7 @@ impl Connection {
         root
     }
 
-    /// Serves until the child is killed: then all that wait are told so. Call this while the process has one thread.
+    /// Serves until the child is killed: then all waiting calls fail. Call this while the process has one thread.
     pub fn serve_in_child(self) -> Result<(OwnedFd, ForkedChild)> {
         let Self { device, root } = self;
         let child = ForkedChild::spawn(0, || {
@@ -126,17 +126,17 @@ impl Connection {
     }
 }
 
-/// What is behind a file for a loop device: it takes its time for every page that is written.
+/// The backing store of a loop device's file: it delays every page that is written.
 #[derive(Debug)]
 pub struct Disk {
     millis: Arc<AtomicU64>,
-    // The mount that it is on.
+    // Its mount.
     _root: OwnedFd,
 }
 
 impl Disk {
-    /// With these contents, and quick at first, and its file; a [`Skip`] where there is no FUSE. Who has the file open
-    /// while the disk is slow makes children wait for it that this process starts: they close it.
+    /// Makes one with these contents, quick at first, and returns its file; a [`Skip`] where there is no FUSE. If this
+    /// process has the file open while the disk is slow, children that it starts wait, because they close the file.
     pub fn new(contents: Vec<u8>) -> Result<(Self, File)> {
         let Connection { device, root } = Connection::new()?;
         let millis = Arc::new(AtomicU64::new(0));
@@ -150,13 +150,13 @@ impl Disk {
         Ok((disk, file.into()))
     }
 
-    /// From now on a page takes so long.
+    /// Sets the delay of each page from now on.
     pub fn take(&self, time: Duration) {
         self.millis.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 }
 
-/// What a [`Disk`] stores.
+/// The data of a [`Disk`].
 struct Medium {
     contents: Vec<u8>,
     millis: Arc<AtomicU64>,
@@ -164,7 +164,7 @@ struct Medium {
 
 impl Medium {
     /// The answer to a read or a write (`struct fuse_read_in`, `fuse_write_in`): the offset is at 8, the length at 16,
-    /// what is written at 40.
+    /// the written data at 40.
     fn answer(&mut self, request: &Request<'_>) -> Option<Vec<u8>> {
         let body = request.body;
         let offset = u64::from_ne_bytes(body.get(8..16)?.try_into().ok()?) as usize;
@@ -183,8 +183,9 @@ impl Medium {
     }
 }
 
-/// Serves in a thread that has the device for itself. Else a process that is killed while it waits for its own server
-/// would never end: its files are closed when its last thread ends, and that one waits for the device to be closed.
+/// Serves in a thread with a descriptor table of its own. Otherwise a process that is killed while it waits for its own
+/// server would never end: its files are closed when its last thread ends, and that thread waits for the device to be
+/// closed.
 fn serve_apart(device: File, medium: Option<Medium>) {
     let number = device.as_raw_fd().cast_unsigned();
     let (ready, apart) = mpsc::channel();
@@ -209,7 +210,7 @@ fn serve_apart(device: File, medium: Option<Medium>) {
 
 fn serve(mut device: File, mut medium: Option<Medium>) {
     let mut buffer = vec![0; BUFFER];
-    // What is not answered: reads of `never-read`...
+    // The unanswered requests: reads of `never-read`...
     let mut deaf = Vec::new();
     loop {
         let answer = match device.read(&mut buffer) {
@@ -240,7 +241,7 @@ fn serve(mut device: File, mut medium: Option<Medium>) {
             Err(_) => return,
         };
         if let Some(answer) = answer {
-            // One that was withdrawn meanwhile needs none.
+            // A request that was withdrawn meanwhile needs no answer.
             let _ = device.write_all(&answer);
         }
     }
@@ -270,7 +271,7 @@ impl<'a> Request<'a> {
         u32::try_from(self.node).unwrap_or(0)
     }
 
-    /// With its header; `None` if there is to be none.
+    /// Makes the answer with its header; `None` if there is no answer.
     fn answer(&self, deaf: &[u64]) -> Option<Vec<u8>> {
         let body = match self.operation {
             INIT => {

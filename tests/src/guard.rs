@@ -1,5 +1,5 @@
-//! What outlives its process is taken down by another: a child that waits for the end of its parent, however that
-//! comes about.
+//! A child process cleans up kernel objects that outlive their process: it waits for the end of its parent, however
+//! that happens.
 
 use std::{
     fs::{File, OpenOptions},
@@ -34,8 +34,8 @@ impl Guard {
             -1 => Err(io::Error::last_os_error()).context("fork"),
             0 => {
                 drop(write);
-                // The test waits for the end of the output, and whoever ends the parent's group is not to end this.
-                // SAFETY: these take no pointers.
+                // The test waits for the end of the output, and a signal to the parent's process group must not end
+                // this child. SAFETY: these take no pointers.
                 unsafe {
                     libc::setsid();
                     libc::close(0);
@@ -81,7 +81,7 @@ pub fn write_below(root: &OwnedFd, name: &str, text: &[u8]) -> Result<()> {
     File::from(file).write_all(text).with_context(|| name.to_owned())
 }
 
-/// A free loop device on a file, which it lets go of when the device is closed.
+/// A free loop device on a file, which it releases when the device is closed.
 pub fn loop_device(file: &File) -> Result<(File, String)> {
     const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
     const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;

@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, ColorSetting, Failed, Trial};
 
 use crate::{follower, holder::Skip, namespace};
 
-/// How a test that did not fail ended.
+/// The result of a test that did not fail.
 #[derive(Debug)]
 pub enum Verdict {
     /// It ran.
@@ -32,7 +32,7 @@ where
         let start = Instant::now();
         let verdict = if rustix::process::geteuid().is_root() {
             let verdict = run();
-            // Of several at a time, nobody else can tell.
+            // With several tests at a time, only the harness knows which one this is.
             if start.elapsed() > SLOW {
                 println!("\ntook: {name}: {:.1}", start.elapsed().as_secs_f64());
             }
@@ -48,26 +48,25 @@ where
             Verdict::Skipped("not root".to_owned())
         };
         if let Verdict::Skipped(reason) = verdict {
-            // The harness has begun a line already.
+            // The harness has already begun a line.
             println!("\nskipped: {name}: {reason}");
         }
         Ok(())
     })
 }
 
-/// Waits until every ebusy that this test runs knows of all mounts and namespaces that are there, and has looked at all
-/// that was refused.
+/// Waits until every ebusy that this test runs knows all current mounts and namespaces, and has looked at all refusals.
 pub fn settle() -> Result<()> {
     follower::catch_up().map(drop)
 }
 
-/// Whether this is a virtual machine, which may be emulated.
+/// True in a virtual machine, which may be emulated.
 #[must_use]
 pub fn in_machine() -> bool {
     std::env::var_os("EBUSY_VM").is_some()
 }
 
-/// Whether all that there is was asked for, in place of a choice.
+/// True if all tests shall run instead of a choice.
 #[must_use]
 pub fn is_full() -> bool {
     std::env::var_os("EBUSY_FULL").is_some()
@@ -80,21 +79,21 @@ pub fn main(tests: Vec<Trial>) -> ExitCode {
     main_with(tests, 1)
 }
 
-/// The same for tests that wait most of the time and keep to mounts of their own: so many at once on a host. In a machine
-/// they take turns: on a kernel that preempts (7.2), what many do at once costs events, and some count those.
+/// Runs tests that mostly wait and use only their own mounts, several at once on a host. In a machine they take turns:
+/// on a kernel that preempts (7.2), parallel work costs events, and some tests count those.
 #[must_use]
 pub fn main_side_by_side(tests: Vec<Trial>, threads: usize) -> ExitCode {
     main_with(tests, if in_machine() { 1 } else { threads })
 }
 
-/// The same for tests that wait most of the time and keep to mounts of their own: so many at once.
+/// Runs tests that mostly wait and use only their own mounts, several at once.
 #[must_use]
 pub fn main_with(tests: Vec<Trial>, threads: usize) -> ExitCode {
     // The name of the suite comes first.
     let mut arguments = Arguments::from_iter(std::env::args_os().skip(1));
     arguments.test_threads = Some(threads);
-    // Whoever runs them in the background has the shell ignore an interrupt, and their children would inherit that.
-    // SAFETY: no handler is given; nothing else runs yet.
+    // The shell of a background job ignores interrupts, and the children would inherit that. SAFETY: no handler is
+    // given; nothing else runs yet.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     // In a virtual machine the output goes through a terminal to a program that reads it.
     arguments.color.get_or_insert(ColorSetting::Never);

@@ -1,4 +1,4 @@
-//! The side of a holder program: its arguments, its ready line, and its wait for the end.
+//! The holder program's side: its arguments, its ready line, and its wait for the end.
 //!
 //! `hold-KIND [--mntns same|shared|slave|nested|user|private] PATH...`: it enters the namespace, takes its references on the
 //! paths, prints one [`Ready`] line, and holds until its standard input ends. With `--wait` instead of paths it says
@@ -24,7 +24,7 @@ use crate::{
     namespace::{self, Namespace},
 };
 
-/// What a holder program was asked to do.
+/// The task of a holder program.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Where to take references.
@@ -66,8 +66,8 @@ impl Setup {
         let Some(first) = paths.first() else {
             bail!("a path is needed")
         };
-        // Everything that is not the reference itself is found out before: afterwards `/proc` may be out of reach,
-        // and a look at the path would be a reference too.
+        // Find out everything before the reference is taken: afterwards `/proc` may be out of reach, and a look at the
+        // path would take another reference.
         Ok(Self {
             comm: command_name()?,
             mount_namespace: namespace::current()?,
@@ -95,26 +95,26 @@ impl Setup {
         self.has_moved()
     }
 
-    /// Says anew where the first path leads, after mounts were changed.
+    /// Updates the mount of the first path after mounts have changed.
     pub fn look_again(&mut self) -> Result<()> {
         self.mount_namespace = namespace::current()?;
         self.mount_id = mount_id(self.path())?;
         Ok(())
     }
 
-    /// Says where the process is when it holds, if not where its mount is.
+    /// Sets the namespace in which the process holds, if that is not the mount's.
     pub fn has_moved(&mut self) -> Result<()> {
         self.moved_to = Some(namespace::current()?);
         Ok(())
     }
 
-    /// Says that this cannot be held here, and why: the test is skipped.
+    /// Prints why this cannot be held here, so that the test is skipped.
     pub fn skip(&self, reason: &str) -> Result<()> {
         println!("{}", serde_json::json!({ "skip": reason }));
         wait_for_end()
     }
 
-    /// Says what is held, and returns when it is to be released.
+    /// Prints the claims, and returns when the test wants them released.
     pub fn hold(&self, claims: impl Into<Vec<Claim>>) -> Result<()> {
         let ready = Ready {
             ready: true,

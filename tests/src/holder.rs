@@ -1,4 +1,4 @@
-//! The side of a test: starting holder programs and other helpers, and ending them.
+//! The test's side: starts and ends holder programs and other helpers.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{claim::Ready, harness, holders, namespace::Namespace, pause};
 
-/// How long a helper may take for a step; emulated machines are slow.
+/// Limit for one step of a helper; emulated machines are slow.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The path of a program of this package: a link of that name to the one executable, made if it is missing.
@@ -26,7 +26,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let executable = built(holders::EXECUTABLE)?;
     let path = executable.with_file_name(name);
     if fs::read_link(&path).ok().as_deref() != Some(Path::new(holders::EXECUTABLE)) {
-        // Renamed into its place, so that whoever does the same meanwhile always finds one.
+        // Renamed into its place, so that a concurrent caller always finds one.
         tempfile::Builder::new()
             .make_in(executable.with_file_name(""), |link| {
                 symlink(holders::EXECUTABLE, link)
@@ -60,7 +60,7 @@ fn directory() -> Result<PathBuf> {
     Ok(above.unwrap_or(directory).to_owned())
 }
 
-/// A process that ends when this value goes.
+/// A process that ends when this value is dropped.
 #[derive(Debug)]
 pub struct Helper {
     child: Child,
@@ -70,12 +70,12 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts a program, whose standard input and output are ours.
+    /// Starts a program with pipes for standard input and output.
     pub fn start<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> Result<Self> {
         Self::from_command(Command::new(program).args(arguments))
     }
 
-    /// Starts a command, whose standard input and output are ours.
+    /// Starts a command with pipes for standard input and output.
     pub fn from_command(command: &mut Command) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
@@ -118,7 +118,7 @@ impl Helper {
         drop(self.input.take());
     }
 
-    /// Closes its input and waits for its end; it has ended well.
+    /// Closes its input and waits for its end, which must be successful.
     pub fn finish(mut self) -> Result<()> {
         self.end_input();
         let status = pause::until(PATIENCE, || Ok(self.child.try_wait()?))
@@ -130,8 +130,8 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // One that has ended already has been waited for, which makes `kill` do nothing. One that waits in the kernel for
-        // a server that is its child does not end before that, which would end when it has.
+        // If it has been waited for, `kill` does nothing. A process that waits in the kernel for a server that is its
+        // own child cannot end before that child, which in turn waits for its parent's end.
         if matches!(self.child.try_wait(), Ok(None)) {
             let servers = children(self.child.id());
             let _ = self.child.kill();
@@ -171,14 +171,14 @@ pub struct Waiting(Helper);
 #[derive(Debug)]
 pub struct Holding {
     helper: Helper,
-    /// What it says that it holds.
+    /// Its claims.
     pub claimed: Claimed,
 }
 
-/// What a holder program says that it holds; this outlives the program.
+/// The claims of a holder program; they outlive it.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// The paths that it was given.
+    /// Its path arguments.
     pub paths: Vec<PathBuf>,
     /// Its answer.
     pub ready: Ready,
@@ -188,12 +188,12 @@ pub struct Claimed {
 #[derive(Debug, serde::Deserialize, thiserror::Error)]
 #[error("{skip}")]
 pub struct Skip {
-    /// Why.
+    /// The reason.
     pub skip: String,
 }
 
 impl Skip {
-    /// For that reason.
+    /// Makes one with this reason.
     #[must_use]
     pub fn because(reason: &str) -> Self {
         let skip = reason.to_owned();
@@ -228,8 +228,8 @@ impl Waiting {
 }
 
 impl Holding {
-    /// Starts a holder program and waits until it holds. It takes its references some time after its namespace and
-    /// the mount came into being: whoever watches opens has learnt of them by then.
+    /// Starts a holder program and waits until it holds. It takes its references some time after its namespace and the
+    /// mount were made: by then every watcher of opens knows them.
     pub fn start(name: &str, namespace: Namespace, paths: &[PathBuf]) -> Result<Self> {
         let waiting = Waiting::start(name, namespace)?;
         harness::settle()?;
@@ -258,7 +258,7 @@ impl Holding {
         })
     }
 
-    /// Lets it go, in good order.
+    /// Releases its references and ends it properly.
     pub fn release(self) -> Result<()> {
         self.helper.finish()
     }

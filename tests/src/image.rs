@@ -61,7 +61,7 @@ fn tar(directory: &Path, archive: &Path, names: &[&str]) -> Result<()> {
     output(&mut command).map(drop)
 }
 
-/// Runs a command that has to succeed.
+/// Runs a command that must succeed.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| name.clone())?;

@@ -20,8 +20,8 @@ struct PathBeneath {
     parent: i32,
 }
 
-/// A set with a rule on a directory, that nobody is restricted by; `None` where the kernel has no landlock (Linux 5.13
-/// on, and not every configuration).
+/// A set with a rule on a directory, which restricts nobody; `None` where the kernel has no landlock (Linux 5.13 on,
+/// and not every configuration).
 pub fn rules_on(directory: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let handled = READ_FILE;
     // SAFETY: the attribute is one number of that size.

@@ -1,4 +1,4 @@
-//! Mounts beside a scratch, of what is on it.
+//! Mounts beside a scratch, whose sources are on it.
 
 use std::{ffi::CString, fmt::Write as _, fs, path::Path};
 
@@ -61,7 +61,7 @@ impl Layered {
                 work.display()
             )?;
         } else {
-            // Without an upper layer there are to be two lower ones.
+            // Without an upper layer, overlayfs requires two lower ones.
             write!(options, ":{}", scratch.directory().display())?;
         }
         let options = CString::new(options)?;

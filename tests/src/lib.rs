@@ -1,7 +1,7 @@
 //! Holder programs, and the harness of the tests that run ebusy against real umounts.
 //!
-//! - A **holder program** (a row of [`holders`]) takes one kind of reference on a mount and says what it took, as a
-//!   list of [`claim::Claim`]s; [`hold`] is its side, [`holder`] that of the test.
+//! - A **holder program** (a row of [`holders`]) takes one kind of reference on a mount and prints a list of
+//!   [`claim::Claim`]s; [`hold`] is its side, [`holder`] the test's.
 //! - A **suite of tests** (`tests/suites`) starts with [`harness::main`], which moves into a mount namespace of its own
 //!   with `/` shared, mounts a [`scratch::Scratch`], runs [`ebusy`], and compares its [`report`] with the claims by
 //!   [`expect`].

@@ -13,11 +13,11 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-/// A child has copies of all that this process has open, close-on-exec or not, until it is another program: a file that
-/// is open while it is started would be held by the test itself.
+/// Until its exec a child has copies of all descriptors of this process, close-on-exec or not: so the test itself would
+/// hold a file that is open while a child starts.
 static STARTING: Mutex<()> = Mutex::new(());
 
-/// Runs it while no child is started.
+/// Runs it while no child is being started.
 pub fn alone<T>(run: impl FnOnce() -> T) -> T {
     let _guard = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     run()
@@ -47,7 +47,7 @@ impl Many {
         self.directory.path()
     }
 
-    /// How many there are.
+    /// Their number.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
@@ -73,7 +73,7 @@ impl Many {
         Ok(())
     }
 
-    /// Unmounts all of them, each on the first try; returns those that were refused.
+    /// Tries once to unmount each of them; returns those that were refused.
     pub fn unmount(&self) -> Result<Vec<PathBuf>> {
         let mut refused = Vec::new();
         for path in self.paths() {

@@ -29,7 +29,7 @@ const SIZE: usize = 312;
 /// Size of a `struct dm_target_spec`.
 const TARGET: usize = 40;
 
-/// How a call says which device it is about.
+/// How a call identifies its device.
 #[derive(Debug, Clone, Copy)]
 pub enum By {
     /// Its name.
@@ -40,7 +40,7 @@ pub enum By {
     Number,
 }
 
-/// A device that is another one; removed when this value goes, if nobody has it then.
+/// A device that maps another one; dropping this value removes it, if nobody has it open then.
 #[derive(Debug)]
 pub struct Mapped {
     name: String,

@@ -56,7 +56,7 @@ impl Namespace {
             Self::Nested => {
                 Self::Slave.enter()?;
                 set_propagation(MountPropagationFlags::SHARED)?;
-                // It is a slave of a slave as long as somebody is in the namespace between.
+                // It stays a slave of a slave as long as a process is in the namespace between.
                 std::mem::forget(ForkedChild::pause()?);
                 Some(MountPropagationFlags::DOWNSTREAM)
             }

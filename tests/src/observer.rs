@@ -1,4 +1,4 @@
-//! Looks from outside at all that ebusy has.
+//! Looks from outside at all references of ebusy.
 
 use std::{
     collections::BTreeSet,
@@ -17,14 +17,14 @@ use anyhow::{Result, ensure};
 
 use crate::{holder::Holding, pause, scratch::Scratch};
 
-/// The mounts that nobody of ebusy is to be on, by number: no path is walked to find out. Those are the mounts and their
-/// copies in other namespaces.
+/// The mounts that no process of ebusy may use, by number, so that the check walks no path: the mounts and their copies
+/// in other namespaces.
 fn forbidden(scratches: &[Scratch], holdings: &[Holding]) -> BTreeSet<u32> {
     let copies = holdings.iter().map(|holding| holding.claimed.ready.mount_id);
     scratches.iter().map(Scratch::mount_id).chain(copies).collect()
 }
 
-/// A process and all its descendants: by parents, as processes and threads come.
+/// A process and all its descendants, found by their parents while processes and threads come and go.
 fn family(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut index = 0;
@@ -43,15 +43,15 @@ fn family(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The mount namespaces where ebusy may be: that in which it was started, and the host's.
+/// The mount namespaces that ebusy may be in: the one where it was started, and the host's.
 fn allowed_namespaces() -> [String; 2] {
     let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap_or_default();
     [link("self"), link("1")].map(|link| link.to_string_lossy().into_owned())
 }
 
-/// What a process has on one of the mounts. Its `fdinfo` names mounts by number; the links of its directories and its
-/// mappings are texts, which are read and not followed. A mount namespace keeps all its mounts, so that being in one or
-/// having it open counts as well.
+/// Lists the references of a process on one of the mounts. Its `fdinfo` names mounts by number; the links of its
+/// directories and mappings are read as text and not followed. A mount namespace keeps all its mounts, so being in one
+/// or having it open counts as well.
 fn footprint(
     pid: u32,
     forbidden: &BTreeSet<u32>,
@@ -109,7 +109,7 @@ fn footprint(
     found
 }
 
-/// Whether a process has one of these names, or one of these arguments.
+/// True if a process has one of these names or arguments.
 fn is_one_of(pid: u32, names: &[&str]) -> bool {
     let text = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let (comm, command) = (text("comm"), text("cmdline"));
@@ -125,8 +125,8 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts to look whether a process is on mounts, or on what holders have. `foreign` are names of children that
-    /// are not ebusy's own, or an argument that they have: what it was asked to run.
+    /// Starts to check if a process uses the mounts, or files that holders have. `foreign` are names or arguments of
+    /// children that are not ebusy's own: commands that it was asked to run.
     #[must_use]
     pub fn of(
         pid: u32,
@@ -150,7 +150,7 @@ impl Observer {
                         continue;
                     }
                     let problems = footprint(pid, &forbidden, &directories, &namespaces);
-                    // It may have become another program meanwhile.
+                    // It may have executed another program meanwhile.
                     if problems.is_empty() || is_one_of(pid, foreign) {
                         continue;
                     }
@@ -158,7 +158,7 @@ impl Observer {
                     let problems = problems.into_iter();
                     found.extend(problems.map(|problem| format!("{} {problem}", comm.trim())));
                 }
-                // Who has ended has nothing any more.
+                // A process that has ended has no references any more.
                 looks += usize::from(fs::read_link(format!("/proc/{pid}/exe")).is_ok());
                 pause::takes(Duration::from_millis(1), "it looks a thousand times a second");
             }
@@ -167,7 +167,7 @@ impl Observer {
         Self { stop, thread }
     }
 
-    /// It has seen nothing; how often it has looked at the process while it ran.
+    /// Asserts that it has seen nothing; returns how often it looked at the running process.
     pub fn finish(self) -> Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
         let (looks, found) = self

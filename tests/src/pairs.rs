@@ -1,11 +1,11 @@
-//! Which tests of a kind of reference run in machines, where all of them would take hours: so many that every kernel has
-//! every tier, and that every two of kernel, tier, file system and way come together in one of them.
+//! Chooses the tests of a kind of reference that run in machines, where all of them would take hours: every kernel has
+//! every tier, and every pair of kernel, tier, file system and way is in one of them.
 
 use crate::harness;
 
-/// What machines are made of: the kernels of the matrix, as `EBUSY_VM` names them.
+/// The kernels of the matrix, as `EBUSY_VM` names them.
 pub const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
-/// The tiers that each of them has, as `EBUSY_PROBE` names them.
+/// The tiers of each of them, as `EBUSY_PROBE` names them.
 pub const TIERS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
 
 /// A test: the positions of its kernel, tier, file system and way in their lists.
@@ -32,9 +32,9 @@ fn pairs(cell: Cell) -> impl Iterator<Item = [(usize, usize); 2]> {
     })
 }
 
-/// Chooses tests, as many kernels, tiers, file systems and ways as there are, so that each pair is in one of them: always
-/// the one with the most pairs that are in none yet. `turn` tells which of those that are as good is taken, so that not
-/// all kinds of references have the same.
+/// Chooses tests, as many kernels, tiers, file systems and ways as there are, so that each pair is in one of them:
+/// always the one with the most pairs that are in none yet. `turn` decides between equally good ones, so that kinds of
+/// references get different tests.
 #[must_use]
 pub fn covering(sizes: Cell, turn: usize) -> Vec<Cell> {
     let mut candidates: Vec<Cell> = product(sizes).collect();
@@ -46,7 +46,7 @@ pub fn covering(sizes: Cell, turn: usize) -> Vec<Cell> {
     let mut chosen = Vec::new();
     while !open.is_empty() {
         let gain = |cell: &Cell| pairs(*cell).filter(|pair| open.contains(pair)).count();
-        // Of equals the last one would be taken.
+        // `max_by_key` would take the last of equals.
         let Some(best) = candidates.iter().rev().copied().max_by_key(gain) else {
             break;
         };
@@ -58,8 +58,8 @@ pub fn covering(sizes: Cell, turn: usize) -> Vec<Cell> {
     chosen
 }
 
-/// Whether a test of a kind of reference runs in this machine, if it runs at all: everything does that is no machine, or
-/// one of another kernel or tier, or where `EBUSY_FULL` asks for all.
+/// Decides if a test of a kind of reference runs in this machine: all run on a host, in a machine with another kernel
+/// or tier, or if `EBUSY_FULL` is set.
 #[must_use]
 pub fn runs(turn: usize, (file_system, file_systems): (usize, usize), (way, ways): (usize, usize)) -> bool {
     let position = |name: &str, of: &[&str]| {
@@ -95,7 +95,7 @@ mod tests {
                 let chosen = covering(sizes, turn);
                 let had: BTreeSet<_> = chosen.iter().copied().flat_map(pairs).collect();
                 assert_eq!(wanted, had, "{}", row.name);
-                // Every kernel has every tier, at least once, and none of the chosen is there twice.
+                // Every kernel has every tier at least once, and no choice is there twice.
                 let cells: BTreeSet<_> = chosen.iter().map(|cell| (cell[0], cell[1])).collect();
                 assert_eq!(cells.len(), 12, "{}", row.name);
                 assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), chosen.len());

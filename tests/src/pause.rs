@@ -1,4 +1,4 @@
-//! The only place where a test sleeps: until something is so, or, said as such, to show that nothing happens.
+//! The only place where a test sleeps: until a condition holds, or, explicitly, to show that nothing happens.
 
 use std::{
     thread,
@@ -12,7 +12,7 @@ use crate::harness;
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Looks again and again, until there is an answer; fails when the patience is over. The last look begins after that.
+/// Polls until there is an answer; fails after the limit. The last look begins after the limit.
 pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {
@@ -27,19 +27,19 @@ pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Result<Option<T>>)
     }
 }
 
-/// Lets a while pass in which something is to stay as it is. No event ends this, so that the time is lost: say `why`.
+/// Lets time pass in which something must not change. No event ends this, so the time is lost: say `why`.
 pub fn nothing_happens_for(time: Duration, why: &'static str) {
     debug_assert!(!why.is_empty());
     thread::sleep(time);
 }
 
-/// Lets a while pass that is part of what is tested: the rhythm of a caller, a timeout, how long an umount takes.
+/// Lets time pass that is part of the test: the rhythm of a caller, a timeout, the duration of an umount.
 pub fn takes(time: Duration, what: &'static str) {
     debug_assert!(!what.is_empty());
     thread::sleep(time);
 }
 
-/// Lets a worker of the kernel take what it was given, which nothing tells.
+/// Gives a worker of the kernel time to take its work, for which there is no event.
 pub fn kernel_works() {
     thread::sleep(Duration::from_millis(if harness::in_machine() {
         1000

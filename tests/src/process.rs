@@ -1,4 +1,4 @@
-//! What holder programs are made of besides descriptors: forked children, threads, mappings.
+//! Parts of holder programs besides descriptors: forked children, threads, mappings.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use rustix::{
 
 use crate::{holder::PATIENCE, pause};
 
-/// A process made by fork(2) or clone(2) alone; it goes with this value, and with its parent.
+/// A process made by fork(2) or clone(2) alone; it ends with this value, and with its parent.
 #[derive(Debug)]
 pub struct ForkedChild(libc::pid_t);
 
@@ -28,7 +28,7 @@ impl ForkedChild {
         Self::spawn(0, || Ok(()))
     }
 
-    /// Makes a child that shares with its parent what the flags of clone(2) say, but no memory; it runs `body` and
+    /// Makes a child that shares with its parent the things in the flags of clone(2), but no memory; it runs `body` and
     /// then waits for its end. Call this while the process has one thread.
     pub fn spawn(flags: libc::c_int, body: impl FnOnce() -> anyhow::Result<()>) -> io::Result<Self> {
         let flags = libc::c_long::from(flags | libc::SIGCHLD);
@@ -52,7 +52,7 @@ impl ForkedChild {
         }
     }
 
-    /// A descendant whose parent dies before it; the process is to be a subreaper.
+    /// A descendant whose parent dies before it; the process must be a subreaper.
     #[must_use]
     pub fn orphan(pid: u32) -> Self {
         Self(pid as libc::pid_t)
@@ -123,7 +123,7 @@ pub fn stuck_in_stat(path: &Path) -> io::Result<ForkedChild> {
     })
 }
 
-/// Has the process killed when its parent, or who adopted it, ends.
+/// Makes the kernel kill the process when its parent, or the process that adopted it, ends.
 pub fn end_with_parent() {
     // SAFETY: it takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };

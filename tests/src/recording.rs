@@ -33,14 +33,14 @@ impl Recording {
         Ok(Self { running })
     }
 
-    /// Ends it as a service manager does.
+    /// Ends it with SIGTERM, as a service manager does.
     pub fn finish(self) -> Result<Finished> {
         self.running.signal(Signal::TERM)?;
         let status = self.running.wait()?;
         self.running.finished(status)
     }
 
-    /// Ends it as a power failure does.
+    /// Kills it: like a power failure.
     pub fn kill(self) -> Result<()> {
         self.running.signal(Signal::KILL)?;
         self.running.wait()?;
@@ -48,7 +48,7 @@ impl Recording {
     }
 }
 
-/// How many opens were generated, recorded, and counted as lost.
+/// Numbers of opens generated, recorded, and counted as lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance {
     /// Events that happened.
@@ -62,8 +62,8 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Of the opens of a process in a capture of one run. At the tracepoint tier an open is one event; at the others
-    /// its close is another.
+    /// Makes the balance of a process's opens in a capture of one run. At the tracepoint tier an open is one event; at
+    /// the others its close is another.
     #[must_use]
     pub fn of(capture: &Capture, pid: u32, opens: u64) -> Self {
         let closes = capture.tier() != "tracepoint";
@@ -78,7 +78,7 @@ impl Balance {
         }
     }
 
-    /// Nothing is missing that is not counted, and nothing is counted that is not missing.
+    /// Asserts that the counted losses are exactly the missing events.
     pub fn check(&self) -> Result<()> {
         ensure!(
             self.generated == self.recorded + self.lost_in_ring + self.not_written,

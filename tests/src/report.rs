@@ -1,4 +1,4 @@
-//! What tests look at of ebusy's JSON, schema 1. [`schema::read`] has checked all of it.
+//! The fields of ebusy's JSON, schema 1, that tests read. [`schema::read`] has checked all of it.
 
 #![expect(missing_docs, reason = "docs/schema describes the fields")]
 
@@ -37,14 +37,14 @@ pub struct Incident {
     pub retry: Option<Retry>,
 }
 
-/// Who did more than ebusy records of one.
+/// A source that did more than ebusy records of one.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Noise {
     pub by: Process,
     pub lost: u64,
 }
 
-/// Where the time of a slow umount went.
+/// The phases of a slow umount.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Slow {
     pub answered: Option<String>,
@@ -53,7 +53,7 @@ pub struct Slow {
     pub waits: Vec<Wait>,
 }
 
-/// Something that it was seen at.
+/// A place where it was seen waiting.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Wait {
     pub phase: String,
@@ -62,7 +62,7 @@ pub struct Wait {
     pub stack: Vec<String>,
 }
 
-/// Since when it has failed, at the latest.
+/// A time by which it had already failed.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Since {
     pub time: String,
@@ -79,7 +79,7 @@ pub struct Retry {
     pub within: Option<u64>,
 }
 
-/// Who would block an umount now.
+/// The answer of `who`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Who {
     pub target: Target,
@@ -92,7 +92,7 @@ pub struct Who {
     pub fixes: Vec<Fix>,
 }
 
-/// Something to do about it.
+/// A fix.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Fix {
     pub text: String,
@@ -101,7 +101,7 @@ pub struct Fix {
 }
 
 impl Fix {
-    /// As people read it: the words, then the command.
+    /// The text for people: the words, then the command.
     #[must_use]
     pub fn reads(&self) -> String {
         match &self.command {
@@ -111,8 +111,8 @@ impl Fix {
     }
 }
 
-/// A command as people paste it. The shell of a machine is busybox, which prefers its own `nsenter` and `umount` to those
-/// that are installed, and these have no `-N`: there the words are run without a shell.
+/// Runs a command as people paste it. The shell of a machine is busybox, which prefers its own `nsenter` and `umount`
+/// to the installed ones, and its own have no `-N`: there the words are run without a shell.
 #[must_use]
 pub fn pasted(command: &str) -> Command {
     let mut words = command.split(' ');
@@ -127,13 +127,13 @@ pub fn pasted(command: &str) -> Command {
     }
 }
 
-/// The command that takes the copy of a mount away from the namespace of a process, without a program of its image.
+/// The command that unmounts the copy of a mount in the namespace of a process, without a program of its image.
 #[must_use]
 pub fn umount_in(pid: u32, path: &Path) -> String {
     format!("nsenter -t {pid} -p umount -i -n -N {pid} {}", path.display())
 }
 
-/// Somebody who tried.
+/// A process that tried.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Caller {
     pub pid: u32,
@@ -192,7 +192,7 @@ pub struct Holder {
     pub evidence: Vec<String>,
 }
 
-/// A way in.
+/// How a holder entered its mount namespace.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Entered {
     pub time: Option<String>,
@@ -210,7 +210,7 @@ pub struct EnteredBy {
     pub comm: String,
 }
 
-/// Somebody who shares a reference.
+/// A process that shares a reference.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Sharer {
     pub pid: u32,
@@ -231,7 +231,7 @@ pub struct Process {
     pub container: Option<Container>,
 }
 
-/// Who asked for what a caller did.
+/// The ancestor on whose behalf a caller acted.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Requester {
     pub pid: u32,
@@ -257,7 +257,7 @@ pub struct Container {
     pub unproven: bool,
 }
 
-/// What created a pod.
+/// The controller of a pod.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 pub struct Owner {
     pub kind: String,

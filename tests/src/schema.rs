@@ -1,7 +1,8 @@
-//! Every value that tests read from ebusy is as `docs/schema` says.
+//! Checks every value that tests read from ebusy against `docs/schema`.
 //!
-//! The schemas allow fields of later versions; here an unknown one is an error. Of JSON Schema this knows the keywords
-//! that the schemas have, and fails at others; a crate for all of it takes as long to compile as the rest of the tests.
+//! The schemas allow fields of later versions; here an unknown one is an error. This knows only the JSON Schema
+//! keywords that the schemas use, and fails at others; a crate for all of it takes as long to compile as the rest of
+//! the tests.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -10,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// In the executable: machines do not have the sources.
+/// Compiled in: machines do not have the sources.
 const FILES: [&str; 6] = [
     include_str!("../../docs/schema/ebusy.audit.1.json"),
     include_str!("../../docs/schema/ebusy.event.1.json"),
@@ -29,7 +30,7 @@ static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
     schemas.collect()
 });
 
-/// A place in a value that is not as its schema says.
+/// A place in a value that does not match its schema.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {what}")]
 struct Mismatch {
@@ -37,7 +38,7 @@ struct Mismatch {
     what: String,
 }
 
-/// Reads a value, which says in its field `schema` what it is.
+/// Reads a value, whose field `schema` names its schema.
 pub fn read<T: DeserializeOwned>(json: &str) -> Result<T> {
     let value: Value = serde_json::from_str(json).with_context(|| json.to_owned())?;
     let title = value["schema"].as_str().context("a value without `schema`")?;
@@ -71,7 +72,7 @@ impl Checker<'_> {
         };
         for (keyword, rule) in keywords {
             let holds = match keyword.as_str() {
-                // They say nothing of the value, or what another keyword does.
+                // These keywords do not restrict the value, or repeat another keyword.
                 "$schema" | "$defs" | "title" | "description" | "additionalProperties" => true,
                 "$ref" => {
                     let pointer = rule.as_str().and_then(|rule| rule.strip_prefix('#'));
@@ -143,7 +144,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// How many of them the value is. If it is none, the error is that of the one whose mismatch is the deepest.
+    /// Counts the schemas that the value matches. If it matches none, the error is the deepest mismatch.
     fn choices(self, schemas: &Value, value: &Value, place: &str) -> Result<usize, Mismatch> {
         let results = list(schemas).map(|schema| self.check(schema, value, place));
         let (fits, failures): (Vec<_>, Vec<_>) = results.partition(Result::is_ok);
@@ -179,7 +180,7 @@ fn is_of(name: &Value, value: &Value) -> bool {
     }
 }
 
-/// These keywords are of text only: where the type allows `null`, that is as good.
+/// These keywords are for text only: if the type allows `null`, they do not apply to it.
 fn is_text(value: &Value, is_good: impl FnOnce(&str) -> bool) -> bool {
     value.as_str().is_none_or(is_good)
 }
@@ -195,7 +196,7 @@ mod tests {
         checked.err().map(|mismatch| mismatch.to_string())
     }
 
-    /// Schemas, a value that each allows, one that it does not, and what is said of that.
+    /// Schemas, each with a value that it allows, one that it does not, and the error message.
     fn each(rows: &[(Value, Value, Value, &str)]) {
         for (schema, good, bad, said) in rows {
             assert_eq!(problem(schema, good), None, "{schema}");
@@ -316,12 +317,12 @@ mod tests {
         ]);
     }
 
-    /// Also where no value of a test comes by.
+    /// Checks also the parts that no value of a test reaches.
     #[test]
     fn the_schemas_have_known_keywords() {
         fn every(schema: &Value, root: &Value) {
             for (keyword, rule) in schema.as_object().unwrap() {
-                // Alone: the first that does not hold would hide those behind it.
+                // One by one: the first failing keyword would hide the later ones.
                 let problem = Checker { root }.check(&json!({ keyword: rule }), &json!({}), "$");
                 let text = problem.map_or_else(|mismatch| mismatch.to_string(), |()| String::new());
                 assert!(

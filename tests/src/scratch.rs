@@ -29,7 +29,7 @@ pub enum FileSystem {
     Overlay,
     /// An overlay whose lower layer is on one tmpfs, the upper one on another.
     OverlayOfTwo,
-    /// An ext2 in a file of a tmpfs, by a loop device: for what needs blocks.
+    /// An ext2 in a file of a tmpfs, by a loop device: for tests that need blocks.
     Ext2,
     /// A FUSE whose server does not answer everything ([`fuse`]).
     Fuse,
@@ -59,14 +59,14 @@ impl FileSystem {
         }
     }
 
-    /// Whether it is an overlay, of which an open regular file has a backing file.
+    /// True for an overlay, where an open regular file has a backing file.
     #[must_use]
     pub fn is_overlay(self) -> bool {
         matches!(self, Self::Overlay | Self::OverlayOfTwo)
     }
 }
 
-/// A mounted file system with some files; it is unmounted when this value goes.
+/// A mounted file system with some files; dropping this value unmounts it.
 #[derive(Debug)]
 pub struct Scratch {
     directory: TempDir,
@@ -163,7 +163,7 @@ impl Scratch {
         self.file_system
     }
 
-    /// What was mounted.
+    /// The mount source.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
@@ -226,7 +226,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Whatever is mounted there still, also after a failure.
+        // Unmounts everything that is still there, also after a failure.
         let [lower, upper] = self.layers();
         for path in [&self.target, &lower, &upper] {
             while unmount(path, UnmountFlags::DETACH).is_ok() {}
@@ -234,7 +234,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A tmpfs for what is below a scratch.
+/// A tmpfs for the layers or image of a scratch.
 fn mount_layers(at: &Path) -> Result<()> {
     fs::create_dir(at)?;
     mount("ebusy-layers", at, "tmpfs", MountFlags::empty(), None).context("mount a tmpfs")

@@ -1,4 +1,4 @@
-//! A file system on a disk that takes its time.
+//! A file system on a slow disk.
 
 use std::{
     fs,
@@ -22,14 +22,14 @@ use crate::{
 pub struct SlowDisk {
     /// Where it is mounted.
     pub path: PathBuf,
-    /// What it is on.
+    /// Its loop device.
     pub disk: Disk,
     /// The mount that it is mounted on.
     pub scratch: Scratch,
 }
 
 impl SlowDisk {
-    /// Mounts it; a [`Skip`] where the kernel lacks what it takes.
+    /// Mounts it; a [`Skip`] if the kernel lacks something for it.
     pub fn new() -> Result<Self> {
         let known = fs::read_to_string("/proc/filesystems")?;
         if !known.lines().any(|line| line.trim() == "ext2") || !Path::new("/dev/loop-control").exists() {

@@ -58,7 +58,7 @@ const MEMORY_MAX: u64 = 192 << 10;
 /// A killed recorder loses less than that of the end, s.
 const GONE_MAX: f64 = 1.0;
 
-/// What happens to the recorder in a round.
+/// The fault of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// Nothing.
@@ -77,35 +77,35 @@ enum Fault {
     ClockStepped,
 }
 
-/// What to do.
+/// Options of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Soak {
-    /// For how long; the round that is under way is finished.
+    /// Duration; the current round is finished.
     pub duration: Duration,
     /// Rounds at the least.
     pub rounds: usize,
-    /// With real containers, if there can be any.
+    /// Use real containers, if they can run here.
     pub containers: bool,
 }
 
-/// What came of it.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Rounds, with the fault, of those whose load was known to the event.
+    /// Balanced rounds with their fault: those whose load was known to the event.
     pub balances: Vec<(String, Balance)>,
-    /// Of recorders that were killed: how much of the end was gone, s.
+    /// Missing time at the end of killed recorders, s.
     pub gone: Vec<f64>,
     /// Refused umounts: made, in the captures, and counted as lost with other umounts.
     pub refused: (u64, u64, u64),
-    /// Most memory that a recorder took, KiB.
+    /// Peak memory of a recorder, KiB.
     pub memory: u64,
-    /// Most bytes that a capture took.
+    /// Largest capture, bytes.
     pub disk: u64,
-    /// Events recorded in all, and the bytes that they took.
+    /// Events recorded in all, and their bytes.
     pub size: (u64, u64),
-    /// How long the load was on, of the rounds that are balanced.
+    /// Time under load in the balanced rounds.
     pub loaded: Duration,
-    /// What could not be done.
+    /// Skipped parts.
     pub skipped: Option<String>,
 }
 
@@ -120,7 +120,7 @@ impl Default for Soak {
 }
 
 impl Soak {
-    /// Does it.
+    /// Runs it.
     pub fn run(self) -> Result<Report> {
         let mut report = Report::default();
         let mut faults = vec![
@@ -249,7 +249,7 @@ impl Drop for Disk {
     }
 }
 
-/// A thread that works until it is told not to, and what it did.
+/// A thread that works until it is stopped, and its result.
 struct Load {
     done: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
@@ -257,7 +257,7 @@ struct Load {
 }
 
 impl Load {
-    /// Does something again and again; `work` says how often that was.
+    /// Repeats something; `work` counts the repetitions.
     fn start(mut work: impl FnMut() -> Result<u64> + Send + 'static) -> Self {
         let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (its_done, its_count) = (Arc::clone(&done), Arc::clone(&count));
@@ -401,7 +401,7 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// The load goes on while it is killed: what is gone is told by time.
+    /// The load continues while it is killed: the loss is measured in time.
     fn killed(&mut self, recording: Recording, opens: Load) -> Result<()> {
         let killed = now();
         recording.kill()?;
@@ -413,16 +413,16 @@ impl<'a> Round<'a> {
         self.note_size(&capture)
     }
 
-    /// All is known: what was generated, recorded and counted as lost.
+    /// The balance is complete: generated, recorded and counted as lost.
     fn ended(&mut self, fault: Fault, recording: Recording, opens: u64, refused: u64) -> Result<()> {
-        // Its end writes what the disk has room for.
+        // At its end it writes as much as the disk has room for.
         recording.running.catch_up()?;
         self.report.memory = self.report.memory.max(recording.running.most_memory()?);
         recording.finish()?.expect_code(0)?;
         let capture = Capture::read(&self.folder)?;
         ensure!(capture.closed, "it was not closed");
         let balance = Balance::of(&capture, std::process::id(), opens);
-        // What containers open is lost beside ours, but not counted here: then the balance is not to the event.
+        // Opens of containers are lost beside ours, but not counted here: then the balance is not exact to the event.
         if fault != Fault::Containers || balance.lost_in_ring == 0 {
             self.report.balances.push((format!("{fault:?}"), balance));
         }

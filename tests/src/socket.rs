@@ -1,4 +1,4 @@
-//! What the holder programs do with UNIX sockets.
+//! UNIX sockets for the holder programs.
 
 use std::{
     io::IoSlice,
@@ -41,7 +41,7 @@ pub fn unaccepted() -> Result<(UnixListener, UnixStream)> {
     Ok((listener, client))
 }
 
-/// A socket that is bound to the first path, of which `way` is said.
+/// Claims a socket that is bound to the first path; `way` is its `held_by`.
 pub fn bound(socket: impl AsFd, way: &str) -> Result<Claim> {
     let mut claim = Claim::new("unix_socket").held_by(format!("{way}, {}", name(&socket)?));
     claim.owners[0].fd = Some(socket.as_fd().as_raw_fd() as u32);

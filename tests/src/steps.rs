@@ -15,7 +15,7 @@ use crate::{
     scratch::{FileSystem, Scratch},
 };
 
-/// The pause of containerd between two attempts.
+/// Containerd's pause between two attempts.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// A mount, and a watch of it alone.
@@ -41,14 +41,14 @@ pub fn refused(scratch: &Scratch, attempts: usize) -> Result<()> {
     Ok(())
 }
 
-/// What an umount that was refused keeps busy, as far as it is known to a watching ebusy: no call of the kernel's tells it
-/// that would not be an attempt.
+/// References left on a mount after a refused umount, as a watching ebusy reports them: any system call that could tell
+/// would be another attempt.
 pub fn references(scratch: &Scratch) -> Result<u64> {
     let busy = follower::catch_up()?;
     Ok(busy.get(&scratch.mount_id()).copied().unwrap_or(0))
 }
 
-/// Waits until the kernel, too, has let go, so that no more are left: it does that after the holder, for some kinds.
+/// Waits until the kernel, too, has dropped its references: for some kinds it does that after the holder.
 pub fn until_references(scratch: &Scratch, left: u64) -> Result<()> {
     pause::until(PATIENCE, || {
         let now = references(scratch)?;
@@ -57,7 +57,7 @@ pub fn until_references(scratch: &Scratch, left: u64) -> Result<()> {
     .with_context(|| format!("more than {left} references are left"))
 }
 
-/// Lets everybody go, once ebusy has had the time to look; the umount succeeds.
+/// Releases all holders once ebusy has looked; then the umount succeeds.
 pub fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -> Result<()> {
     harness::settle()?;
     for holding in holdings {
@@ -67,7 +67,7 @@ pub fn release(scratch: &Scratch, holdings: impl IntoIterator<Item = Holding>) -
     Ok(())
 }
 
-/// Lets everybody go, after which the umount succeeds; the watch has told of this incident and no other.
+/// Releases all holders; then the umount succeeds, and the watch has reported exactly this incident.
 pub fn told(
     expectation: &Expectation<'_>,
     watch: Watch,
@@ -79,7 +79,7 @@ pub fn told(
     Ok(incident)
 }
 
-/// The same, and `who` has said so before.
+/// Checks `who` first, then does the same as `check`.
 pub fn told_and_asked(
     expectation: &Expectation<'_>,
     watch: Watch,
@@ -90,7 +90,7 @@ pub fn told_and_asked(
     expectation.check_who(code, &answers).context("who")
 }
 
-/// The watch has told of nothing.
+/// Asserts that the watch has reported nothing.
 pub fn nothing_told(watch: Watch) -> Result<()> {
     let (incidents, _) = watch.finish()?;
     ensure!(incidents.is_empty(), "{incidents:#?}");

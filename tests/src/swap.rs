@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::guard::Guard;
 
-/// The size of an area: as little as the kernel takes, or not much more.
+/// The size of an area: close to the minimum that the kernel accepts.
 const PAGES: u32 = 64;
 const PAGE: usize = 4096;
 
@@ -37,7 +37,7 @@ impl Swap {
         Ok(Self(guard))
     }
 
-    /// Why ebusy cannot see by reference what is swapped to, if so: the kernel shows no address of its areas.
+    /// The reason if ebusy cannot see swap by reference: the kernel hides the addresses of its areas.
     #[must_use]
     pub fn hidden() -> Option<&'static str> {
         let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A pseudo-terminal, to see what a program prints to a person.
+//! A pseudo-terminal, to see a program's output for people.
 
 use std::{
     fs::File,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Runs a command to its end with a terminal as its standard output and error; returns what it printed.
+/// Runs a command to its end with a terminal as its standard output and error; returns its output.
 pub fn run(command: &mut Command) -> Result<(ExitStatus, Vec<u8>)> {
     let (ours, theirs) = open()?;
     let mut child = command
@@ -34,7 +34,7 @@ pub fn run(command: &mut Command) -> Result<(ExitStatus, Vec<u8>)> {
     Ok((status, printed))
 }
 
-/// Whether there are pseudo-terminals here.
+/// True if there are pseudo-terminals here.
 #[must_use]
 pub fn is_available() -> bool {
     open().is_ok()

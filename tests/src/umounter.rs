@@ -1,4 +1,4 @@
-//! The side of a test of `umounter` ([`holders`](crate::holders)): another process tries to unmount a path.
+//! The test's side of `umounter` ([`holders`](crate::holders)): another process tries to unmount a path.
 
 use std::ffi::OsStr;
 
@@ -10,21 +10,21 @@ use crate::{
     holder::{Helper, program},
 };
 
-/// What it says in the end.
+/// Its final report.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Umounter {
     /// Its process id.
     pub pid: u32,
     /// Attempts that were refused.
     pub refused: u64,
-    /// Whether one succeeded.
+    /// One attempt succeeded.
     pub unmounted: bool,
     /// The error of one that failed otherwise.
     pub error: Option<i32>,
 }
 
 impl Umounter {
-    /// Runs it: options, the path, attempts at the most, a pause between them in milliseconds, flags.
+    /// Runs it: options, the path, the maximum of attempts, a pause between them in milliseconds, flags.
     pub fn run(
         options: &[&OsStr],
         path: impl AsRef<OsStr>,
@@ -34,7 +34,7 @@ impl Umounter {
         Self::run_until(options, path, (attempts, pause), flags, || Ok(()))
     }
 
-    /// Runs it once; it ends when whoever watches has looked at what it was answered.
+    /// Runs it once; it ends when every watching ebusy has looked at its result.
     pub fn run_watched(options: &[&OsStr], path: impl AsRef<OsStr>, flags: &[&str]) -> Result<Self> {
         Self::run_until(
             options,
@@ -64,7 +64,7 @@ impl Umounter {
         serde_json::from_str(&line).context(line)
     }
 
-    /// All so many attempts were refused.
+    /// Asserts that it made this many attempts, and all were refused.
     pub fn expect_refused(self, attempts: u64) -> Result<Self> {
         ensure!(self.refused == attempts && !self.unmounted, "{self:?}");
         Ok(self)

@@ -1,5 +1,4 @@
-//! An io_uring, by its raw system calls: no more than a ring that keeps files, by itself or by what it is
-//! asked to do.
+//! An io_uring, by its raw system calls: just a ring that keeps files, by itself or by its requests.
 
 use std::{
     ffi::{CStr, c_long},
@@ -77,12 +76,12 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Makes one; `None` where the kernel has none, or does not allow it.
+    /// Makes one; `None` if the kernel does not have or allow it.
     pub fn new() -> io::Result<Option<Self>> {
         Self::set_up(Params::default())
     }
 
-    /// The same for direct I/O whose end nobody is told of: whoever waits polls the device.
+    /// Makes one for direct I/O without completion events: a waiter polls the device.
     pub fn polled() -> io::Result<Option<Self>> {
         Self::set_up(Params {
             flags: SETUP_IOPOLL,
@@ -127,7 +126,7 @@ impl Ring {
     }
 
     fn register_words(&self, what: c_long, words: &[u32]) -> io::Result<()> {
-        // The kernel says in it what the limits were.
+        // The kernel returns the old limits in it.
         let mut words = words.to_vec();
         // SAFETY: the array is as long as is said, and our own.
         let result = unsafe {
@@ -146,8 +145,8 @@ impl Ring {
         }
     }
 
-    /// Begins to read from a file, and does not wait; the request keeps the file. A worker does it, if that is wanted.
-    /// Says whether it is done already.
+    /// Begins to read from a file, and does not wait; the request keeps the file. A worker does it, if requested.
+    /// Returns true if it is already done.
     pub fn read(&self, file: BorrowedFd<'_>, buffer: &'static mut [u8], by_worker: bool) -> io::Result<bool> {
         let mut request = [0_u8; 64];
         request[0] = OP_READ;
@@ -160,8 +159,8 @@ impl Ring {
         self.submit(&request)
     }
 
-    /// Begins to write to the start of a file, and does not wait; the request keeps the file. Says whether it is done
-    /// already.
+    /// Begins to write to the start of a file, and does not wait; the request keeps the file. Returns true if it is
+    /// already done.
     pub fn write(&self, file: BorrowedFd<'_>, buffer: &'static [u8]) -> io::Result<bool> {
         let mut request = [0_u8; 64];
         request[0] = OP_WRITE;
@@ -171,7 +170,7 @@ impl Ring {
         self.submit(&request)
     }
 
-    /// Has a worker open a file to read, and does not wait. Says whether it is done already.
+    /// Lets a worker open a file to read, and does not wait. Returns true if it is already done.
     pub fn open_by_worker(&self, path: &'static CStr) -> io::Result<bool> {
         let mut request = [0_u8; 64];
         request[0] = OP_OPENAT;
@@ -182,7 +181,7 @@ impl Ring {
         self.submit(&request)
     }
 
-    /// Hands the kernel one request, and says whether it is done already; what it points to has to stay.
+    /// Hands the kernel one request; returns true if it is already done. Its buffers must stay alive.
     fn submit(&self, request: &[u8; 64]) -> io::Result<bool> {
         let map = |length, offset| {
             let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -226,8 +225,8 @@ impl Ring {
             )
         };
         let is_done = completed.load(Ordering::Acquire) != before;
-        // What is mapped keeps the ring.
-        // SAFETY: these are the mappings from above, and nobody has a pointer into them any more.
+        // The mapping keeps the ring. SAFETY: these are the mappings from above, and nobody has a pointer into them any
+        // more.
         unsafe {
             munmap(ring.cast(), length)?;
             munmap(entry.cast(), 64)?;

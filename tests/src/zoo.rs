@@ -1,4 +1,4 @@
-//! The table of holder programs: what to start them with, and where they block.
+//! The table of holder programs: how to start them, and where they block.
 
 use std::path::PathBuf;
 
@@ -24,15 +24,15 @@ pub struct Row {
     pub program: &'static str,
     /// Its arguments, on the mount; `.` is its root.
     pub paths: &'static [&'static str],
-    /// Whether it blocks through a propagated copy, too.
+    /// It blocks through a propagated copy, too.
     pub copy_blocks: bool,
-    /// Whether it uses a private copy so that it keeps it busy.
+    /// It keeps a private copy busy.
     pub bystander: bool,
     /// The file systems that it works on.
     pub file_systems: &'static [FileSystem],
-    /// Whether the kernel drops its reference some time after it has let go.
+    /// The kernel drops its reference some time after the holder has released it.
     pub lags: bool,
-    /// Whether no other test may run meanwhile.
+    /// No other test may run meanwhile.
     pub alone: bool,
 }
 
@@ -99,7 +99,7 @@ pub const ROWS: &[Row] = &[
     row("unix_netns", "hold-unix-netns", &["socket"]),
     row("scm_rights", "hold-scm-rights", &["file"]),
     row("scm_nested", "hold-scm-nested", &["file", "second"]),
-    // Any UNIX socket that is closed meanwhile ends it.
+    // Closing any UNIX socket meanwhile ends it.
     Row {
         alone: true,
         lags: true,
@@ -130,7 +130,7 @@ pub const ROWS: &[Row] = &[
         lags: true,
         ..row("uring_teardown", "hold-uring-teardown", &["file"])
     },
-    // What waited is ended by a kernel thread, which leaves its file for a tick.
+    // A kernel thread ends the waiting request, which keeps its file for another tick.
     Row {
         lags: true,
         ..row("aio_poll", "hold-aio-poll", &["fifo"])
@@ -190,7 +190,7 @@ pub const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// Lets go of a mount, and waits until the kernel has done so as well.
+    /// Releases a mount, and waits until the kernel has done so as well.
     pub fn release(&self, scratch: &Scratch, holding: Holding) -> Result<()> {
         let overlay = scratch.file_system().is_overlay();
         let claims = holding.claimed.ready.claims.iter();
@@ -208,8 +208,8 @@ impl Row {
         Holding::start(self.program, namespace, &self.prepare(scratch)?)
     }
 
-    /// Takes the references on files in a directory of its own, where no other row disturbs it; at once, or as soon
-    /// as whoever watches opens has learnt of the mount.
+    /// Takes the references on files in a directory of its own, where no other row disturbs it; at once, or as soon as
+    /// every watcher of opens knows the mount.
     pub fn hold_apart(
         &self,
         scratch: &Scratch,

@@ -1,4 +1,4 @@
-//! All programs of the package in one: the name that it is started by says which one it is.
+//! All programs of the package in one executable; the name that it is started by selects one.
 
 use std::process::ExitCode;
 

@@ -127,6 +127,7 @@ fn doctor_says_that_it_works() -> Result<Verdict> {
         "tracefs",
         "lockdown",
         "capabilities",
+        "kinds of reference",
         "self-test: passed",
         "tier",
     ] {

@@ -12,7 +12,7 @@ use crate::{
     by_proc::BLIND,
     confine,
     identity::WatchPatterns,
-    kernel::{KernelLayout, Reader, Ways},
+    kernel::{KernelLayout, Reader, Ways, kinds_not_shown},
     live::{Host, MountsView, Options, Session, enter_host_namespace, own_namespace},
     model::Tier,
     probe::{Choice, History, Lockdown, Tracefs, load, reader_only},
@@ -138,6 +138,7 @@ impl Doctor {
                 |()| format!("{there} of {all}, no required one missing"),
                 "",
             );
+            kinds(&mut checks, layout);
         }
         let mut tier = None;
         if locked {
@@ -238,6 +239,24 @@ fn text(report: &Report<'_>, short: bool) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// Kinds of reference that this kernel has not, or does not show.
+fn kinds(checks: &mut Checks, layout: &KernelLayout) {
+    let hidden = kinds_not_shown(layout);
+    if hidden.is_empty() {
+        checks.add("ok", "kinds of reference", "all that ebusy knows", None);
+        return;
+    }
+    let names = hidden
+        .iter()
+        .map(|(kind, fields)| format!("{} ({})", kind.name(), fields.join(", ")));
+    let names: Vec<String> = names.collect();
+    let found = format!(
+        "this kernel has none of these, or ebusy cannot see them, as its type information lacks the fields in brackets: {}",
+        names.join("; ")
+    );
+    checks.add("warn", "kinds of reference", found, None);
 }
 
 /// What ebusy gives up while it runs.

@@ -4,10 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use tracer_common::ABSENT;
-
 use super::{
-    context::Kernel, file::PathAddress, found::Found, memory::is_kernel_address, task::Task, walk::Walk,
+    context::Kernel,
+    file::PathAddress,
+    found::Found,
+    memory::is_kernel_address,
+    needs::{Needs, has},
+    task::Task,
+    walk::Walk,
 };
 use crate::model::{Kind, Text};
 
@@ -15,6 +19,18 @@ use crate::model::{Kind, Text};
 const UPID: u64 = 16;
 /// `MAX_PID_NS_LEVEL`.
 const LEVELS: u32 = 32;
+
+/// A kernel without accounting has none of the last four.
+pub(super) const NEEDS: Needs = needs![
+    task_thread_pid,
+    pid_numbers,
+    pid_level,
+    upid_ns,
+    pid_ns_bacct,
+    acct_pin,
+    acct_file,
+    acct_ns,
+];
 
 impl Walk<'_, '_> {
     /// Adds the backing files of accounting that are on mounts of interest.
@@ -45,18 +61,7 @@ impl Kernel<'_> {
     /// that is not the first one.
     fn accounting_files(self, tasks: &[Task]) -> BTreeMap<u64, Option<u32>> {
         let t = &self.layout.table;
-        let needed = [
-            t.task_thread_pid,
-            t.pid_numbers,
-            t.pid_level,
-            t.upid_ns,
-            t.pid_ns_bacct,
-            t.acct_pin,
-            t.acct_file,
-            t.acct_ns,
-        ];
-        // A kernel without accounting has none of these.
-        if needed.contains(&ABSENT) {
+        if !has(NEEDS, t) {
             return BTreeMap::new();
         }
         let addresses: Vec<u64> = tasks.iter().map(|task| task.address).collect();

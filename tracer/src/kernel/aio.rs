@@ -15,6 +15,7 @@ use super::{
     context::Kernel,
     found::{Carried, Request, note, unique},
     memory::is_kernel_address,
+    needs::{Needs, has},
     task::Task,
     walk::Walk,
 };
@@ -26,6 +27,17 @@ const CONTEXTS_MAX: u32 = 1 << 16;
 const REQUESTS_MAX: usize = 1 << 16;
 const ALL_REQUESTS_MAX: usize = 1 << 20;
 
+pub(super) const NEEDS: Needs = needs![
+    mm_aio,
+    aio_table_count,
+    aio_table,
+    aio_context_number,
+    aio_context_requests,
+    aio_request_link,
+    aio_request_context,
+    aio_request_file,
+];
+
 impl Walk<'_, '_> {
     /// Adds the files of requests to those that something carries. They are those of who has the address space.
     pub(super) fn aio_requests(&mut self) {
@@ -34,7 +46,7 @@ impl Walk<'_, '_> {
         if t.mm_aio == ABSENT {
             return;
         }
-        if aio_fields(self.kernel).contains(&ABSENT) {
+        if !has(NEEDS, t) {
             let what = "requests of AIO: the kernel's type information lacks them";
             note(self.gaps, false, what);
             return;
@@ -61,26 +73,11 @@ impl Walk<'_, '_> {
     }
 }
 
-/// What cannot be done without.
-fn aio_fields(kernel: Kernel<'_>) -> [u32; 8] {
-    let t = &kernel.layout.table;
-    [
-        t.mm_aio,
-        t.aio_table_count,
-        t.aio_table,
-        t.aio_context_number,
-        t.aio_context_requests,
-        t.aio_request_link,
-        t.aio_request_context,
-        t.aio_request_file,
-    ]
-}
-
 impl Kernel<'_> {
     /// The requests of address spaces that are in a list or that a worker does, and whether the lists were whole.
     pub(super) fn aio_requests(self, spaces: &[u64], tasks: &[Task]) -> (HashSet<Request>, bool) {
         let t = &self.layout.table;
-        if spaces.is_empty() || aio_fields(self).contains(&ABSENT) {
+        if spaces.is_empty() || !has(NEEDS, t) {
             return (HashSet::new(), true);
         }
         let (contexts, mut complete) = self.aio_contexts(spaces);

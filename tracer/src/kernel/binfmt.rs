@@ -12,6 +12,7 @@ use super::{
     found::{Carried, note},
     memory::is_kernel_address,
     module::BinfmtFields,
+    needs::{Needs, has},
     walk::Walk,
 };
 use crate::model::{Kind, Text};
@@ -23,6 +24,8 @@ const SEARCHED: usize = 96;
 /// `NAME_MAX`: it is the name of a file.
 const NAME_MAX: usize = 255;
 
+pub(super) const NEEDS: Needs = needs![sb_inodes, inode_sb_list, inode_private];
+
 impl Walk<'_, '_> {
     /// The interpreters that binfmt_misc keeps open.
     pub(super) fn interpreters(&mut self) {
@@ -32,7 +35,7 @@ impl Walk<'_, '_> {
         if superblocks.is_empty() {
             return;
         }
-        if t.inode_sb_list == ABSENT || t.inode_private == ABSENT || t.sb_inodes == ABSENT {
+        if !has(NEEDS, t) {
             note(
                 self.gaps,
                 false,

@@ -6,11 +6,10 @@
 
 use std::rc::Rc;
 
-use tracer_common::ABSENT;
-
 use super::{
     found::{Carried, note},
     memory::is_kernel_address,
+    needs::{Needs, has},
     walk::Walk,
 };
 use crate::model::{Kind, Text};
@@ -18,12 +17,14 @@ use crate::model::{Kind, Text};
 /// Things to do of one task at the most: a table of files that is closed at its end may be large.
 const WORKS_MAX: usize = 1 << 16;
 
+pub(super) const NEEDS: Needs = needs![task_works, file_work];
+
 impl Walk<'_, '_> {
     /// Adds the files that tasks have closed and not dropped.
     pub(super) fn closing_files(&mut self) {
         let kernel = self.kernel;
         let t = &kernel.layout.table;
-        if t.task_works == ABSENT || t.file_work == ABSENT {
+        if !has(NEEDS, t) {
             note(
                 self.gaps,
                 false,

@@ -10,6 +10,7 @@ use super::{
     file::PathAddress,
     found::{Found, note},
     memory::{is_kernel_address, u32_at},
+    needs::{Needs, has},
     walk::Walk,
 };
 use crate::model::{Kind, Text};
@@ -35,6 +36,8 @@ struct Event {
     cause: u64,
 }
 
+pub(super) const NEEDS: Needs = needs![group_notifications];
+
 impl Walk<'_, '_> {
     /// Adds the events of all groups on mounts of interest; those of one group on one path are one entry.
     pub(super) fn fanotify_events(&mut self) {
@@ -44,7 +47,7 @@ impl Walk<'_, '_> {
         if files.is_empty() {
             return;
         }
-        if kernel.layout.event_type.is_none() || t.group_notifications == ABSENT {
+        if kernel.layout.event_type.is_none() || !has(NEEDS, t) {
             note(
                 self.gaps,
                 false,

@@ -1,5 +1,8 @@
 //! The kernel's own structures, read as they are: mounts, propagation, tasks, open files, mappings.
 
+#[macro_use]
+mod needs;
+
 mod accounting;
 mod aio;
 mod binfmt;
@@ -7,6 +10,7 @@ mod budget;
 mod census;
 mod child_mount;
 mod closing;
+mod collectors;
 mod context;
 mod count;
 mod dentry;
@@ -37,6 +41,7 @@ mod reference;
 mod second_look;
 mod snapshot;
 mod socket;
+mod subject;
 mod superblock;
 mod survey;
 mod swap;
@@ -53,6 +58,7 @@ mod ways;
 
 pub use self::{
     budget::Budget,
+    collectors::kinds_not_shown,
     context::Kernel,
     dentry::{PathText, Paths},
     everywhere::{AllMounts, Place},
@@ -61,13 +67,13 @@ pub use self::{
     mapping::MappedFile,
     memory::{Batch, Chain, End, KernelMemory, Links, RecordedMemory},
     mount::{Mount, Superblock},
-    orphan::LedgerFile,
     per_cpu::PerCpu,
     process::ProcessFacts,
     propagation::Slots,
     reader::{Marks, Reader},
     reference::Reference,
     snapshot::{MountState, Snapshot, snapshot},
+    subject::LedgerFile,
     superblock::{OverlayDirectories, block_types, device_numbers},
     survey::{NamespaceDescriptor, Survey, survey},
     task::{Task, Tasks},

@@ -6,29 +6,13 @@ use super::{
     context::Kernel,
     file::PathAddress,
     found::{Found, note},
+    subject::LedgerFile,
     walk::Walk,
 };
 use crate::model::Kind;
 
 /// Files that are looked at in one snapshot at the most.
 const ORPHANS_MAX: usize = 10_000;
-
-/// What the ledger says of an open file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LedgerFile {
-    /// Address of the `struct file`.
-    pub file: u64,
-    /// Address of the mount that it was opened on.
-    pub mount: u64,
-    /// `mnt_id` of that mount.
-    pub mount_id: u32,
-    /// Process that opened it.
-    pub tgid: u32,
-    /// Start of that process, boot clock, ns.
-    pub start: u64,
-    /// Backing files of an overlay belong to the file that they back.
-    pub backing: bool,
-}
 
 impl Kernel<'_> {
     /// Whether files of the ledger are still what it says: open, on the same mount. One whose close was missed is not,
@@ -57,7 +41,8 @@ impl Kernel<'_> {
 impl Walk<'_, '_> {
     /// Files that the ledger has, and that nothing else led to. The ledger was read before the tables: a file that was
     /// opened since is none of these. To be called when everything else was looked at.
-    pub(super) fn orphans(&mut self, ledger: &[LedgerFile]) {
+    pub(super) fn orphans(&mut self) {
+        let ledger = self.subject.ledger;
         let census = &self.census;
         let known: HashSet<u64> = (census.descriptors.iter().map(|descriptor| descriptor.file))
             .chain(census.executables.iter().map(|(_, file)| *file))

@@ -15,6 +15,8 @@ use super::{
     found::{Found, note, unique},
     memory::{is_kernel_address, u64_at},
     mount::Mount,
+    needs::{Needs, has},
+    subject::Subject,
     task::Task,
     walk::Walk,
 };
@@ -47,6 +49,8 @@ struct Lookup {
     /// Where it has come, then its links, then its root.
     held: Vec<PathAddress>,
 }
+
+pub(super) const NEEDS: Needs = needs![task_nameidata, walk_path, walk_flags];
 
 impl Walk<'_, '_> {
     /// Adds lookups that hold mounts of interest: one entry for each task and mount.
@@ -88,17 +92,17 @@ impl Walk<'_, '_> {
             }
         }
         let t = &kernel.layout.table;
-        let readable = ![t.task_nameidata, t.walk_path, t.walk_flags].contains(&ABSENT);
         note(
             self.gaps,
-            readable,
+            has(NEEDS, t),
             "lookups under way: the kernel's type information lacks them",
         );
     }
 
     /// Adds as candidates the tasks that sleep in a system call with a path of a mount on their stack, for the
     /// mounts whose count is not explained by what was found.
-    pub(super) fn suspected_walks(&mut self, blocking: &[&Mount], counts: &[Option<i32>]) {
+    pub(super) fn suspected_walks(&mut self) {
+        let Subject { blocking, counts, .. } = self.subject;
         let kernel = self.kernel;
         let mut found: HashMap<u64, u64> = HashMap::new();
         for reference in &self.found {

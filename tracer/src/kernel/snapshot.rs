@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     child_mount::ChildMounts,
+    collectors::collect,
     context::Kernel,
     describe::Describe,
     found::note,
     mount::Mount,
-    orphan::LedgerFile,
     reference::Reference,
+    subject::{LedgerFile, Subject},
     walk::{CUT_SHORT, Walk},
 };
 use crate::model::{Kind, Through};
@@ -104,25 +105,14 @@ pub fn snapshot(
     let children = ChildMounts::of(kernel, target, &mut gaps);
     let own: HashSet<u64> = roles.keys().copied().collect();
     let interest = own.iter().copied().chain(children.addresses()).collect();
-    let mut walk = Walk::new(kernel, interest, &tasks, &mut gaps);
-    walk.directories();
-    walk.loop_devices();
-    walk.swap_files(target);
-    walk.interpreters();
-    walk.uprobes();
-    walk.exports();
-    walk.uring_files();
-    walk.aio_requests();
-    walk.closing_files();
-    // After everything else that keeps files: those can be sockets.
-    walk.unix_sockets();
-    walk.files();
-    walk.fanotify_events();
-    walk.accounting();
-    walk.path_walks();
-    // What nothing above led to.
-    walk.orphans(ledger);
-    walk.suspected_walks(&blocking, &before);
+    let subject = Subject {
+        target: Some(target),
+        blocking: &blocking,
+        counts: &before,
+        ledger,
+    };
+    let mut walk = Walk::new(kernel, interest, subject, &tasks, &mut gaps);
+    collect(&mut walk);
     let mut found = walk.found;
     children.add_to(kernel, &mut found, (target.address, &own), &tasks);
 

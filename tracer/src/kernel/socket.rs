@@ -17,6 +17,7 @@ use super::{
     found::Users,
     found::{Carried, Found, note, unique},
     memory::{is_kernel_address, u64_at},
+    needs::{Needs, has},
     net::SOCKETS_MAX,
     walk::Walk,
 };
@@ -71,20 +72,21 @@ struct Sockets {
     complete: bool,
 }
 
+pub(super) const NEEDS: Needs = needs![
+    sock_family,
+    sock_state,
+    sock_socket,
+    sock_queue,
+    socket_sk,
+    socket_file,
+    unix_path,
+];
+
 impl Walk<'_, '_> {
     /// Sockets bound to a path on a mount of interest; all files in flight go to [`Walk::carried`].
     pub(super) fn unix_sockets(&mut self) {
         let t = &self.kernel.layout.table;
-        let needed = [
-            t.sock_family,
-            t.sock_state,
-            t.sock_socket,
-            t.sock_queue,
-            t.socket_sk,
-            t.socket_file,
-            t.unix_path,
-        ];
-        if needed.contains(&ABSENT) {
+        if !has(NEEDS, t) {
             note(
                 self.gaps,
                 false,

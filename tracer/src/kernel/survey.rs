@@ -6,10 +6,12 @@ use std::collections::{HashMap, HashSet};
 use tracer_common::ABSENT;
 
 use super::{
+    collectors::collect,
     context::Kernel,
     describe::Describe,
     found::{note, unique},
     reference::Reference,
+    subject::Subject,
     task::Task,
     walk::{CUT_SHORT, Walk},
 };
@@ -51,20 +53,8 @@ pub fn survey(
     kernel.memory.budget().begin();
     let mut gaps = Vec::new();
     let interest = roles.keys().copied().collect();
-    let mut walk = Walk::new(kernel, interest, tasks, &mut gaps);
-    walk.directories();
-    walk.loop_devices();
-    walk.interpreters();
-    walk.uprobes();
-    walk.exports();
-    walk.uring_files();
-    walk.aio_requests();
-    walk.closing_files();
-    // After everything else that keeps files: those can be sockets.
-    walk.unix_sockets();
-    walk.files();
-    walk.fanotify_events();
-    walk.accounting();
+    let mut walk = Walk::new(kernel, interest, Subject::default(), tasks, &mut gaps);
+    collect(&mut walk);
     let descriptors = walk.namespace_descriptors(namespaces);
     let found = walk.found;
     let mut references = Describe::new(kernel, roles, &found, tasks).references(found);

@@ -4,11 +4,11 @@
 use std::{fs, rc::Rc};
 
 use super::{
-    dentry::{PathText, Paths},
+    dentry::Paths,
     file::PathAddress,
     found::{Carried, Found, note},
     memory::is_kernel_address,
-    mount::Mount,
+    needs::Needs,
     walk::Walk,
 };
 use crate::model::{Kind, Text};
@@ -18,9 +18,11 @@ const AREAS_MAX: u64 = 32;
 /// `SWP_USED` (linux/swap.h; 5.10 to 7.2).
 const USED: u64 = 1;
 
+pub(super) const NEEDS: Needs = needs![swap_flags, swap_type, swap_file];
+
 impl Walk<'_, '_> {
     /// Active swap areas; where the array has no symbol, those that /proc/swaps names below the target are candidates.
-    pub(super) fn swap_files(&mut self, target: &Mount) {
+    pub(super) fn swap_files(&mut self) {
         if !self.kernel.ways.open() {
             return;
         }
@@ -45,12 +47,15 @@ impl Walk<'_, '_> {
                 return;
             }
         }
-        let root = PathAddress {
+        let root = self.subject.target.map(|target| PathAddress {
             mount: target.address,
             dentry: target.root,
-        };
-        let mount_point = Paths::new(self.kernel).seen_from(root.mount, root.dentry, None);
-        let Some(mount_point) = mount_point.and_then(PathText::whole) else {
+        });
+        let mount_point = root.and_then(|root| {
+            let paths = &mut Paths::new(self.kernel);
+            paths.seen_from(root.mount, root.dentry, None)?.whole()
+        });
+        let (Some(root), Some(mount_point)) = (root, mount_point) else {
             note(self.gaps, false, "the swap files could not be looked at");
             return;
         };
@@ -62,7 +67,7 @@ impl Walk<'_, '_> {
                      shows no address of its swap areas (CONFIG_KALLSYMS_ALL, kernel.kptr_restrict)"
                         .to_owned(),
                 ),
-                ..Found::new(Kind::Swap, target.address, root)
+                ..Found::new(Kind::Swap, root.mount, root)
             });
         }
     }

@@ -12,6 +12,7 @@ use super::{
     found::Users,
     found::{Found, note},
     memory::is_kernel_address,
+    needs::{Needs, has},
     walk::Walk,
 };
 use crate::model::{Kind, Text};
@@ -25,21 +26,22 @@ const NAME_MAX: usize = 64;
 /// What is one entry: the probed file, the name of the event, the process that has it.
 type Key = (PathAddress, Option<Text>, Users);
 
+/// A kernel without these has no uprobes (`CONFIG_UPROBE_EVENTS`).
+pub(super) const NEEDS: Needs = needs![
+    call_flags,
+    probe_event_call,
+    probe_event_probes,
+    probe_list,
+    probe_event,
+    uprobe_probe,
+    uprobe_path,
+];
+
 impl Walk<'_, '_> {
     /// The files that uprobes are set in.
     pub(super) fn uprobes(&mut self) {
         let t = &self.kernel.layout.table;
-        let fields = [
-            t.call_flags,
-            t.probe_event_call,
-            t.probe_event_probes,
-            t.probe_list,
-            t.probe_event,
-            t.uprobe_probe,
-            t.uprobe_path,
-        ];
-        if !self.kernel.ways.open() || fields.contains(&ABSENT) {
-            // A kernel without these has no uprobes (CONFIG_UPROBE_EVENTS).
+        if !self.kernel.ways.open() || !has(NEEDS, t) {
             return;
         }
         let mut entries: BTreeMap<Vec<u64>, (Key, Vec<u64>)> = BTreeMap::new();

@@ -14,6 +14,7 @@ use super::{
     found::Users,
     found::{Carried, note, unique},
     memory::{is_kernel_address, u64_at},
+    needs::{Needs, has},
     walk::Walk,
 };
 use crate::model::{Kind, Text, URING_REQUEST};
@@ -33,6 +34,8 @@ const CHANGED: &str = "the files of an io_uring changed under the walk";
 
 /// The files of rings, and who has each.
 type Rings = BTreeMap<u64, Users>;
+
+pub(super) const NEEDS: Needs = needs![uring_nodes | uring_files];
 
 impl Walk<'_, '_> {
     /// Adds the files of every ring to those that something carries.
@@ -95,7 +98,7 @@ impl Walk<'_, '_> {
         }
 
         let nodes = t.uring_nodes != ABSENT;
-        if !nodes && t.uring_files == ABSENT {
+        if !has(NEEDS, t) {
             note(
                 self.gaps,
                 false,

@@ -9,6 +9,7 @@ use super::{
     file::{Descriptor, PathAddress},
     found::{Carried, Found, Request, note, split, unique},
     second_look::{SecondLook, still_used},
+    subject::Subject,
     task::Task,
 };
 use crate::model::Kind;
@@ -53,6 +54,7 @@ pub(super) struct Walk<'k, 'g> {
     pub(super) kernel: Kernel<'k>,
     /// Addresses of the mounts that references are looked for on.
     pub(super) interest: HashSet<u64>,
+    pub(super) subject: Subject<'g>,
     pub(super) gaps: &'g mut Vec<String>,
     /// All threads.
     pub(super) tasks: &'g [Task],
@@ -68,6 +70,7 @@ impl<'k, 'g> Walk<'k, 'g> {
     pub(super) fn new(
         kernel: Kernel<'k>,
         interest: HashSet<u64>,
+        subject: Subject<'g>,
         tasks: &'g [Task],
         gaps: &'g mut Vec<String>,
     ) -> Self {
@@ -75,6 +78,7 @@ impl<'k, 'g> Walk<'k, 'g> {
         Self {
             kernel,
             interest,
+            subject,
             gaps,
             tasks,
             census,

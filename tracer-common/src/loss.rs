@@ -57,6 +57,8 @@ losses! {
     OperationArguments => "refused call: arguments not found",
     /// More files opened and closed than one source has room for.
     OpenRoom => "open: more than one source may",
+    /// More files in the ledger.
+    LedgerRoom => "open: more in the ledger than one source may",
     /// More umounts.
     UmountRoom => "umount: more than one source may",
     /// More calls that returned EBUSY.

@@ -122,6 +122,8 @@ pub struct UmountCall {
     pub path: u64,
     /// What the path resolved to; zero where the tier has `path`.
     pub target: PathRef,
+    /// Which mount that was: `mnt_id_unique`, else `mnt_id`; 0 where it is not known. Addresses are given away again.
+    pub target_number: u64,
     /// `MNT_*`, `UMOUNT_*`.
     pub flags: u32,
     /// The busy check is running: `mnt_get_count` is called for many other reasons.
@@ -152,6 +154,7 @@ impl UmountCall {
         checked: 0,
         path: 0,
         target: PathRef { mount: 0, dentry: 0 },
+        target_number: 0,
         flags: 0,
         in_busy_check: 0,
         busy_check_ran: 0,
@@ -203,6 +206,8 @@ pub struct UmountRecord {
     pub root: PathRef,
     /// What the path resolved to; zero at the tracepoint tier.
     pub target: PathRef,
+    /// Which mount that was: `mnt_id_unique`, else `mnt_id`; 0 where it is not known.
+    pub target_number: u64,
     /// Whether the busy check ran (`propagate_mount_busy`); 0 at the tracepoint tier.
     pub busy_check_ran: u32,
     /// Mounts compared; more than [`COMPARED_MAX`] if they did not all fit.
@@ -263,6 +268,8 @@ pub struct LedgerEntry {
     pub start: u64,
     /// Hash and length of its name; 0 where they are not known.
     pub name: u64,
+    /// On whose account it was opened: `source`.
+    pub source: u64,
     /// `mnt_id`, to tell that the address is still that mount.
     pub mount_id: u32,
     /// Process that opened it.

@@ -36,6 +36,10 @@ pub enum Room {
     Mount = 4,
     /// umount2 calls under way.
     UnderWay = 5,
+    /// Open files in the ledger.
+    Ledger = 6,
+    /// Files of the ledger that were closed lately.
+    Closed = 7,
 }
 
 /// How many ways to lose something.
@@ -45,23 +49,26 @@ pub const ROOMS: usize = Room::ALL.len();
 
 impl Room {
     /// All of them, in the order of their number.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Open,
         Self::Umount,
         Self::Operation,
         Self::Namespace,
         Self::Mount,
         Self::UnderWay,
+        Self::Ledger,
+        Self::Closed,
     ];
 
-    /// How many a source has in a [`WINDOW`]; of calls under way, at a time. A node with 100 containers starts, opens and
+    /// How many a source has in a [`WINDOW`]; of calls under way and of open files, at a time. A node with 100 containers starts, opens and
     /// unmounts far less; what a record costs to look at decides between the kinds.
     #[must_use]
     #[inline]
     pub const fn per_window(self) -> u32 {
         match self {
             Self::Open => 8192,
-            Self::Umount | Self::Namespace => 256,
+            Self::Ledger => 4096,
+            Self::Umount | Self::Namespace | Self::Closed => 256,
             Self::Operation | Self::Mount | Self::UnderWay => 64,
         }
     }
@@ -77,6 +84,8 @@ impl Room {
             Self::Namespace => Loss::NamespaceRoom,
             Self::Mount => Loss::MountRoom,
             Self::UnderWay => Loss::UnderWayRoom,
+            // That it was closed is an event as well, which has room of its own.
+            Self::Ledger | Self::Closed => Loss::LedgerRoom,
         }
     }
 }
@@ -89,7 +98,7 @@ pub struct Source {
     pub window: u64,
     /// What was lost of it, by [`Loss`].
     pub lost: [u64; LOSSES],
-    /// What there was in the window, by [`Room`]; of calls under way, how many there are.
+    /// What there was in the window, by [`Room`]; of calls under way and of open files, how many there are.
     pub used: [u64; ROOMS],
     /// The last process of which something was lost.
     pub pid: u32,

@@ -88,14 +88,22 @@ static WATCHED_SUPERBLOCKS: HashMap<u64, u8> = HashMap::with_max_entries(8192, 0
 #[map]
 static NEW_MOUNTS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
 
-/// The ledger: files that are open on watched mounts, by the address of their `struct file`. Where opens cannot be told
+/// The ledger: files that the host's superuser opened on watched mounts, by the address of their `struct file`. Where opens cannot be told
 /// by their `struct file` (tracepoint tier) it stays empty.
 #[map]
-static LEDGER: HashMap<u64, LedgerEntry> = HashMap::with_max_entries(65_536, 0);
+static LEDGER: HashMap<u64, LedgerEntry> = HashMap::with_max_entries(32_768, 0);
+
+/// Those that others opened, and that user space found.
+#[map]
+static OTHERS_LEDGER: HashMap<u64, LedgerEntry> = HashMap::with_max_entries(32_768, 0);
 
 /// Files of the ledger that were closed lately.
 #[map]
-static CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries(4096, 0);
+static CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries(2048, 0);
+
+/// Those of others.
+#[map]
+static OTHERS_CLOSED: LruHashMap<ClosedKey, LedgerEntry> = LruHashMap::with_max_entries(2048, 0);
 
 /// Umounts of the host's superuser between their entry and their return, by thread.
 #[map]

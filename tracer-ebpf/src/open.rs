@@ -33,7 +33,7 @@ pub(crate) fn exit(call: &Return) {
         return lose(Loss::OpenFault);
     };
     if let Some(opened) = opened_on(file) {
-        report(RecordKind::Open, file, opened, fd as i32, now());
+        report(RecordKind::Open, file, opened, fd as i32, (now(), source()));
     }
 }
 
@@ -53,9 +53,9 @@ pub(crate) fn file_of(fd: u64) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn opened(file: u64) {
     let Some(opened) = opened_on(file) else { return };
-    let time = now();
-    ledger::insert(file, opened.path, time);
-    report(RecordKind::Open, file, opened, -1, time);
+    let (time, source) = (now(), source());
+    ledger::insert(file, opened.path, (time, source));
+    report(RecordKind::Open, file, opened, -1, (time, source));
 }
 
 /// `do_dentry_open(file, ...)` begins, where its return is not to be had: a kretprobe has a few instances for the
@@ -92,7 +92,7 @@ pub(crate) fn closed(file: u64) {
         None => return,
         Some(opened) => opened,
     };
-    report(RecordKind::Close, file, opened, -1, time);
+    report(RecordKind::Close, file, opened, -1, (time, source()));
 }
 
 /// Where a file was opened.
@@ -115,8 +115,7 @@ fn opened_on(file: u64) -> Option<OpenedOn> {
 }
 
 #[inline(always)]
-fn report(kind: RecordKind, file: u64, opened: OpenedOn, fd: i32, time: u64) {
-    let source = source();
+fn report(kind: RecordKind, file: u64, opened: OpenedOn, fd: i32, (time, source): (u64, u64)) {
     if !admit(source, Room::Open) {
         return;
     }

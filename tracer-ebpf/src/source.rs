@@ -71,6 +71,16 @@ pub(crate) fn ring_of(source: u64) -> &'static RingBuf {
 /// Whether a source has room for one thing more, which is taken then, and counted on it otherwise.
 #[inline(always)]
 pub(crate) fn admit(source: u64, room: Room) -> bool {
+    let has_room = has_room(source, room);
+    if !has_room {
+        lose(source, room.loss());
+    }
+    has_room
+}
+
+/// The same where nothing is lost without it.
+#[inline(always)]
+pub(crate) fn has_room(source: u64, room: Room) -> bool {
     if source == HOST {
         return true;
     }
@@ -88,9 +98,9 @@ pub(crate) fn admit(source: u64, room: Room) -> bool {
             (*entry).used[Room::Operation as usize] = 0;
             (*entry).used[Room::Namespace as usize] = 0;
             (*entry).used[Room::Mount as usize] = 0;
+            (*entry).used[Room::Closed as usize] = 0;
         }
         if (*entry).used[room as usize] >= u64::from(room.per_window()) {
-            count(entry, room.loss());
             return false;
         }
         add(&raw mut (*entry).used[room as usize], 1);

@@ -64,6 +64,12 @@ fn begin(entered: u64, path: u64, target: u64, flags: u32) {
             (*call).entered = entered;
             (*call).path = path;
             write_path(&raw mut (*call).target, target, 0);
+            (*call).target_number = 0;
+            if let Some(unique) = read::<u64>((*call).target.mount, offset!(mount_id_unique)) {
+                (*call).target_number = unique;
+            } else if let Some(id) = read::<u32>((*call).target.mount, offset!(mount_id)) {
+                (*call).target_number = u64::from(id);
+            }
             (*call).flags = flags;
             if path != 0 {
                 let (status, len) = user_text((&raw mut (*call).text).cast(), path);
@@ -309,6 +315,7 @@ fn fill(mut entry: RingBufEntry<UmountRecord>, call: &UmountCall, ret: i64) {
         write_path(&raw mut (*record).cwd, fs, offset!(fs_pwd));
         write_path(&raw mut (*record).root, fs, offset!(fs_root));
         (*record).target = call.target;
+        (*record).target_number = call.target_number;
         (*record).busy_check_ran = call.busy_check_ran;
         (*record).compared_count = call.compared_count;
         copy(&raw mut (*record).compared, &raw const call.compared);

@@ -74,20 +74,23 @@ fn refused(at: u64, pid: u32) -> Record {
 }
 
 #[test]
-fn an_address_is_of_an_open_incident_only_in_its_namespace() {
+fn an_address_is_of_an_open_incident_only_in_its_namespace_and_of_its_mount() {
     let mut analyzer = analyzer();
-    assert_eq!(analyzer.open_target_at(MOUNT.address, Some(1)), None);
+    let own = Some(MOUNT.unique.unwrap_or(u64::from(MOUNT.id)));
+    assert_eq!(analyzer.open_target_at((MOUNT.address, own), Some(1)), None);
     analyzer.push(refused(S, 1));
-    for (address, namespace, found) in [
-        (MOUNT.address, Some(1), Some(MOUNT)),
-        (MOUNT.address, None, Some(MOUNT)),
-        (MOUNT.address, Some(2), None),
-        (MOUNT.address + 64, Some(1), None),
+    for (address, number, namespace, found) in [
+        (MOUNT.address, own, Some(1), Some(MOUNT)),
+        (MOUNT.address, None, None, Some(MOUNT)),
+        (MOUNT.address, own, Some(2), None),
+        (MOUNT.address + 64, own, Some(1), None),
+        // Its address has come to another mount of the same namespace.
+        (MOUNT.address, own.map(|own| own + 1), Some(1), None),
     ] {
         assert_eq!(
-            analyzer.open_target_at(address, namespace),
+            analyzer.open_target_at((address, number), namespace),
             found,
-            "{namespace:?}"
+            "{number:?} {namespace:?}"
         );
     }
 }

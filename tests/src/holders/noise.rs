@@ -5,6 +5,7 @@
 //! - `hanging`: COUNT threads are in umount2 of a path on a file system that does not answer
 //! - `mounts`: has COUNT mounts, and says so
 //! - `opens`: opens and closes DIRECTORY again and again
+//! - `files`: has DIRECTORY open COUNT times
 //!
 //! It says a line when it is under way, ends when its input does, and then says how many calls it made.
 
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     mount::{MountFlags, MountPropagationFlags, MoveMountFlags, mount, mount_change, move_mount},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
@@ -65,6 +67,14 @@ pub(super) fn main() -> Result<()> {
             drop_privileges()?;
             repeat(LOUD, &calls, move |_| drop(File::open(&directory)));
         }
+        Some("files") => {
+            let count = raise_files(count);
+            drop_privileges()?;
+            for _ in 0..count {
+                std::mem::forget(File::open(&directory)?);
+            }
+            calls.store(count, Ordering::Relaxed);
+        }
         Some("hanging") => {
             hang(&directory, count)?;
             calls.store(count, Ordering::Relaxed);
@@ -88,6 +98,21 @@ pub(super) fn main() -> Result<()> {
     // Threads that hang go with the process.
     // SAFETY: it takes no pointers.
     unsafe { libc::_exit(0) }
+}
+
+/// How many files there may be, of so many.
+fn raise_files(count: u64) -> u64 {
+    const OTHERS: u64 = 64;
+    let set = |most| {
+        let (current, maximum) = (Some(most), Some(most));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+    };
+    if set(count + OTHERS).is_ok() {
+        return count;
+    }
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(0);
+    let raised = set(most).map_or(0, |()| most.saturating_sub(OTHERS));
+    raised.min(count)
 }
 
 /// Calls it again and again, each time with another number.

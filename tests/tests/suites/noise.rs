@@ -32,6 +32,8 @@ fn moment() -> Duration {
 const REFUSALS: usize = 3;
 /// Opens of one source that are recorded in a second (docs/security.md).
 const OPENS: u32 = 8192;
+/// More files than the ledger has room for in all.
+const FILES: u64 = 70_000;
 /// The user of `noise`.
 const USER: u32 = 65_534;
 
@@ -44,6 +46,7 @@ pub(crate) fn main() -> ExitCode {
         harness::test("beside_umounts_that_hang", || calls("hanging", 1100, "umount")),
         harness::test("beside_many_mounts", || calls("mounts", 6000, "mount namespace")),
         harness::test("beside_a_storm_of_opens", beside_a_storm_of_opens),
+        harness::test("beside_a_storm_of_files", beside_a_storm_of_files),
         harness::test("evidence_stays_beside_a_storm", evidence_stays_beside_a_storm),
     ])
 }
@@ -157,6 +160,32 @@ fn beside_a_storm_of_opens() -> Result<Verdict> {
     let noise = incident.noise.first().with_context(|| log.clone())?;
     ensure!(noise.by.uid == Some(USER) && noise.lost > 0, "{noise:?}");
     ensure!(incident.lost_events >= noise.lost, "{}", incident.lost_events);
+    Ok(Verdict::Passed)
+}
+
+/// Files that somebody has open leave the host's their room in the ledger.
+fn beside_a_storm_of_files() -> Result<Verdict> {
+    let scratch = Scratch::new(FileSystem::Tmpfs)?;
+    let other = Scratch::new(FileSystem::Tmpfs)?;
+    for path in [other.directory(), other.path()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    }
+    let watch = Watch::targets(&[scratch.path(), other.path()])?;
+    harness::settle()?;
+    let noise = Noise::start("files", other.path().to_owned(), FILES)?;
+    harness::settle()?;
+    let pid = refused(&scratch)?;
+    noise.end()?;
+    let (incidents, log) = watch.finish()?;
+    explained(&incidents, &scratch, pid).with_context(|| log.clone())?;
+    let total = log.lines().find(|line| line.starts_with("in all:"));
+    let total = total.context("no summary")?;
+    if total.contains("tier tracepoint") {
+        return Ok(Verdict::Skipped("this tier has no ledger".to_owned()));
+    }
+    ensure!(total.contains("; 0 lost;"), "{total}");
+    let told = format!("of user {USER} (");
+    ensure!(total.contains(&told), "{total}");
     Ok(Verdict::Passed)
 }
 

@@ -124,12 +124,16 @@ impl Analyzer {
         Some(open.source)
     }
 
-    /// The target of an open incident that has this address, of whoever is in that mount namespace: the kernel unmounts
-    /// only what is in the caller's own. In another one the address is that of another mount, before or after.
+    /// The target of an open incident that an umount meant by whoever is in that mount namespace: the kernel unmounts only
+    /// what is in the caller's own. In another one its address is that of another mount, before or after.
     #[must_use]
-    pub fn open_target_at(&self, address: u64, namespace: Option<u32>) -> Option<MountKey> {
+    pub fn open_target_at(
+        &self,
+        (address, number): (u64, Option<u64>),
+        namespace: Option<u32>,
+    ) -> Option<MountKey> {
         self.open.iter().find_map(|(key, open)| match key {
-            TargetKey::Mount(mount) if mount.address == address => {
+            TargetKey::Mount(mount) if mount.is(address, number) => {
                 let of = open.target.mount_namespace;
                 let same = of.is_none() || namespace.is_none() || of == namespace;
                 same.then_some(*mount)

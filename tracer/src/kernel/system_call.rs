@@ -91,6 +91,7 @@ impl Kernel<'_> {
             cwd: directory(t.fs_pwd),
             root: directory(t.fs_root),
             target: (call.target.mount != 0).then_some((call.target.mount, call.target.dentry)),
+            target_number: (call.target_number != 0).then_some(call.target_number),
             busy_check: false,
             compared: None,
         })

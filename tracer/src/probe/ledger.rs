@@ -13,12 +13,12 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 /// Entries that one call takes at the most.
 const BATCH: usize = 4096;
 
-/// Both maps of the ledger.
+/// The maps of the ledger: those of the host's superuser, and those of others.
 pub struct LedgerMaps {
-    open: BpfHashMap<MapData, u64, LedgerEntry>,
-    open_fd: OwnedFd,
-    /// The programs have it by the number of its descriptor until they are loaded.
-    closed: Map,
+    open: [BpfHashMap<MapData, u64, LedgerEntry>; 2],
+    open_fds: [OwnedFd; 2],
+    /// The programs have them by the numbers of their descriptors until they are loaded.
+    closed: [Map; 2],
 }
 
 impl fmt::Debug for LedgerMaps {
@@ -28,12 +28,16 @@ impl fmt::Debug for LedgerMaps {
 }
 
 impl LedgerMaps {
-    pub(super) fn new(open: Map, closed: Map) -> Result<Self> {
-        let open_fd = data(&open)?.fd().as_fd().try_clone_to_owned()?;
-        data(&closed)?;
+    pub(super) fn new([host, others]: [Map; 2], closed: [Map; 2]) -> Result<Self> {
+        let fd = |map: &Map| -> Result<OwnedFd> { Ok(data(map)?.fd().as_fd().try_clone_to_owned()?) };
+        let open_fds = [fd(&host)?, fd(&others)?];
+        for map in &closed {
+            data(map)?;
+        }
+        let map = |map| BpfHashMap::try_from(map).context("a map of the ledger");
         Ok(Self {
-            open: BpfHashMap::try_from(open).context("map LEDGER")?,
-            open_fd,
+            open: [map(host)?, map(others)?],
+            open_fds,
             closed,
         })
     }
@@ -41,15 +45,21 @@ impl LedgerMaps {
     /// All open files, by address. An entry that is being written has no time yet and is left out; so is one that
     /// [`LedgerMaps::refill`] made.
     pub fn open(&self) -> Result<Vec<(u64, LedgerEntry)>> {
-        let mut all = read_all::<u64, LedgerEntry>(self.open_fd.as_fd()).context("reading the ledger")?;
+        let mut all = Vec::new();
+        for fd in &self.open_fds {
+            all.extend(read_all::<u64, LedgerEntry>(fd.as_fd()).context("reading the ledger")?);
+        }
         all.retain(|(_, entry)| entry.opened != 0);
         Ok(all)
     }
 
     /// The files that were closed lately.
     pub fn closed(&self) -> Result<Vec<(u64, LedgerEntry)>> {
-        let all = read_all::<ClosedKey, LedgerEntry>(data(&self.closed)?.fd().as_fd())
-            .context("reading the ledger")?;
+        let mut all = Vec::new();
+        for map in &self.closed {
+            let some = read_all::<ClosedKey, LedgerEntry>(data(map)?.fd().as_fd());
+            all.extend(some.context("reading the ledger")?);
+        }
         Ok(all
             .into_iter()
             .filter(|(key, _)| key.opened != 0)
@@ -60,20 +70,23 @@ impl LedgerMaps {
     /// Whether this entry is still there: then its file was not closed.
     #[must_use]
     pub fn has(&self, file: u64, opened: u64) -> bool {
-        self.open.get(&file, 0).is_ok_and(|entry| entry.opened == opened)
+        self.open.iter().any(|map| has(map, file, opened))
     }
 
     /// Removes an entry whose file is no more: its close was missed. Had the address just come again, that file would
-    /// be found by looking, but not who opened it.
+    /// be found by looking, but not who opened it. Its source has less room from then on.
     pub fn purge(&mut self, file: u64, opened: u64) {
-        if self.has(file, opened)
-            && let Err(error) = self.open.remove(&file)
-        {
-            log::debug!("purging the ledger: {error}");
+        for map in &mut self.open {
+            if has(map, file, opened)
+                && let Err(error) = map.remove(&file)
+            {
+                log::debug!("purging the ledger: {error}");
+            }
         }
     }
 
-    /// Enters a file whose open was missed, so that its close is seen.
+    /// Enters a file whose open was missed, so that its close is seen: among those of others, who may have made so much
+    /// noise that it was.
     pub fn refill(&mut self, file: u64, mount: u64, mount_id: u32) {
         const NO_EXIST: u64 = 1;
         let mut entry = LedgerEntry {
@@ -81,10 +94,17 @@ impl LedgerMaps {
             ..LedgerEntry::default()
         };
         entry.path.mount = mount;
-        if let Err(error) = self.open.insert(file, entry, NO_EXIST) {
+        let [host, others] = &mut self.open;
+        if host.get(&file, 0).is_err()
+            && let Err(error) = others.insert(file, entry, NO_EXIST)
+        {
             log::debug!("refilling the ledger: {error}");
         }
     }
+}
+
+fn has(map: &BpfHashMap<MapData, u64, LedgerEntry>, file: u64, opened: u64) -> bool {
+    map.get(&file, 0).is_ok_and(|entry| entry.opened == opened)
 }
 
 fn data(map: &Map) -> Result<&MapData> {

@@ -228,7 +228,10 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
         new: BpfHashMap::try_from(map("NEW_MOUNTS")?)?,
     };
     let ledger = (matches!(tier, Tier::Fentry | Tier::Kprobe) && history)
-        .then(|| LedgerMaps::new(map("LEDGER")?, map("CLOSED")?))
+        .then(|| {
+            let open = [map("LEDGER")?, map("OTHERS_LEDGER")?];
+            LedgerMaps::new(open, [map("CLOSED")?, map("OTHERS_CLOSED")?])
+        })
         .transpose()?;
     let under_way = UnderWay([
         BpfHashMap::try_from(map("UNDER_WAY")?)?,

@@ -28,8 +28,7 @@ impl Losses {
     #[must_use]
     pub fn of_ledger(&self) -> u64 {
         const PROGRAMS: [&str; 3] = ["do_dentry_open", "fput", "readahead"];
-        let full = Loss::LedgerFull.name();
-        self.sum(|what| what == full || PROGRAMS.iter().any(|program| what.contains(program)))
+        self.sum(|what| is_of_ledger(what) || PROGRAMS.iter().any(|program| what.contains(program)))
     }
 
     /// Those by which one is missing in the history, which also has to go through the event ring and into the
@@ -37,7 +36,7 @@ impl Losses {
     #[must_use]
     pub fn of_history(&self) -> u64 {
         let ring = self.sum(|what| {
-            (what.starts_with("open:") && what != Loss::LedgerFull.name())
+            (what.starts_with("open:") && !is_of_ledger(what))
                 || ["history:", "capture:"].iter().any(|part| what.starts_with(part))
         });
         self.of_ledger().saturating_add(ring)
@@ -69,6 +68,13 @@ impl Losses {
             *known = known.saturating_add(count);
         }
     }
+}
+
+/// Whether the ledger had no room, which the event ring may have had.
+fn is_of_ledger(what: &str) -> bool {
+    [Loss::LedgerFull, Loss::LedgerRoom]
+        .iter()
+        .any(|loss| loss.name() == what)
 }
 
 /// Runs of programs that the kernel skipped: by program.

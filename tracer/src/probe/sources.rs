@@ -58,7 +58,8 @@ impl Sources {
             .partition(|(_, source)| source.lost.iter().any(|lost| *lost > 0));
         if noisy.len() + quiet.len() > CROWDED {
             let idle = |source: &Source| {
-                source.used[Room::UnderWay as usize] == 0 && now.saturating_sub(source.window) > QUIET
+                let at_a_time = [Room::UnderWay, Room::Ledger].map(|room| source.used[room as usize]);
+                at_a_time == [0, 0] && now.saturating_sub(source.window) > QUIET
             };
             for (source, _) in quiet.iter().filter(|(key, source)| *key != REST && idle(source)) {
                 if let Err(error) = self.table.remove(source) {

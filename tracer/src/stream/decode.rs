@@ -7,7 +7,7 @@ use tracer_common::{
 };
 
 use super::{
-    Closed, Opened,
+    Closed, MountKey, Opened,
     header::{pair, parents, process},
     operation::{self, RawOperation},
 };
@@ -107,10 +107,21 @@ pub struct RawUmount {
     pub root: (u64, u64),
     /// What the path resolved to: mount, dentry; where the tier sees it.
     pub target: Option<(u64, u64)>,
+    /// Which mount that was: `mnt_id_unique`, else `mnt_id`.
+    pub target_number: Option<u64>,
     /// Whether the busy check ran.
     pub busy_check: bool,
     /// The last mount that it looked at, and its count.
     pub compared: Option<(u64, i32)>,
+}
+
+impl RawUmount {
+    /// Whether its path resolved to this mount, where the tier sees that.
+    #[must_use]
+    pub fn meant(&self, mount: MountKey) -> bool {
+        self.target
+            .is_some_and(|(address, _)| mount.is(address, self.target_number))
+    }
 }
 
 fn read<T: zerocopy::FromBytes>(bytes: &[u8], what: &'static str) -> Result<T, DecodeError> {
@@ -244,6 +255,7 @@ fn umount(record: &UmountRecord) -> Raw {
         cwd: pair(record.cwd),
         root: pair(record.root),
         target: (record.target.mount != 0).then(|| pair(record.target)),
+        target_number: (record.target_number != 0).then_some(record.target_number),
         busy_check: record.busy_check_ran != 0,
         compared: compared
             .and_then(|last| record.compared.get(last))
@@ -258,6 +270,7 @@ mod tests {
     use zerocopy::{FromZeros as _, IntoBytes as _};
 
     use super::{DecodeError, Raw, decode};
+    use crate::stream::MountKey;
 
     #[test]
     fn an_umount_comes_back_and_hostile_lengths_are_cut() {
@@ -270,12 +283,27 @@ mod tests {
         record.ancestor_count = 900;
         record.compared_count = 77;
         record.compared[31].count = 3;
+        record.target.mount = 0x1000;
+        record.target_number = 44;
         let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else {
             panic!("not an umount")
         };
         assert_eq!(umount.path.as_deref(), Some(&b"/a\n\xff"[..]));
         assert_eq!((umount.ret, umount.compared), (-16, Some((0, 3))));
         assert_eq!(umount.caller.parents.len(), 8);
+        let mount = |id, unique| MountKey {
+            address: 0x1000,
+            id,
+            unique,
+        };
+        // The number of Linux 6.8 on is never given away again, the other one is.
+        assert!(umount.meant(mount(44, None)) && umount.meant(mount(7, Some(44))));
+        assert!(!umount.meant(mount(45, None)) && !umount.meant(mount(44, Some(45))));
+        let elsewhere = MountKey {
+            address: 0x2000,
+            ..mount(44, None)
+        };
+        assert!(!umount.meant(elsewhere));
         record.path_len = 70_000;
         let Raw::Umount(umount) = decode(record.as_bytes()).unwrap() else {
             panic!("not an umount")

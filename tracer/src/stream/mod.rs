@@ -144,6 +144,16 @@ pub struct MountKey {
     pub unique: Option<u64>,
 }
 
+impl MountKey {
+    /// Whether what was at this address is this mount: `number` is its `mnt_id_unique`, else its `mnt_id`, where that was
+    /// seen. Addresses are given away again, often at once.
+    #[must_use]
+    pub fn is(self, address: u64, number: Option<u64>) -> bool {
+        let own = self.unique.unwrap_or(u64::from(self.id));
+        self.address == address && number.is_none_or(|number| number == own)
+    }
+}
+
 /// An umount2 that returned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Umount {

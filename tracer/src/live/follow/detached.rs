@@ -196,14 +196,15 @@ impl DetachedMounts {
         let path = absolute(kernel, raw);
         let place = raw.caller.mount_namespace.zip(path.as_deref());
         let left = context.picture.left.iter().rev().find(|left| match raw.target {
-            Some((address, _)) => left.mount.address == address,
+            Some(_) => raw.meant(mount_key(&left.mount)),
             None => place.is_some_and(|(namespace, path)| {
                 left.target.mount_namespace == Some(namespace) && left.path == path
             }),
         });
         let seen = || {
             if let Some((address, _)) = raw.target {
-                return Some(context.picture.view.mount(address)?.1);
+                let (_, mounted) = context.picture.view.mount(address)?;
+                return raw.meant(mount_key(&mounted.mount)).then_some(mounted);
             }
             let (number, path) = place?;
             let own = own_namespace() == Some(number);
@@ -216,6 +217,9 @@ impl DetachedMounts {
         // Where the tables were not read since it was mounted, the kernel's own record says which it is.
         let unseen = || {
             let mount = kernel.mount(raw.target?.0)?;
+            if !raw.meant(mount_key(&mount)) {
+                return None;
+            }
             let number = raw.caller.mount_namespace;
             let target = Target {
                 mount_id: Some(mount.id),

@@ -41,11 +41,10 @@ impl<'a> Returned<'a> {
         };
         let key = match &mount {
             Some(mount) => Some(mount_key(mount)),
-            // What was unmounted is known by its address, if it is the target of an incident.
+            // What was unmounted is known by its address and number, if it is the target of an incident.
             None => raw.target.and_then(|(address, _)| {
-                context
-                    .analyzer
-                    .open_target_at(address, raw.caller.mount_namespace)
+                let meant = (address, raw.target_number);
+                context.analyzer.open_target_at(meant, raw.caller.mount_namespace)
             }),
         };
         Self {
@@ -114,7 +113,8 @@ pub(super) fn resolve(context: &mut Context, raw: &RawUmount, refused: bool) -> 
             // Nobody unmounts what is in another namespace: there, the address has come to another mount since.
             (Some((address, _)), _) => view
                 .mount(address)
-                .filter(|(namespace, _)| number.is_none_or(|number| number == namespace.number)),
+                .filter(|(namespace, _)| number.is_none_or(|number| number == namespace.number))
+                .filter(|(_, mounted)| raw.meant(mount_key(&mounted.mount))),
             (None, Some(path)) => number
                 .and_then(|number| view.namespace(number))
                 .and_then(|namespace| {

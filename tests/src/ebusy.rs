@@ -368,12 +368,17 @@ pub fn who<W: AsRef<OsStr>>(what: W) -> Result<(i32, Vec<Who>)> {
 
 /// Runs `ebusy who -` on lines of a log.
 pub fn who_of_log(log: &str) -> Result<(i32, Vec<Who>)> {
+    answers(asked_of_log(log)?)
+}
+
+/// The same, whatever the exit status.
+pub fn asked_of_log(log: &str) -> Result<Finished> {
     let mut input = tempfile::tempfile()?;
     input.write_all(log.as_bytes())?;
     input.rewind()?;
     let running = Running::reading(command("who")?.args(["--format", "json", "-"]), input)?;
     let status = running.wait()?;
-    answers(running.finished(status)?)
+    running.finished(status)
 }
 
 fn answers(finished: Finished) -> Result<(i32, Vec<Who>)> {

@@ -258,6 +258,12 @@ impl Holding {
         })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.helper.pid()
+    }
+
     /// Releases its references and ends it properly.
     pub fn release(self) -> Result<()> {
         self.helper.finish()

@@ -83,6 +83,8 @@ pub struct Retry {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Who {
     pub target: Target,
+    #[serde(default)]
+    pub leftover: bool,
     pub references: Books,
     pub holders: Vec<Holder>,
     pub candidates: Vec<Holder>,

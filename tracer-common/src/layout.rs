@@ -290,6 +290,12 @@ layout! {
     // What the kernel holds by itself: ways to objects that no task leads to.
     /// Inode of a dentry.
     dentry_inode: 8 optional ["dentry.d_inode"];
+    /// The first of what is known of a directory: Linux 6.8 on, and before.
+    dentry_children: 8 optional ["dentry.d_children.first", "dentry.d_subdirs.next"];
+    /// The next one; links lead to links.
+    dentry_sibling: 8 optional ["dentry.d_sib.next", "dentry.d_child.next"];
+    /// The text of a symbolic link, where the file system has it in memory.
+    inode_link: 8 optional ["inode.i_link"];
     /// Link in the inode's list of dentries.
     dentry_alias: 16 optional ["dentry.d_u.d_alias", "dentry.d_alias"];
     /// Private data of an inode: what a file of a pseudo file system stands for.

@@ -95,6 +95,7 @@ fn the_schemas_describe_what_is_written() {
     let who = Who {
         schema: Who::SCHEMA.to_owned(),
         time: Timestamp::from_nanos(1),
+        leftover: false,
         target: Target::default(),
         references: Books::default(),
         holders: Vec::new(),

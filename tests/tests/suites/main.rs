@@ -35,6 +35,7 @@ mod runtimes;
 mod scenarios;
 mod slots;
 mod slow;
+mod targets;
 mod tiers;
 mod together;
 mod untrusted;
@@ -86,6 +87,7 @@ const SUITES: &[Suite] = &[
     suite("tiers", tiers::main),
     suite("together", together::main),
     suite("untrusted", untrusted::main),
+    suite("targets", targets::main),
     suite("verbs", verbs::main),
     suite("waiting", waiting::main),
     suite("ways", ways::main),

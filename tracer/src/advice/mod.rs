@@ -11,6 +11,7 @@ mod child_mounts;
 mod copies;
 mod detached;
 mod kernel;
+mod leftover;
 mod nobody;
 mod operation;
 mod owners;
@@ -60,4 +61,8 @@ pub fn advise_who(who: &mut Who) {
         who.probe,
         &who.target,
     );
+    if who.leftover {
+        // After whoever uses it: else that umount is refused as well.
+        who.fixes.push(leftover::of_leftover(&who.target));
+    }
 }

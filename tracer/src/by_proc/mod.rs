@@ -107,6 +107,7 @@ impl ProcMounts {
         let mut who = Who {
             schema: Who::SCHEMA.to_owned(),
             time,
+            leftover: false,
             target,
             references: books,
             holders,

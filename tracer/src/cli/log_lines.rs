@@ -5,7 +5,7 @@ use std::io::BufRead;
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    logs::{LogClock, LogLine, LogReader},
+    logs::{Assumed, LogClock, LogLine, LogReader, plain},
     model::{Target, Timestamp},
     text::{said, say::say},
 };
@@ -15,7 +15,7 @@ const MAX_TARGETS: usize = 256;
 
 /// A target and the lines about it.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Subject {
     /// The first of them.
     pub(super) line: LogLine,
     /// How many there are.
@@ -28,9 +28,9 @@ pub(super) struct Asked {
 }
 
 /// Reads to the end.
-pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
+pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Subject>> {
     let mut reader = LogReader::new(log, clock);
-    let mut asked: Vec<Asked> = Vec::new();
+    let mut asked: Vec<Subject> = Vec::new();
     let mut left_out = 0_u64;
     while let Some(line) = reader.read().context("reading the log from stdin")? {
         let known = asked.iter_mut().find(|asked| same(&asked.line, &line));
@@ -40,7 +40,7 @@ pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
             known.enter(&line);
         } else if asked.len() < MAX_TARGETS {
             let last = line.line;
-            let mut new = Asked {
+            let mut new = Subject {
                 line: line.clone(),
                 lines: 1,
                 last,
@@ -75,7 +75,8 @@ pub(super) fn read(log: impl BufRead, clock: LogClock) -> Result<Vec<Asked>> {
 /// Any text as a log on standard input: for fuzzing.
 pub(crate) fn fuzzed(log: &[u8], clock: LogClock) {
     for asked in read(log, clock).unwrap_or_default() {
-        let _ = (asked.path(), asked.source(), asked.not_matched());
+        let _ = (asked.path(), asked.names(), asked.not_matched(), asked.gone());
+        let _ = asked.line.known(|path| path.is_empty().then_some(()));
     }
 }
 
@@ -91,7 +92,7 @@ fn same(one: &LogLine, other: &LogLine) -> bool {
     about(one) == about(other)
 }
 
-impl Asked {
+impl Subject {
     fn enter(&mut self, line: &LogLine) {
         let known = self.earliest.as_ref().and_then(|earliest| earliest.time);
         let earlier = line
@@ -104,30 +105,16 @@ impl Asked {
 
     /// The path, where it is one.
     pub(super) fn path(&self) -> Option<Vec<u8>> {
-        let path = self.line.target.as_ref()?.as_bytes();
-        // A link wherever there are containers; the kernel knows no other name than the real one.
-        let path = match path.strip_prefix(b"/var") {
-            Some(rest) if rest.starts_with(b"/run/") => rest,
-            _ => path,
-        };
-        let path = path
-            .strip_suffix(b"/")
-            .filter(|rest| !rest.is_empty())
-            .unwrap_or(path);
-        path.starts_with(b"/").then(|| path.to_vec())
+        let path = plain(self.line.target.as_ref()?.as_bytes());
+        path.starts_with(b"/").then_some(path)
     }
 
-    /// The data set, where it is no path.
-    pub(super) fn source(&self) -> Option<&[u8]> {
-        let name = self.line.target.as_ref()?.as_bytes();
-        (!name.starts_with(b"/")).then_some(name)
-    }
-
-    /// The container or the pod.
+    /// The containers and the pod.
     pub(super) fn names(&self) -> Vec<String> {
         let pod = self.line.pod_namespace.as_ref().zip(self.line.pod.as_ref());
         let pod = pod.map(|(namespace, pod)| format!("{namespace}/{pod}"));
-        self.line.container_id.clone().into_iter().chain(pod).collect()
+        let ids = self.line.container_id.iter().chain(&self.line.other_ids);
+        ids.cloned().chain(pod).collect()
     }
 
     /// When the earliest of the lines was logged that tell of a failed umount of this target.
@@ -141,10 +128,13 @@ impl Asked {
             1 => format!("line {}", self.line.line),
             many => format!("lines {} to {} ({many} times)", self.line.line, self.last),
         };
-        let time = self
-            .line
-            .time
-            .map_or_else(String::new, |time| format!(", since {}", time.local_clock()));
+        let time = self.line.time.map_or_else(String::new, |time| {
+            let day = match self.line.assumed {
+                Some(Assumed::Day) => " (the log has no day: the latest such time)",
+                _ => "",
+            };
+            format!(", since {}{day}", time.local_moment(Timestamp::now()))
+        });
         let what = match (&self.line.target, self.names().first()) {
             (Some(target), _) => said(target.as_bytes()),
             (None, Some(name)) => said(name.as_bytes()),
@@ -164,10 +154,18 @@ impl Asked {
         )
     }
 
-    /// What to say where no mount was found.
+    /// What to say where no mount was found, and a runtime or the kubelet made it.
+    pub(super) fn gone(&self) -> String {
+        format!(
+            "{}: not mounted any more in any mount namespace: there is nothing to unmount",
+            self.words()
+        )
+    }
+
+    /// What to say where nothing was found.
     pub(super) fn not_matched(&self) -> String {
         let why = if self.line.target.is_some() || !self.names().is_empty() {
-            "not mounted any more in any mount namespace: there is nothing to unmount"
+            "could not be matched with any mount, device or container here"
         } else {
             "the line does not say what was busy; see what is stuck: ebusy who"
         };
@@ -179,10 +177,10 @@ impl Asked {
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::{Asked, read};
+    use super::{Subject, read};
     use crate::{logs::LogClock, model::Timestamp};
 
-    fn asked(log: &str) -> anyhow::Result<Vec<Asked>> {
+    fn asked(log: &str) -> anyhow::Result<Vec<Subject>> {
         let clock = LogClock {
             now: Timestamp::from_nanos(1_755_129_600_000_000_000),
             boot: None,
@@ -196,7 +194,7 @@ mod tests {
         let log = "umount: /var/run/x/: target is busy\nfine\numount: /mnt/y z: target is busy\n\
                    umount: /var/run/x/: target is busy\ncannot destroy 'a/b': dataset is busy\nEBUSY: Device or resource busy\n";
         let asked = asked(log).unwrap();
-        let words: Vec<String> = asked.iter().map(Asked::words).collect();
+        let words: Vec<String> = asked.iter().map(Subject::words).collect();
         assert_eq!(
             words,
             [
@@ -207,8 +205,9 @@ mod tests {
             ]
         );
         assert_eq!(asked[0].path().unwrap(), b"/run/x");
-        assert_eq!((asked[2].path(), asked[2].source()), (None, Some(&b"a/b"[..])));
-        assert!(asked[1].not_matched().contains("not mounted any more"));
+        assert_eq!(asked[2].path(), None);
+        assert!(asked[1].gone().contains("not mounted any more"));
+        assert!(asked[1].not_matched().contains("could not be matched"));
         assert!(asked[3].not_matched().contains("does not say what"));
     }
 

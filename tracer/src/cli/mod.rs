@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod answer;
 mod audit;
 mod capture_source;
 mod child;
@@ -8,6 +9,7 @@ mod doctor;
 mod export;
 mod inherited;
 mod log_lines;
+mod look;
 mod output;
 mod output_file;
 mod record;
@@ -41,6 +43,8 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// Could not tell.
     pub const UNKNOWN: u8 = 3;
+    /// What was asked about is not there, or not any more.
+    pub const NOT_THERE: u8 = 4;
     /// Ended by the watchdog, as one step took too long.
     pub const STUCK: u8 = crate::watchdog::STUCK;
     /// The command to watch was not found.
@@ -63,7 +67,7 @@ pub mod exit {
         ebusy who                                every container mount that is stuck now\n  \
         ebusy audit                              who could be next: copies, leaked and detached mounts\n  \
         ebusy demo                               make a real EBUSY and explain it\n\n\
-        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 75 ended itself as it was stuck for \
+        Exit status: 0 nothing found, 1 found, 2 usage or failure, 3 could not tell, 4 not there (who), 75 ended itself as it was stuck for \
          a minute, 130 interrupted, 141 whoever read the results has gone before their end."
 )]
 pub struct Cli {

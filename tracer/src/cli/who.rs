@@ -11,8 +11,11 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{
-    Common, exit,
-    log_lines::{self, Asked},
+    Common,
+    answer::{Answer, Asked},
+    exit,
+    log_lines::{self, Subject},
+    look::{self, Look},
     need_root,
     output::Results,
 };
@@ -20,15 +23,12 @@ use crate::{
     advice::advise_who,
     by_proc::{BLIND, ProcMounts},
     confine,
-    identity::{BootClock, Containers, Lookup, ProcessReader, WatchPatterns},
+    identity::{BootClock, Containers, ProcessReader},
     incident::{History, of_snapshot},
-    kernel::{Mount, Reader},
-    live::{
-        Host, Identities, Mounted, MountsView, NamespaceMounts, by_runtime_state, describe,
-        enter_host_namespace, follow_links, own_namespace, sample, stuck,
-    },
+    kernel::Reader,
+    live::{Host, Identities, by_runtime_state, enter_host_namespace, own_namespace, sample, stuck},
     logs::LogClock,
-    model::{Container, Since, SinceSource, Target, Tier, Who as Report, earlier},
+    model::{Since, SinceSource, Target, Tier, Who as Report, earlier},
     probe::{Choice, reader_only},
     text::{said, say::say},
     watchdog::{self, Step},
@@ -53,7 +53,7 @@ enum Question {
         path: Vec<u8>,
     },
     /// Log lines, which are read once ebusy is confined.
-    Log(Vec<Asked>),
+    Log(Vec<Subject>),
     Stuck,
 }
 
@@ -88,41 +88,47 @@ impl Who {
                 return results.finish(status);
             }
         };
-        let mut look = Look {
-            view: MountsView::read(host.kernel(&reader), host.task()),
-            containers: Arc::new(Containers::new("/proc", "/")),
-            host: &host,
-            reader: &reader,
-        };
-        look.containers
-            .learn_all(look.view.paths_of(self::own_namespace()));
-        let mut status = exit::OK;
-        let targets = match &question {
-            Question::Path(path) => look.everywhere(path, own_namespace),
+        let mut look = Look::new(&host, &reader, own_namespace);
+        let mut answer = Answer::default();
+        match &question {
+            Question::Path(path) => answer.by_path(&mut look, path),
             Question::Name { name, path } => match look.by_name(name)? {
-                found if found.is_empty() => look.everywhere(path, own_namespace),
-                found => found,
+                found if found.is_empty() => answer.by_path(&mut look, path),
+                found => answer.add(found, false),
             },
-            Question::Log(asked) => look.by_log(asked, own_namespace, &mut status)?,
+            Question::Log(asked) => {
+                for asked in asked {
+                    answer.by_log(&mut look, asked);
+                }
+            }
             Question::Stuck => {
                 let kernel = host.kernel(&reader);
-                stuck(kernel, &look.containers, &look.view)
-                    .into_iter()
-                    .map(|s| (s.mount, s.target))
-                    .collect()
+                let stuck = stuck(kernel, &look.containers, &look.view);
+                answer.add(stuck.into_iter().map(|s| (s.mount, s.target)).collect(), false);
             }
-        };
-        if targets.is_empty() {
-            let nothing = nothing(&question, common)?;
-            return results.finish(status.max(nothing));
+        }
+        let mut status = answer.status;
+        if answer.targets.is_empty() {
+            return results.finish(status.max(nothing(&question, status)));
         }
         let identities = Identities::new(host.clock, Arc::clone(&look.containers), common.cmdline);
-        for (mount, target) in targets {
+        for Asked {
+            mount,
+            target,
+            leftover,
+            aside,
+        } in answer.targets
+        {
             let _step = watchdog::within(Step::References, target.path.as_bytes());
             let found = sample(&host, &reader, &identities, &mount, &[]);
-            let mut report = report(&host, &found, target);
+            let mut report = report(&host, &found, target, leftover);
             report.since = since(&question, &report.target, &look.containers);
-            status = status.max(verdict(&report));
+            status = status.max(match verdict(&report) {
+                exit::OK if leftover => exit::FOUND,
+                // Something else may have been meant.
+                exit::OK if aside => exit::UNKNOWN,
+                verdict => verdict,
+            });
             for gap in &found.gaps {
                 log::warn!("{gap}");
             }
@@ -187,7 +193,7 @@ fn by_proc(question: &Question, mounts: &[ProcMounts; 2], results: &mut Results)
     let mut found: Vec<_> = match question {
         Question::Path(path) => at(path).into_iter().collect(),
         Question::Name { name, path } => {
-            let named = of_containers().filter(|(_, _, container)| goes_by(container, name));
+            let named = of_containers().filter(|(_, _, container)| look::goes_by(container, name));
             let named: Vec<_> = named.map(|(mounts, line, _)| (mounts, line)).collect();
             if named.is_empty() {
                 at(path).into_iter().collect()
@@ -227,12 +233,6 @@ fn by_proc(question: &Question, mounts: &[ProcMounts; 2], results: &mut Results)
     Ok(status)
 }
 
-/// Whether that is its id or the beginning of it, or its pod.
-fn goes_by(container: &Container, name: &str) -> bool {
-    let pod = container.pod_namespace.as_deref().zip(container.pod.as_deref());
-    container.id.starts_with(name) || pod.is_some_and(|pod| name.split_once('/') == Some(pod))
-}
-
 /// From the directory that ebusy was started in; no link is followed, nothing is looked up.
 fn absolute(what: &[u8]) -> Result<Vec<u8>> {
     let base = if what.starts_with(b"/") {
@@ -251,160 +251,7 @@ fn absolute(what: &[u8]) -> Result<Vec<u8>> {
     Ok(path.into_os_string().into_vec())
 }
 
-/// A look at all mounts.
-struct Look<'a> {
-    view: MountsView,
-    containers: Arc<Containers>,
-    host: &'a Host,
-    reader: &'a Reader,
-}
-
-impl Look<'_> {
-    fn describe(&self, namespace: &NamespaceMounts, mounted: &Mounted) -> (Mount, Target) {
-        let kernel = self.host.kernel(self.reader);
-        (
-            mounted.mount.clone(),
-            describe(kernel, &self.containers, &self.view, namespace, mounted),
-        )
-    }
-
-    /// The mount at a path: in the namespace that ebusy was started in, else in the host's, else wherever it is.
-    fn by_path(&self, path: &[u8], own: Option<u32>) -> Vec<(Mount, Target)> {
-        let own = own.and_then(|number| self.view.namespace(number));
-        let at = |path: &[u8]| {
-            own.into_iter()
-                .chain(self.view.namespaces.iter().map(AsRef::as_ref))
-                .find_map(|namespace| Some((namespace, namespace.at(path)?)))
-        };
-        // Links are followed where ebusy is now, and only as far as no file system has to be asked.
-        let without_links = || {
-            let here = self.view.namespace(own_namespace()?)?;
-            at(&follow_links(here, path, true))
-        };
-        at(path)
-            .or_else(without_links)
-            .map(|(namespace, mounted)| self.describe(namespace, mounted))
-            .into_iter()
-            .collect()
-    }
-
-    /// The same, and at last in the namespaces that no process is in.
-    fn everywhere(&mut self, path: &[u8], own: Option<u32>) -> Vec<(Mount, Target)> {
-        let found = self.by_path(path, own);
-        if !found.is_empty() {
-            return found;
-        }
-        let known = self.view.namespaces.len();
-        let kernel = self.host.kernel(self.reader);
-        if self.view.add_hidden(kernel).is_none() || self.view.namespaces.len() == known {
-            return Vec::new();
-        }
-        self.by_path(path, own)
-    }
-
-    /// The mounts that log lines are about, each once; says what it could not match.
-    fn by_log(&mut self, asked: &[Asked], own: Option<u32>, status: &mut u8) -> Result<Vec<(Mount, Target)>> {
-        let mut found: Vec<(Mount, Target)> = Vec::new();
-        for asked in asked {
-            let mut mounts = match (asked.path(), asked.source()) {
-                (Some(path), _) => self.everywhere(&path, own),
-                (None, Some(source)) => self.by_source(source),
-                (None, None) => Vec::new(),
-            };
-            // A path that is not mounted any more says that this one is free; others of its container may not be.
-            if asked.line.target.is_none() {
-                for name in asked.names() {
-                    mounts.extend(self.by_name(&name)?);
-                }
-                if mounts.is_empty() && asked.names().is_empty() {
-                    *status = exit::UNKNOWN;
-                }
-            }
-            if mounts.is_empty() {
-                say!("{}", asked.not_matched());
-            } else if asked.lines > 1 {
-                say!("{}", asked.words());
-            }
-            for (mount, target) in mounts {
-                if !found.iter().any(|(known, _)| known.address == mount.address) {
-                    found.push((mount, target));
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The mounts of a data set or device, copies left out.
-    fn by_source(&self, source: &[u8]) -> Vec<(Mount, Target)> {
-        let kernel = self.host.kernel(self.reader);
-        let mut copies = Vec::new();
-        let mut found = Vec::new();
-        for (namespace, mounted) in self.view.originals_first() {
-            if copies.contains(&mounted.mount.address)
-                || kernel.device_name(&mounted.mount).as_deref() != Some(source)
-            {
-                continue;
-            }
-            copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).0);
-            found.push(self.describe(namespace, mounted));
-        }
-        found
-    }
-
-    /// All mounts of a container or a pod, copies in other namespaces left out.
-    fn by_name(&self, name: &str) -> Result<Vec<(Mount, Target)>> {
-        let pods = match self.containers.lookup(name) {
-            Lookup::Found(found) => found,
-            Lookup::Ambiguous(found) => bail!(
-                "{name} could be {}; give more of the id",
-                ids(found.iter().map(|f| &f.container.id))
-            ),
-            Lookup::Nothing => Vec::new(),
-        };
-        let wanted = |container: &Container| {
-            goes_by(container, name) || pods.iter().any(|pod| pod.container.id == container.id)
-        };
-        let kernel = self.host.kernel(self.reader);
-        let mut copies = Vec::new();
-        let mut found: Vec<(Mount, Target)> = Vec::new();
-        for (namespace, mounted) in self.view.originals_first() {
-            if copies.contains(&mounted.mount.address) {
-                continue;
-            }
-            let container = mounted.container(&self.containers);
-            if container.is_some_and(|container| !container.id.is_empty() && wanted(&container)) {
-                copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).0);
-                found.push(self.describe(namespace, mounted));
-            }
-        }
-        let mut names: Vec<&String> = found
-            .iter()
-            .filter_map(|(_, target)| target.container.as_ref().map(|container| &container.id))
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        if pods.is_empty() && !name.contains('/') && names.len() > 1 {
-            bail!("{name} could be {}; give more of the id", ids(names.into_iter()));
-        }
-        Ok(found)
-    }
-}
-
-fn ids<'a>(ids: impl Iterator<Item = &'a String>) -> String {
-    let mut ids: Vec<String> = ids
-        .map(|id| said(id.as_bytes().get(..20).unwrap_or(id.as_bytes())))
-        .collect();
-    let more = ids.len().saturating_sub(5);
-    ids.truncate(5);
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    format!("{}{more}", ids.join(", "))
-}
-
-fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Report {
+fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target, leftover: bool) -> Report {
     let mut settled = of_snapshot(found, &History::default());
     settled.books.sampled_at = Some(host.clock.timestamp(found.started));
     let tier = Tier::Tracepoint;
@@ -412,6 +259,7 @@ fn report(host: &Host, found: &crate::kernel::Snapshot, target: Target) -> Repor
         schema: Report::SCHEMA.to_owned(),
         time: host.clock.timestamp(found.started),
         target,
+        leftover,
         references: settled.books,
         holders: settled.holders,
         candidates: settled.candidates,
@@ -454,33 +302,27 @@ fn verdict(report: &Report) -> u8 {
     }
 }
 
-/// Nothing of that name is mounted: that is free where it names a container's mount, and a mistake otherwise.
-fn nothing(question: &Question, common: &Common) -> Result<u8> {
+/// Nothing of that name is mounted: what there was to be said of it was said.
+fn nothing(question: &Question, status: u8) -> u8 {
     match question {
-        // Each line has had its answer.
-        Question::Log(_) => Ok(exit::OK),
+        Question::Log(_) | Question::Path(_) => status,
         Question::Stuck => {
             say!("no container mount is stuck: every mounted one has a process of its container");
-            Ok(exit::OK)
-        }
-        Question::Path(path) => {
-            let patterns: WatchPatterns = common.patterns()?;
-            let shown = said(path);
-            if patterns.covers(path) {
-                say!("{shown} is not mounted in any mount namespace: there is nothing to unmount");
-                return Ok(exit::OK);
-            }
-            bail!("{shown} is not a mountpoint in any mount namespace; see: findmnt -o TARGET")
+            exit::OK
         }
         Question::Name { name, .. }
             if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
         {
             say!("container {name} has no mounts: there is nothing to unmount");
-            Ok(exit::OK)
+            exit::NOT_THERE
         }
-        Question::Name { name, .. } => bail!(
-            "no container, pod or mount named {}; give a path, a container id or its unique prefix, or NAMESPACE/POD",
-            said(name.as_bytes())
-        ),
+        Question::Name { name, .. } => {
+            say!(
+                "ebusy: no container, pod or mount named {}; give a path, a container id or its unique prefix, or \
+                 NAMESPACE/POD",
+                said(name.as_bytes())
+            );
+            exit::NOT_THERE
+        }
     }
 }

@@ -222,7 +222,7 @@ fn pod_uid(part: &str) -> Option<String> {
 }
 
 /// A UUID, or the 32 digits that static pods have (a hash of their manifest).
-pub(super) fn is_pod_uid(text: &str) -> bool {
+pub(crate) fn is_pod_uid(text: &str) -> bool {
     let bytes = text.as_bytes();
     match bytes.len() {
         36 => bytes.iter().enumerate().all(|(index, byte)| match index {

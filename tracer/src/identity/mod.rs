@@ -31,6 +31,7 @@ mod watch;
 
 pub(crate) use self::{
     cache::Bounded,
+    cgroup::is_pod_uid,
     files::{mount_id, unescape},
     metadata::of_bytes as metadata_of_bytes,
     trusted::Folder,

@@ -7,6 +7,7 @@ mod accounting;
 mod aio;
 mod binfmt;
 mod budget;
+mod cached_name;
 mod census;
 mod child_mount;
 mod closing;
@@ -58,6 +59,7 @@ mod ways;
 
 pub use self::{
     budget::Budget,
+    cached_name::CachedName,
     collectors::kinds_not_shown,
     context::Kernel,
     dentry::{PathText, Paths},

@@ -13,7 +13,8 @@ use crate::{
 const ENTRIES_MAX: usize = 4096;
 
 /// The number of the block device of a path like `/dev/sda1` or `/dev/mapper/vg-data`, as the kernel has it.
-pub(super) fn device_of(path: &[u8]) -> Option<u32> {
+#[must_use]
+pub fn device_of(path: &[u8]) -> Option<u32> {
     let name = path.strip_prefix(b"/dev/")?;
     if let Some(mapped) = name.strip_prefix(b"mapper/") {
         let disks = fs::read_dir("/sys/block").ok()?.take(ENTRIES_MAX).flatten();

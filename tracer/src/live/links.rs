@@ -29,7 +29,7 @@ const LINKS_MAX: usize = 40;
 const LOCAL: [&[u8]; 4] = [b"/run", b"/var", b"/tmp", b"/dev"];
 
 /// What a component of a path is.
-enum Component {
+pub(super) enum Component {
     Link(Vec<u8>),
     Directory(OwnedFd),
 }
@@ -37,7 +37,7 @@ enum Component {
 /// The path without its links, in our own namespace, up to where it leads into a mount: what is below that cannot be
 /// looked at. The last component is followed only where `last` says so.
 #[must_use]
-pub fn follow(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Vec<u8> {
+pub(super) fn follow(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Vec<u8> {
     let _step = watchdog::within(Step::Links, path);
     let mut path = path.to_vec();
     for _ in 0..LINKS_MAX {
@@ -50,12 +50,7 @@ pub fn follow(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Vec<u8> {
 }
 
 fn without_first_link(namespace: &NamespaceMounts, path: &[u8], last: bool) -> Option<Vec<u8>> {
-    let mut directory = open(
-        "/",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok()?;
+    let mut directory = root()?;
     let mut start = 0;
     for end in component_ends(path) {
         if end == path.len() && !last {
@@ -71,6 +66,29 @@ fn without_first_link(namespace: &NamespaceMounts, path: &[u8], last: bool) -> O
         start = end;
     }
     None
+}
+
+/// What a path of our own namespace is, whose components before the last one are no links: `None` where that is not in the
+/// cache.
+pub(super) fn at(namespace: &NamespaceMounts, path: &[u8]) -> Option<Component> {
+    let _step = watchdog::within(Step::Links, path);
+    let mut found = root()?;
+    let mut start = 0;
+    for end in component_ends(path) {
+        let name = path[start..end].strip_prefix(b"/")?;
+        let may_cross = LOCAL.contains(&&path[..end]) && namespace.at(&path[..end]).is_some();
+        match step(&found, name, may_cross)? {
+            Component::Directory(next) => found = next,
+            link @ Component::Link(_) => return (end == path.len()).then_some(link),
+        }
+        start = end;
+    }
+    Some(Component::Directory(found))
+}
+
+fn root() -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open("/", flags, Mode::empty()).ok()
 }
 
 /// Where the components of a path end.

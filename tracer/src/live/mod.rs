@@ -21,6 +21,7 @@ mod overlay;
 mod path_text;
 mod picture;
 mod place;
+mod real_path;
 mod refused;
 mod returned;
 mod runtime_state;
@@ -34,11 +35,13 @@ mod watched;
 
 pub use self::{
     audit::{audit, limits},
+    device::device_of,
     host::{Host, enter_host_namespace, own_namespace},
     identities::Identities,
-    links::follow as follow_links,
     mounts::{Hidden, Mounted, MountsView, NamespaceMounts},
     options::{Options, Watching},
+    place::on_mount,
+    real_path::{RealPath, real_path},
     sampler::sample,
     session::Session,
     stuck::{Stuck, stuck},

@@ -90,7 +90,8 @@ impl<'k> Places<'k> {
 }
 
 /// The mount that a path leads to, by the mounts on the way, and what is left of the path on it.
-pub(super) fn on_mount<'v, 'p>(
+#[must_use]
+pub fn on_mount<'v, 'p>(
     namespace: &'v NamespaceMounts,
     path: &'p [u8],
     into_last: bool,

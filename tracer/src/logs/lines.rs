@@ -48,6 +48,40 @@ pub(super) fn read(reader: &mut impl BufRead, line: &mut Line, position: &mut u6
     Ok(true)
 }
 
+/// Reads a field of the journal's export format that is not text: its length in eight bytes, the bytes, and a line feed.
+/// Keeps the first [`KEPT`] bytes.
+pub(super) fn read_binary(reader: &mut impl BufRead, position: &mut u64) -> io::Result<Vec<u8>> {
+    let mut length = Vec::new();
+    take(reader, 8, &mut length, position)?;
+    let Ok(length) = <[u8; 8]>::try_from(length.as_slice()) else {
+        return Ok(Vec::new());
+    };
+    let mut bytes = Vec::new();
+    take(reader, u64::from_le_bytes(length), &mut bytes, position)?;
+    take(reader, 1, &mut Vec::new(), position)?;
+    Ok(bytes)
+}
+
+fn take(reader: &mut impl BufRead, mut count: u64, into: &mut Vec<u8>, position: &mut u64) -> io::Result<()> {
+    while count > 0 {
+        let chunk = match reader.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let used = chunk.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        if used == 0 {
+            break;
+        }
+        let room = KEPT.saturating_sub(into.len());
+        into.extend_from_slice(&chunk[..used.min(room)]);
+        reader.consume(used);
+        *position += used as u64;
+        count -= used as u64;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::BufReader;

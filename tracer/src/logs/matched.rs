@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{BusyError, LogLine};
+use super::{BusyError, LogLine, plain};
 use crate::{
     identity::{MountOwner, mount_claim},
     model::{Incident, IncidentOperation, Operation, Target, Text, Timestamp},
@@ -62,7 +62,10 @@ pub fn matched<'a>(lines: &'a [LogLine], incidents: &[Incident]) -> Vec<Match<'a
     let index = Index::new(incidents);
     lines
         .iter()
-        .map(|line| of_line(line, &index.about(line)))
+        .map(|line| match index.read(line) {
+            Some(read) => of_line(line, &index.about(&read)),
+            None => of_line(line, &index.about(line)),
+        })
         .collect()
 }
 
@@ -95,6 +98,18 @@ impl<'i> Index<'i> {
         Self { all }
     }
 
+    /// The line with the path that there is an incident of, where that is another one than the grammar says.
+    fn read(&self, line: &LogLine) -> Option<LogLine> {
+        let known = line.known(|path| {
+            let path = String::from_utf8_lossy(path).into_owned();
+            self.all.contains_key(&Common::Path(path)).then_some(())
+        })?;
+        Some(LogLine {
+            target: Some(known.path.into()),
+            ..line.clone()
+        })
+    }
+
     /// The incidents that are about what the line is about, with what they have in common: of many the nearest.
     fn about(&self, line: &LogLine) -> Vec<(&'i Incident, Vec<&'static str>)> {
         let mut seen = HashSet::new();
@@ -117,7 +132,7 @@ impl<'i> Index<'i> {
 
 impl<'i> Common<'i> {
     fn of_target(target: &'i Target) -> Vec<Self> {
-        let mut all = vec![Self::Path(plain(&target.path))];
+        let mut all = vec![Self::Path(shown(&target.path))];
         all.extend(target.source.as_ref().map(Self::Source));
         all.extend(owner(&target.path).map(Self::Owner));
         if let Some(container) = &target.container {
@@ -130,15 +145,20 @@ impl<'i> Common<'i> {
 
     fn of_line(line: &'i LogLine) -> Vec<Self> {
         if let Some(path) = &line.target {
-            let mut all = vec![Self::Path(plain(path)), Self::Source(path)];
+            let mut all = vec![Self::Path(shown(path)), Self::Source(path)];
             all.extend(owner(path).map(Self::Owner));
             return all;
         }
-        let container = line.container_id.as_deref().map(Self::Container);
+        let containers = line.container_id.iter().chain(&line.other_ids);
         let pod = line.pod.as_deref().zip(line.pod_namespace.as_deref());
-        container
-            .into_iter()
+        let uid = line
+            .pod_uid
+            .clone()
+            .map(|uid| Self::Owner(MountOwner::Pod { uid }));
+        containers
+            .map(|id| Self::Container(id))
             .chain(pod.map(|(pod, namespace)| Self::Pod(pod, namespace)))
+            .chain(uid)
             .collect()
     }
 }
@@ -228,24 +248,28 @@ fn in_common(line: &LogLine, target: &Target) -> Option<Vec<&'static str>> {
     }
     let container = target.container.as_ref();
     let same = |id: &String| container.is_some_and(|of| !of.id.is_empty() && of.id == *id);
-    if line.container_id.as_ref().is_some_and(same) {
+    if line.container_id.iter().chain(&line.other_ids).any(same) {
         by.push("container");
     }
     let pod = container.and_then(|of| Some((of.pod.as_deref()?, of.pod_namespace.as_deref()?)));
-    if pod.is_some() && pod == line.pod.as_deref().zip(line.pod_namespace.as_deref()) {
+    let of_pod = || {
+        owner(&target.path).and_then(|owner| match owner {
+            MountOwner::Pod { uid } => Some(uid),
+            _ => None,
+        })
+    };
+    if pod.is_some() && pod == line.pod.as_deref().zip(line.pod_namespace.as_deref())
+        || line.pod_uid.is_some() && line.pod_uid == of_pod()
+    {
         by.push("pod");
     }
     (!by.is_empty()).then_some(by)
 }
 
 /// A path as others write it. JSON may have lost bytes that are no UTF-8: so they are compared as it shows them.
-fn plain(path: &Text) -> String {
-    let path = path.to_str_lossy();
-    // /var/run is a link to /run wherever there are containers.
-    let path = path
-        .strip_prefix("/var")
-        .filter(|rest| rest.starts_with("/run/"))
-        .unwrap_or(&path);
+fn shown(path: &Text) -> String {
+    let path = plain(path.as_bytes());
+    let path = String::from_utf8_lossy(&path);
     path.trim_end_matches('/').to_owned()
 }
 
@@ -255,7 +279,7 @@ fn owner(path: &Text) -> Option<MountOwner> {
 }
 
 fn same_path(one: &Text, other: &Text) -> bool {
-    plain(one) == plain(other)
+    shown(one) == shown(other)
 }
 
 /// Two mounts of one owner, or two views of one path: what is busy inside a root file system is told of that (containerd

@@ -3,27 +3,51 @@
 //!
 //! A log is of any bytes: lines are capped, what is no UTF-8 stays as it is, and what could not be used is counted.
 
+mod assemble;
 mod busy;
+#[cfg(test)]
+mod corpus;
 mod envelope;
+mod error;
+mod header;
+mod json;
 mod lines;
+mod logfmt;
 mod matched;
+mod meant;
+mod names;
+mod paths;
+mod phrases;
+mod prefix;
+mod record;
 #[cfg(test)]
 mod samples;
 mod stamp;
+mod text;
 
 use std::{collections::VecDeque, io, io::BufRead};
 
 use serde::Serialize;
 
+use self::{
+    assemble::{Assembler, Entry, Next},
+    record::Record,
+    stamp::Stamp,
+    text::{ESCAPE, without_colours},
+};
 pub use self::{
-    busy::BusyError,
+    error::BusyError,
     matched::{Match, NotSeen, matched},
-    stamp::LogClock,
+    meant::{Known, plain},
+    stamp::{Assumed, LogClock},
 };
 use crate::model::{Text, Timestamp};
 
 /// What is kept of a message.
 const MESSAGE: usize = 4096;
+/// Lines before one whose paths it may be about, and how many of them.
+const LINES_BEFORE: u64 = 16;
+const PATHS_BEFORE: usize = 8;
 
 /// One thing that a log line says was busy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,6 +58,8 @@ pub struct LogLine {
     pub offset: u64,
     /// When it was logged; of a continuation, when the line before was; `None` where the log does not say.
     pub time: Option<Timestamp>,
+    /// What of that time the log does not say.
+    pub assumed: Option<Assumed>,
     /// The program that logged it, where the log says so: `containerd`, `kubelet`, `kernel`.
     pub source: Option<String>,
     /// What was logged, without what the log put around it; at most 4 KiB.
@@ -42,8 +68,14 @@ pub struct LogLine {
     pub error: BusyError,
     /// The path, or the name of a data set.
     pub target: Option<Text>,
+    /// All paths of the message with whatever may belong to them, that of the target first.
+    #[serde(skip)]
+    pub paths: Vec<Text>,
     /// The container, by the path or by the message.
     pub container_id: Option<String>,
+    /// The others that the message names.
+    #[serde(skip)]
+    pub other_ids: Vec<String>,
     /// Pod name.
     pub pod: Option<String>,
     /// Kubernetes namespace of the pod.
@@ -70,10 +102,22 @@ pub struct LogReader<R> {
     clock: LogClock,
     line: lines::Line,
     position: u64,
-    /// Time and source of the last line that had a header.
-    before: (Option<Timestamp>, Option<String>),
+    assembler: Assembler,
+    entries: VecDeque<Entry>,
+    before: Before,
     ready: VecDeque<LogLine>,
     counts: LogCounts,
+}
+
+/// The last line that had a header, with what was said since.
+#[derive(Debug, Default)]
+struct Before {
+    stamp: Option<Stamp>,
+    source: Option<String>,
+    /// What umounts and the like were about, as far as lines without an error say, with what may belong to each path, and
+    /// how many lines ago.
+    paths: VecDeque<(u64, Text, Text, BusyError)>,
+    lines: u64,
 }
 
 impl<R: BufRead> LogReader<R> {
@@ -84,7 +128,9 @@ impl<R: BufRead> LogReader<R> {
             clock,
             line: lines::Line::default(),
             position: 0,
-            before: (None, None),
+            assembler: Assembler::default(),
+            entries: VecDeque::new(),
+            before: Before::default(),
             ready: VecDeque::new(),
             counts: LogCounts::default(),
         }
@@ -106,41 +152,117 @@ impl<R: BufRead> LogReader<R> {
             if let Some(line) = self.ready.pop_front() {
                 return Ok(Some(line));
             }
-            if !lines::read(&mut self.reader, &mut self.line, &mut self.position)? {
+            if let Some(entry) = self.entries.pop_front() {
+                self.look(entry);
+                continue;
+            }
+            if lines::read(&mut self.reader, &mut self.line, &mut self.position)? {
+                self.counts.lines += 1;
+                self.counts.cut += u64::from(self.line.cut);
+                let next = self
+                    .assembler
+                    .line(&self.line, self.counts.lines, &mut self.entries);
+                if next == Next::Binary {
+                    let value = lines::read_binary(&mut self.reader, &mut self.position)?;
+                    self.assembler.binary(value);
+                }
+                continue;
+            }
+            self.assembler.end(&mut self.entries);
+            if self.entries.is_empty() {
                 return Ok(None);
             }
-            self.counts.lines += 1;
-            self.counts.cut += u64::from(self.line.cut);
-            self.look();
         }
     }
 
-    fn look(&mut self) {
-        let record = envelope::peel(&self.line.bytes, &self.clock);
-        let (time, source) = if record.headed {
-            let found = (record.stamp.map(|stamp| stamp.time), record.source);
-            self.before.clone_from(&found);
-            found
+    fn look(&mut self, mut entry: Entry) {
+        self.before.lines += 1;
+        let mut record = Record::default();
+        if let Some((stamp, source)) = entry.journal.take() {
+            record.message = without_colours(&entry.bytes).into_owned();
+            record.stamp = stamp;
+            record.source = source;
+            envelope::peel_message(&mut record, &self.clock);
+            record.headed = true;
         } else {
-            self.before.clone()
-        };
-        let found = busy::find(&record.message);
+            record = envelope::peel(&entry.bytes, &self.clock);
+        }
+        if record.headed {
+            self.before = Before {
+                stamp: record.stamp,
+                source: record.source,
+                ..Before::default()
+            };
+        }
+        let mut found = busy::find(&record.message);
+        found.retain(|busy| busy.is_about_something(&record.message));
+        if entry.bytes.contains(&ESCAPE) {
+            // An escape may be part of a name after all.
+            let raw = busy::all_paths(&entry.bytes);
+            for busy in &mut found {
+                busy.paths.extend(raw.iter().cloned());
+            }
+        }
         self.counts.relevant += u64::from(!found.is_empty());
-        for busy in found {
-            let names = busy::names(&record.message, busy.target.as_ref());
-            self.ready.push_back(LogLine {
-                line: self.counts.lines,
-                offset: self.line.offset,
-                time,
-                source: source.clone(),
-                message: Text::from(&record.message[..record.message.len().min(MESSAGE)]),
-                error: busy.error,
-                target: busy.target,
-                container_id: names.container_id,
-                pod: names.pod,
-                pod_namespace: names.pod_namespace,
-                pod_uid: names.pod_uid,
-            });
+        let has_reason = found.iter().any(|busy| busy.error != BusyError::UmountFailed);
+        for mut busy in found {
+            if busy.target.is_none() && busy.error != BusyError::OverlayInUse {
+                self.before.complete(&mut busy);
+            }
+            self.ready
+                .push_back(self.before.line(&entry, &record.message, busy));
+        }
+        if has_reason {
+            // That was said: what comes is about something else.
+            self.before.paths.clear();
+        } else {
+            self.before.remember(&record.message);
+        }
+    }
+}
+
+impl Before {
+    fn line(&self, entry: &Entry, message: &[u8], busy: busy::Busy) -> LogLine {
+        let names = names::names(message, busy.target.as_ref());
+        let mut ids = names.containers.into_iter();
+        let target = busy.target;
+        LogLine {
+            line: entry.line,
+            offset: entry.offset,
+            time: self.stamp.map(|stamp| stamp.time),
+            assumed: self.stamp.and_then(|stamp| stamp.assumed),
+            source: self.source.clone(),
+            message: Text::from(&message[..message.len().min(MESSAGE)]),
+            error: busy.error,
+            target,
+            paths: busy.paths,
+            container_id: ids.next(),
+            other_ids: ids.collect(),
+            pod: names.pod,
+            pod_namespace: names.pod_namespace,
+            pod_uid: names.pod_uid,
+        }
+    }
+
+    /// Errors of Rust and Python have their causes, and their paths, in lines of their own.
+    fn complete(&self, busy: &mut busy::Busy) {
+        let near = |line: &u64| self.lines - line < LINES_BEFORE;
+        let paths = self.paths.iter().rev().filter(|(line, ..)| near(line));
+        busy.paths = paths.clone().map(|(_, _, whole, _)| whole.clone()).collect();
+        if let Some((_, path, _, error)) = paths.clone().next() {
+            busy.target = Some(path.clone());
+            if busy.error == BusyError::Other {
+                busy.error = *error;
+            }
+        }
+    }
+
+    fn remember(&mut self, message: &[u8]) {
+        for (path, whole, error) in busy::tried_paths(message) {
+            if self.paths.len() == PATHS_BEFORE {
+                self.paths.pop_front();
+            }
+            self.paths.push_back((self.lines, path, whole, error));
         }
     }
 }

@@ -289,7 +289,7 @@ fn umount_systemd_and_zfs() {
     );
     check(
         r#"Oct 16 11:19:55 stramonio lxd.daemon[30691]: t=2019-10-16T11:19:55+0100 lvl=dbug msg="Failure for task operation: Failed to run: zfs destroy -r mypool/lxd/containers/b: cannot destroy 'mypool/lxd/containers/b': dataset is busy""#,
-        "2024-10-16T11:19:55.000000000Z",
+        "2019-10-16T10:19:55.000000000Z",
         "lxd.daemon",
         Device,
         "mypool/lxd/containers/b",
@@ -352,10 +352,10 @@ fn what_is_not_about_anything_busy() {
 #[test]
 fn hostile_lines() {
     let line = one("\0\0\0umount: /mnt/\x1b[31m\u{202e}: target is busy");
-    assert_eq!(
-        line.target.unwrap().as_bytes(),
-        "/mnt/\x1b[31m\u{202e}".as_bytes()
-    );
+    // Colours are those of who logged it far more often than those of a name; a mount of that name is found all the same.
+    assert_eq!(line.target.unwrap().as_bytes(), "/mnt/\u{202e}".as_bytes());
+    let raw = "/mnt/\x1b[31m\u{202e}: target is busy";
+    assert!(line.paths.contains(&raw.into()), "{:?}", line.paths);
     let (lines, _) = read(b"umount: /mnt/\xff\xfe: target is busy");
     assert_eq!(lines[0].target.as_ref().unwrap().as_bytes(), b"/mnt/\xff\xfe");
     // Go writes what is no UTF-8 as \x.

@@ -200,6 +200,7 @@ pub(crate) fn who(holders: Vec<Holder>) -> Who {
     Who {
         schema: Who::SCHEMA.into(),
         time: at(0),
+        leftover: false,
         target: target(),
         references: books(refs, refs),
         fixes: Vec::new(),

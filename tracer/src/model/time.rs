@@ -53,6 +53,18 @@ impl Timestamp {
         self.to_jiff().to_zoned(zone()).strftime("%H:%M:%S").to_string()
     }
 
+    /// The same, with the day where that is not the one of `now`.
+    #[must_use]
+    pub fn local_moment(self, now: Self) -> String {
+        let day = |time: Self| time.to_jiff().to_zoned(zone()).date();
+        let pattern = if day(self) == day(now) {
+            "%H:%M:%S"
+        } else {
+            "%Y-%m-%d %H:%M:%S"
+        };
+        self.to_jiff().to_zoned(zone()).strftime(pattern).to_string()
+    }
+
     fn to_jiff(self) -> JiffTimestamp {
         // The range of i64 nanoseconds (1677 to 2262) is within that of jiff.
         JiffTimestamp::from_nanosecond(i128::from(self.0)).unwrap_or_default()

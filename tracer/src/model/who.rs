@@ -14,6 +14,9 @@ pub struct Who {
     pub time: Timestamp,
     /// The mount asked about.
     pub target: Target,
+    /// What a log says was refused is not its umount: it is that reason itself, as it is still mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leftover: bool,
     /// Counted after the fact.
     pub references: Books,
     /// The owners of references that would block.

@@ -61,6 +61,10 @@ fn verdict(who: &Who) -> String {
     let books = &who.references;
     let owners = who.holders.len();
     let (label, words) = match (owners, books.counted, books.remaining) {
+        (0, Some(0), None | Some(0)) if who.leftover => (
+            "BUSY",
+            ": still mounted, which is why it is busy; nothing blocks its umount".to_owned(),
+        ),
         (0, Some(0), None | Some(0)) => ("FREE", ": nothing blocks its umount".to_owned()),
         (0, None, _) => (
             "UNSURE",

@@ -292,6 +292,7 @@ impl Redactor {
         let Who {
             schema: _,
             time: _,
+            leftover: _,
             target,
             references: _,
             holders,

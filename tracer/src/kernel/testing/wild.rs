@@ -321,6 +321,9 @@ const WALKS: &[(&str, Run)] = &[
     ("superblock_at", |kernel| {
         let _ = kernel.superblock_at(START);
     }),
+    ("cached_name", |kernel| {
+        let _ = kernel.cached_name(START, b"name");
+    }),
     ("superblock_device", |kernel| {
         let _ = kernel.superblock_device(START);
     }),

@@ -192,7 +192,7 @@ impl<'a> Look<'a> {
         let mut found = Vec::new();
         for (namespace, mounted) in self.view.originals_first() {
             if !copies.contains(&mounted.mount.address) && wanted(mounted) {
-                copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).0);
+                copies.extend(kernel.mounts_of_superblock(mounted.mount.superblock).items);
                 found.push(self.describe(namespace, mounted));
             }
         }

@@ -13,7 +13,8 @@ use tracer_common::ABSENT;
 
 use super::{
     context::Kernel,
-    found::{Carried, Request, note, unique},
+    found::{Carried, Request, unique},
+    listing::{Listing, note},
     memory::is_kernel_address,
     needs::{Needs, has},
     task::Task,
@@ -52,8 +53,10 @@ impl Walk<'_, '_> {
             return;
         }
         let spaces = unique(self.census.spaces.keys().copied());
-        let (requests, complete) = self.kernel.aio_requests(&spaces, self.tasks);
-        note(self.gaps, complete, "the requests of AIO changed under the walk");
+        let requests = self
+            .kernel
+            .aio_requests(&spaces, self.tasks)
+            .or_note(self.gaps, "the requests of AIO changed under the walk");
         let mut requests: Vec<Request> = requests.into_iter().collect();
         requests.sort_unstable();
         for asked in requests {
@@ -75,12 +78,15 @@ impl Walk<'_, '_> {
 
 impl Kernel<'_> {
     /// The requests of address spaces that are in a list or that a worker does, and whether the lists were whole.
-    pub(super) fn aio_requests(self, spaces: &[u64], tasks: &[Task]) -> (HashSet<Request>, bool) {
+    pub(super) fn aio_requests(self, spaces: &[u64], tasks: &[Task]) -> Listing<HashSet<Request>> {
         let t = &self.layout.table;
         if spaces.is_empty() || !has(NEEDS, t) {
-            return (HashSet::new(), true);
+            return Listing::new(HashSet::new(), true);
         }
-        let (contexts, mut complete) = self.aio_contexts(spaces);
+        let Listing {
+            items: contexts,
+            mut complete,
+        } = self.aio_contexts(spaces);
         let mut left = ALL_REQUESTS_MAX;
         // Context and request.
         let mut found = Vec::new();
@@ -126,11 +132,11 @@ impl Kernel<'_> {
                 })
             })
             .collect();
-        (found, complete)
+        Listing::new(found, complete)
     }
 
     /// The contexts of address spaces, each with its own, and whether all could be read.
-    fn aio_contexts(self, spaces: &[u64]) -> (HashMap<u64, u64>, bool) {
+    fn aio_contexts(self, spaces: &[u64]) -> Listing<HashMap<u64, u64>> {
         let t = &self.layout.table;
         let tables = self.memory.words(spaces, t.mm_aio);
         // An address space that could not be read has ended.
@@ -165,6 +171,6 @@ impl Kernel<'_> {
                 }),
             );
         }
-        (contexts, complete)
+        Listing::new(contexts, complete)
     }
 }

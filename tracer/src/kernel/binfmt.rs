@@ -9,7 +9,8 @@ use std::rc::Rc;
 use tracer_common::ABSENT;
 
 use super::{
-    found::{Carried, note},
+    found::Carried,
+    listing::note,
     memory::is_kernel_address,
     module::BinfmtFields,
     needs::{Needs, has},

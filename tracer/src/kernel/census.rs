@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{
     context::Kernel,
     file::{Descriptor, PathAddress},
-    found::{Users, note, unique},
+    found::{Users, unique},
     mapping::MappedFile,
     task::Task,
 };
@@ -57,12 +57,14 @@ impl Census {
     /// Reads the tables and mappings of all tasks.
     pub(super) fn take(kernel: Kernel<'_>, tasks: &[Task], gaps: &mut Vec<String>) -> Self {
         let tables = by(tasks, |task| task.files);
-        let (descriptors, complete) = kernel.descriptors(&keys(&tables));
-        note(gaps, complete, "a descriptor table changed under the walk");
+        let descriptors = kernel
+            .descriptors(&keys(&tables))
+            .or_note(gaps, "a descriptor table changed under the walk");
         let spaces = by(tasks, |task| task.mm);
         let mms = keys(&spaces);
-        let (mapped, complete) = kernel.mapped_files(&mms);
-        note(gaps, complete, "the mappings of a process changed under the walk");
+        let mapped = kernel
+            .mapped_files(&mms)
+            .or_note(gaps, "the mappings of a process changed under the walk");
         let executables = kernel.memory.words(&mms, kernel.layout.table.mm_exe_file);
         let executables = mms
             .into_iter()

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     context::Kernel,
     file::PathAddress,
-    found::{Found, note},
+    found::Found,
+    listing::{Listing, note},
     mount::Mount,
     task::Task,
 };
@@ -31,7 +32,10 @@ pub(super) struct ChildMounts {
 impl ChildMounts {
     /// Walks down from the target.
     pub(super) fn of(kernel: Kernel<'_>, target: &Mount, gaps: &mut Vec<String>) -> Self {
-        let (addresses, mut complete) = kernel.children(target);
+        let Listing {
+            items: addresses,
+            mut complete,
+        } = kernel.children(target);
         let children: Vec<Mount> = kernel.mounts(&addresses).into_iter().flatten().collect();
         let mut child_of: HashMap<u64, u64> = HashMap::new();
         let mut left: Vec<(Mount, u64)> = children
@@ -46,8 +50,7 @@ impl ChildMounts {
                 complete = false;
                 break;
             }
-            let (below, all) = kernel.children(&mount);
-            complete &= all;
+            let below = kernel.children(&mount).joined_to(&mut complete);
             left.extend(
                 kernel
                     .mounts(&below)
@@ -126,7 +129,7 @@ fn peers(kernel: Kernel<'_>, target: &Mount, children: &[Mount]) -> HashMap<u64,
     if target.group == 0 {
         return found;
     }
-    let (receivers, _) = kernel.propagation_set(target);
+    let receivers = kernel.propagation_set(target).items;
     let peers: Vec<Mount> = receivers
         .into_iter()
         .filter(|mount| mount.group == target.group)
@@ -135,7 +138,7 @@ fn peers(kernel: Kernel<'_>, target: &Mount, children: &[Mount]) -> HashMap<u64,
     let places: HashMap<u64, u64> =
         (children.iter().map(|child| (child.mountpoint, child.address))).collect();
     for peer in peers {
-        let (addresses, _) = kernel.children(&peer);
+        let addresses = kernel.children(&peer).items;
         for mount in kernel.mounts(&addresses).into_iter().flatten() {
             if let Some(child) = places.get(&mount.mountpoint) {
                 *found.entry(*child).or_default() += 1;

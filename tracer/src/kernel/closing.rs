@@ -7,7 +7,8 @@
 use std::rc::Rc;
 
 use super::{
-    found::{Carried, note},
+    found::Carried,
+    listing::note,
     memory::is_kernel_address,
     needs::{Needs, has},
     walk::Walk,

@@ -45,7 +45,7 @@ impl Kernel<'_> {
     #[must_use]
     pub fn busy_references(&self, target: &Mount) -> Option<u64> {
         let slots = self.slots(target).mounts;
-        let has_children = |mount: &Mount| !self.children(mount).0.is_empty();
+        let has_children = |mount: &Mount| !self.children(mount).items.is_empty();
         let slots = slots.iter().filter(|slot| !has_children(slot));
         let mounts: Vec<&Mount> = std::iter::once(target).chain(slots).collect();
         let counts: Option<Vec<i32>> = self.counts(&mounts).into_iter().collect();
@@ -56,7 +56,7 @@ impl Kernel<'_> {
         let uncounted = if self.layout.children_counted {
             0
         } else {
-            self.children(target).0.len() as u64
+            self.children(target).items.len() as u64
         };
         Some(beyond + uncounted)
     }

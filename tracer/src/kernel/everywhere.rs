@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tracer_common::ABSENT;
 
-use super::{context::Kernel, memory::is_kernel_address, mount::Mount};
+use super::{context::Kernel, listing::Listing, memory::is_kernel_address, mount::Mount};
 
 /// Steps that all lists are followed in at once; longer ones are followed alone.
 const STEPS_TOGETHER: usize = 256;
@@ -61,19 +61,17 @@ impl Kernel<'_> {
         let mut complete = true;
         let mut superblocks = known.clone();
         for of in types {
-            let (found, whole) = self.superblocks_of_type(of);
-            complete &= whole;
+            let found = self.superblocks_of_type(of).joined_to(&mut complete);
             superblocks.extend(found);
         }
         let superblocks: Vec<u64> = superblocks.into_iter().collect();
-        let (addresses, whole) = self.mounts_of_superblocks(&superblocks);
-        complete &= whole;
+        let addresses = self.mounts_of_superblocks(&superblocks).joined_to(&mut complete);
         let mounts = self.mounts(&addresses).into_iter().flatten().collect();
         Some(AllMounts { mounts, complete })
     }
 
     /// The mounts of superblocks, all lists one step at a time: most have a mount in each namespace, or one.
-    fn mounts_of_superblocks(self, superblocks: &[u64]) -> (Vec<u64>, bool) {
+    fn mounts_of_superblocks(self, superblocks: &[u64]) -> Listing<Vec<u64>> {
         let t = &self.layout.table;
         let chain = t.mount_next_for_sb != ABSENT;
         let (offset, link) = if chain {
@@ -109,11 +107,10 @@ impl Kernel<'_> {
             }
         }
         for (superblock, ..) in lists {
-            let (all, whole) = self.mounts_of_superblock(superblock);
-            complete &= whole;
+            let all = self.mounts_of_superblock(superblock).joined_to(&mut complete);
             found.extend(all);
         }
-        (found.into_iter().collect(), complete)
+        Listing::new(found.into_iter().collect(), complete)
     }
 
     /// Where a mount is. What the kernel mounts for itself has an error pointer for a namespace (`MNT_NS_INTERNAL`), or

@@ -6,7 +6,8 @@ use tracer_common::ABSENT;
 
 use super::{
     file::PathAddress,
-    found::{Found, note},
+    found::Found,
+    listing::note,
     memory::{is_kernel_address, u64_at},
     module::{CacheFields, ExportFields},
     walk::Walk,

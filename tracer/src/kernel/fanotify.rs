@@ -8,7 +8,8 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     file::PathAddress,
-    found::{Found, note},
+    found::Found,
+    listing::{Listing, note},
     memory::{is_kernel_address, u32_at},
     needs::{Needs, has},
     walk::Walk,
@@ -60,12 +61,9 @@ impl Walk<'_, '_> {
             let Some(group) = group.filter(|group| is_kernel_address(*group)) else {
                 continue;
             };
-            let (events, complete) = kernel.events(group);
-            note(
-                self.gaps,
-                complete,
-                "the events of a fanotify group changed under the walk",
-            );
+            let events = kernel
+                .events(group)
+                .or_note(self.gaps, "the events of a fanotify group changed under the walk");
             let mut by_path: BTreeMap<(u64, u64), Events> = BTreeMap::new();
             for event in events {
                 if self.interest.contains(&event.path.mount) {
@@ -91,7 +89,7 @@ impl Walk<'_, '_> {
 
 impl Kernel<'_> {
     /// The events of a group that hold a path, and whether its lists were whole.
-    fn events(self, group: u64) -> (Vec<Event>, bool) {
+    fn events(self, group: u64) -> Listing<Vec<Event>> {
         let t = &self.layout.table;
         let mut complete = true;
         let mut addresses = Vec::new();
@@ -127,7 +125,7 @@ impl Kernel<'_> {
                 })
             }));
         }
-        (events, complete)
+        Listing::new(events, complete)
     }
 
     /// `enum fanotify_event_type` of events: a bitfield beside a hash (5.12 on, and 5.10 stable), or a number.

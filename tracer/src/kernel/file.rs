@@ -8,6 +8,7 @@ use crate::model::Access;
 
 use super::{
     context::Kernel,
+    listing::Listing,
     memory::{is_kernel_address, u32_at, u64_at},
 };
 
@@ -58,7 +59,7 @@ impl Kernel<'_> {
 
     /// All descriptors of descriptor tables; and whether all could be read.
     #[must_use]
-    pub fn descriptors(&self, tables: &[u64]) -> (Vec<Descriptor>, bool) {
+    pub fn descriptors(&self, tables: &[u64]) -> Listing<Vec<Descriptor>> {
         const PIECE: usize = 64;
         let t = &self.layout.table;
         let fdts: Vec<u64> = self
@@ -117,7 +118,7 @@ impl Kernel<'_> {
                 }
             }
         }
-        (found, complete)
+        Listing::new(found, complete)
     }
 
     /// The files that were opened on one of these mounts, with their path: `f_path`, or, for the backing file of an

@@ -8,13 +8,6 @@ use crate::model::{Kind, TakesAlong, Text};
 /// Tasks by their index, with a descriptor where they have one.
 pub(super) type Users = Vec<(usize, Option<u32>)>;
 
-/// Notes what could not be looked at whole, once.
-pub(super) fn note(gaps: &mut Vec<String>, complete: bool, what: &str) {
-    if !complete && gaps.iter().all(|gap| gap != what) {
-        gaps.push(what.to_owned());
-    }
-}
-
 /// A reference before it has names.
 #[derive(Debug)]
 pub(super) struct Found {

@@ -5,7 +5,8 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path, rc::Rc};
 use tracer_common::ABSENT;
 
 use super::{
-    found::{Carried, note},
+    found::Carried,
+    listing::note,
     memory::is_kernel_address,
     module::LoopFields,
     walk::Walk,

@@ -6,6 +6,7 @@ use tracer_common::ABSENT;
 
 use super::{
     context::Kernel,
+    listing::Listing,
     memory::{Batch, is_kernel_address, u64_at},
 };
 
@@ -35,9 +36,12 @@ type Visit = (u64, u64, u64);
 impl Kernel<'_> {
     /// Files mapped by address spaces, each once; and whether all mappings could be read.
     #[must_use]
-    pub fn mapped_files(&self, mms: &[u64]) -> (Vec<MappedFile>, bool) {
+    pub fn mapped_files(&self, mms: &[u64]) -> Listing<Vec<MappedFile>> {
         let t = &self.layout.table;
-        let (vmas, complete) = if t.mm_ma_root == ABSENT {
+        let Listing {
+            items: vmas,
+            complete,
+        } = if t.mm_ma_root == ABSENT {
             self.listed_mappings(mms)
         } else {
             self.tree_mappings(mms)
@@ -55,10 +59,10 @@ impl Kernel<'_> {
             .collect();
         found.sort_unstable();
         found.dedup();
-        (found, complete)
+        Listing::new(found, complete)
     }
 
-    fn listed_mappings(&self, mms: &[u64]) -> (Vec<(u64, u64)>, bool) {
+    fn listed_mappings(&self, mms: &[u64]) -> Listing<Vec<(u64, u64)>> {
         let t = &self.layout.table;
         let mut found = Vec::new();
         let mut complete = true;
@@ -67,14 +71,14 @@ impl Kernel<'_> {
             complete &= chain.complete;
             found.extend(chain.nodes.into_iter().map(|vma| (vma, *mm)));
             if found.len() > ALL_MAPPINGS_MAX {
-                return (found, false);
+                return Listing::new(found, false);
             }
         }
-        (found, complete)
+        Listing::new(found, complete)
     }
 
     /// All trees at once, level by level.
-    fn tree_mappings(&self, mms: &[u64]) -> (Vec<(u64, u64)>, bool) {
+    fn tree_mappings(&self, mms: &[u64]) -> Listing<Vec<(u64, u64)>> {
         let roots = self.memory.words(mms, self.layout.table.mm_ma_root);
         let mut found = Vec::new();
         let mut complete = true;
@@ -102,7 +106,7 @@ impl Kernel<'_> {
             level.retain(|(node, ..)| seen.insert(node & !NODE_MASK));
             complete &= level.len() == before;
         }
-        (found, complete && level.is_empty())
+        Listing::new(found, complete && level.is_empty())
     }
 
     fn visit(

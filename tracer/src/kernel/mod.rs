@@ -23,6 +23,7 @@ mod file;
 mod found;
 mod fuzzed;
 mod layout;
+mod listing;
 mod loop_device;
 mod mapping;
 mod memory;
@@ -66,6 +67,7 @@ pub use self::{
     everywhere::{AllMounts, Place},
     file::{Descriptor, PathAddress, access},
     layout::{KernelLayout, LayoutError},
+    listing::Listing,
     mapping::MappedFile,
     memory::{Batch, Chain, End, KernelMemory, Links, RecordedMemory},
     mount::{Mount, Superblock},

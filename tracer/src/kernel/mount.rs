@@ -8,6 +8,7 @@ use crate::model::Propagation;
 
 use super::{
     context::Kernel,
+    listing::Listing,
     memory::{is_kernel_address, u32_at, u64_at},
 };
 
@@ -129,29 +130,27 @@ impl Kernel<'_> {
 
     /// Addresses of the children of a mount; and whether the list was whole.
     #[must_use]
-    pub fn children(&self, mount: &Mount) -> (Vec<u64>, bool) {
+    pub fn children(&self, mount: &Mount) -> Listing<Vec<u64>> {
         let t = &self.layout.table;
         let head = mount.address.wrapping_add(u64::from(t.mount_mounts));
         if mount.first_child == head {
-            return (Vec::new(), true);
+            return Listing::new(Vec::new(), true);
         }
         let chain = self.memory.chase(mount.first_child, 0, head, MOUNTS_MAX);
         let link = u64::from(t.mount_child);
-        (
-            chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect(),
-            chain.complete,
-        )
+        let items = chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect();
+        Listing::new(items, chain.complete)
     }
 
     /// All mounts below (and with) the root mount of a namespace; `false` if the walk was cut short.
     #[must_use]
-    pub fn mount_tree(&self, root: u64) -> (Vec<Mount>, bool) {
+    pub fn mount_tree(&self, root: u64) -> Listing<Vec<Mount>> {
         self.mount_tree_of(root, MOUNTS_MAX)
     }
 
     /// The same of so many mounts at the most: those next to the root first.
     #[must_use]
-    pub fn mount_tree_of(&self, root: u64, most: usize) -> (Vec<Mount>, bool) {
+    pub fn mount_tree_of(&self, root: u64, most: usize) -> Listing<Vec<Mount>> {
         let mut seen = HashSet::new();
         let mut whole = true;
         let mut level = vec![root];
@@ -167,32 +166,29 @@ impl Kernel<'_> {
                     whole = false;
                     continue;
                 };
-                let (children, complete) = self.children(&mount);
-                whole &= complete;
+                let children = self.children(&mount).joined_to(&mut whole);
                 next.extend(children);
                 all.push(mount);
             }
             level = next;
         }
-        (all, whole && level.is_empty())
+        Listing::new(all, whole && level.is_empty())
     }
 
     /// All mounts of a superblock, in whatever namespace, or in none.
     #[must_use]
-    pub fn mounts_of_superblock(&self, superblock: u64) -> (Vec<u64>, bool) {
+    pub fn mounts_of_superblock(&self, superblock: u64) -> Listing<Vec<u64>> {
         let t = &self.layout.table;
         if t.mount_next_for_sb != ABSENT {
             let first = self.memory.word(superblock, t.sb_mounts).unwrap_or(0);
             let chain = self.memory.chase(first, t.mount_next_for_sb, 0, MOUNTS_MAX);
-            return (chain.nodes, chain.complete);
+            return Listing::new(chain.nodes, chain.complete);
         }
         let head = superblock.wrapping_add(u64::from(t.sb_mounts));
         let chain = self.memory.ring(head, MOUNTS_MAX);
         let link = u64::from(t.mount_instance);
-        (
-            chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect(),
-            chain.complete,
-        )
+        let items = chain.nodes.iter().map(|node| node.wrapping_sub(link)).collect();
+        Listing::new(items, chain.complete)
     }
 
     /// What was mounted (`/dev/sda1`, `overlay`).

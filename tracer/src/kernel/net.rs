@@ -8,6 +8,7 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     found::unique,
+    listing::Listing,
     memory::{is_kernel_address, u64_at},
     task::Task,
 };
@@ -44,7 +45,10 @@ impl Kernel<'_> {
             let table = self.global_table(known);
             return table.map_or_else(Hashed::default, |table| self.table(table));
         }
-        let (namespaces, complete) = self.network_namespaces(tasks);
+        let Listing {
+            items: namespaces,
+            complete,
+        } = self.network_namespaces(tasks);
         let mut all = Hashed {
             complete,
             ..Hashed::default()
@@ -68,7 +72,7 @@ impl Kernel<'_> {
     }
 
     /// Namespaces of tasks, and from one of them the ring of all: a socket can outlive the last task of its namespace.
-    fn network_namespaces(&self, tasks: &[Task]) -> (Vec<u64>, bool) {
+    fn network_namespaces(&self, tasks: &[Task]) -> Listing<Vec<u64>> {
         let t = &self.layout.table;
         let proxies = unique(tasks.iter().map(|task| task.nsproxy).filter(|proxy| *proxy != 0));
         let mut all: Vec<u64> = self
@@ -79,12 +83,12 @@ impl Kernel<'_> {
             .filter(|namespace| is_kernel_address(*namespace))
             .collect();
         let Some(first) = all.first().filter(|_| t.net_list != ABSENT) else {
-            return (all, true);
+            return Listing::new(all, true);
         };
         let link = u64::from(t.net_list);
         let ring = self.memory.ring(first.wrapping_add(link), NAMESPACES_MAX);
         all.extend(ring.nodes.iter().map(|node| node.wrapping_sub(link)));
-        (unique(all.into_iter()), ring.complete)
+        Listing::new(unique(all.into_iter()), ring.complete)
     }
 
     /// Link and back pointer of nodes of a chain; `None` for what is in none: the back pointer leads to the node.

@@ -3,11 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    context::Kernel,
-    file::PathAddress,
-    found::{Found, note},
-    subject::LedgerFile,
-    walk::Walk,
+    context::Kernel, file::PathAddress, found::Found, listing::note, subject::LedgerFile, walk::Walk,
 };
 use crate::model::Kind;
 

@@ -7,6 +7,7 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     file::PathAddress,
+    listing::Listing,
     memory::is_kernel_address,
     ways::{SYSFS, open},
 };
@@ -61,10 +62,10 @@ impl Kernel<'_> {
     }
 
     /// The superblocks of a file system type; and whether the list was whole.
-    pub(super) fn superblocks_of_type(self, wanted: u64) -> (Vec<u64>, bool) {
+    pub(super) fn superblocks_of_type(self, wanted: u64) -> Listing<Vec<u64>> {
         let t = &self.layout.table;
         let Some(link) = self.memory.word(wanted, t.fs_type_supers) else {
-            return (Vec::new(), false);
+            return Listing::new(Vec::new(), false);
         };
         let links = self.memory.chase(link, 0, 0, SUPERS_MAX);
         let superblocks: Vec<u64> = links
@@ -79,7 +80,7 @@ impl Kernel<'_> {
             .filter(|(_, owner)| *owner == Some(wanted))
             .map(|(superblock, _)| superblock)
             .collect();
-        (superblocks, links.complete)
+        Listing::new(superblocks, links.complete)
     }
 
     /// The superblocks of the file system type of that name.
@@ -94,6 +95,6 @@ impl Kernel<'_> {
             .into_iter()
             .zip(names)
             .find(|(_, pointer)| is_it(*pointer) == Some(true));
-        wanted.map_or_else(Vec::new, |(wanted, _)| self.superblocks_of_type(wanted).0)
+        wanted.map_or_else(Vec::new, |(wanted, _)| self.superblocks_of_type(wanted).items)
     }
 }

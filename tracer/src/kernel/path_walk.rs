@@ -12,7 +12,8 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     file::PathAddress,
-    found::{Found, note, unique},
+    found::{Found, unique},
+    listing::note,
     memory::{is_kernel_address, u64_at},
     mount::Mount,
     needs::{Needs, has},
@@ -170,7 +171,7 @@ impl Walk<'_, '_> {
     /// Whether a count is larger than what was found.
     fn is_short(&self, mount: &Mount, mut explained: u64, count: i32) -> bool {
         if self.kernel.layout.children_counted {
-            explained += self.kernel.children(mount).0.len() as u64;
+            explained += self.kernel.children(mount).items.len() as u64;
         }
         // One reference is that of being mounted.
         i64::from(count) > 1 + explained as i64

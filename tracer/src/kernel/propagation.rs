@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{context::Kernel, mount::Mount};
+use super::{context::Kernel, listing::Listing, mount::Mount};
 
 /// Mounts of one propagation tree at the most.
 const PROPAGATION_MAX: usize = 100_000;
@@ -20,7 +20,7 @@ pub struct Slots {
 impl Kernel<'_> {
     /// All mounts that receive what happens on `parent`, without itself, nearest first.
     #[must_use]
-    pub fn propagation_set(&self, parent: &Mount) -> (Vec<Mount>, bool) {
+    pub fn propagation_set(&self, parent: &Mount) -> Listing<Vec<Mount>> {
         let t = &self.layout.table;
         let (share, slave, slave_list) = (
             u64::from(t.mount_share),
@@ -53,7 +53,7 @@ impl Kernel<'_> {
             next.extend(slaves.nodes.iter().map(|node| node.wrapping_sub(slave)));
             next.retain(|address| seen.insert(*address));
             if seen.len() > PROPAGATION_MAX {
-                return (found, false);
+                return Listing::new(found, false);
             }
             for mount in self.mounts(&next) {
                 match mount {
@@ -65,7 +65,7 @@ impl Kernel<'_> {
                 }
             }
         }
-        (found, whole)
+        Listing::new(found, whole)
     }
 
     /// The slots of a target: mounts on the same dentry whose parent is in the propagation set of its parent.
@@ -80,7 +80,10 @@ impl Kernel<'_> {
         let Some(parent) = self.mount(target.parent) else {
             return Slots::default();
         };
-        let (receivers, whole) = self.propagation_set(&parent);
+        let Listing {
+            items: receivers,
+            complete: whole,
+        } = self.propagation_set(&parent);
         let t = &self.layout.table;
         let link = u64::from(t.mount_mp_list);
         let same_place = match self.memory.word(target.mountpoint_object, t.mountpoint_list) {

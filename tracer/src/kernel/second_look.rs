@@ -58,12 +58,12 @@ impl SecondLook {
             .copied()
             .collect();
         let spaces = unique(mapped.iter().map(|mapped| mapped.mm));
-        let now: HashSet<MappedFile> = kernel.mapped_files(&spaces).0.into_iter().collect();
+        let now: HashSet<MappedFile> = kernel.mapped_files(&spaces).items.into_iter().collect();
         mapped.retain(|mapped| now.contains(mapped));
         let asked = carried.iter().filter(|carried| files.contains_key(&carried.file));
         let asked: HashSet<Request> = asked.filter_map(|carried| carried.request).collect();
         let spaces = unique(asked.iter().map(|asked| asked.space));
-        let mut now = kernel.aio_requests(&spaces, tasks).0;
+        let mut now = kernel.aio_requests(&spaces, tasks).items;
         now.retain(|request| asked.contains(request));
 
         let tables: HashSet<u64> = descriptors.iter().map(|descriptor| descriptor.table).collect();

@@ -9,7 +9,7 @@ use super::{
     collectors::collect,
     context::Kernel,
     describe::Describe,
-    found::note,
+    listing::note,
     mount::Mount,
     reference::Reference,
     subject::{LedgerFile, Subject},
@@ -76,10 +76,8 @@ pub fn snapshot(
     );
     let blocking: Vec<&Mount> = std::iter::once(target).chain(&slots.mounts).collect();
     let before = kernel.counts(&blocking);
-    let (same_superblock, complete) = kernel.mounts_of_superblock(target.superblock);
-    note(
+    let same_superblock = kernel.mounts_of_superblock(target.superblock).or_note(
         &mut gaps,
-        complete,
         "the list of mounts of the file system changed under the walk",
     );
 
@@ -130,7 +128,7 @@ pub fn snapshot(
         .iter()
         .zip(before.into_iter().zip(after))
         .map(|(mount, (before, after))| {
-            let (children, _) = kernel.children(mount);
+            let children = kernel.children(mount).items;
             let covering = kernel
                 .mounts(&children)
                 .iter()

@@ -15,7 +15,8 @@ use super::{
     context::Kernel,
     file::PathAddress,
     found::Users,
-    found::{Carried, Found, note, unique},
+    found::{Carried, Found, unique},
+    listing::{Listing, note},
     memory::{is_kernel_address, u64_at},
     needs::{Needs, has},
     net::SOCKETS_MAX,
@@ -372,8 +373,9 @@ impl Kernel<'_> {
                 sockets.all.insert(address, socket);
             }
             let room = MESSAGES_MAX.saturating_sub(sockets.messages.len());
-            let (messages, complete) = self.messages(&addresses, &sockets.all, room);
-            sockets.complete &= complete;
+            let messages = self
+                .messages(&addresses, &sockets.all, room)
+                .joined_to(&mut sockets.complete);
             let files = unique(messages.iter().flat_map(|message| message.files.iter().copied()));
             let waiting = messages.iter().filter(|message| {
                 let receiver = sockets.all.get(&message.receiver);
@@ -420,7 +422,7 @@ impl Kernel<'_> {
         sockets: &[u64],
         all: &BTreeMap<u64, UnixSocket>,
         room: usize,
-    ) -> (Vec<Message>, bool) {
+    ) -> Listing<Vec<Message>> {
         let t = &self.layout.table;
         let mut complete = true;
         let mut buffers: Vec<(u64, u64)> = Vec::new();
@@ -456,7 +458,7 @@ impl Kernel<'_> {
                 });
             }
         }
-        (messages, complete)
+        Listing::new(messages, complete)
     }
 
     /// The files of a `scm_fp_list`.

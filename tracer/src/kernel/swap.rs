@@ -6,7 +6,8 @@ use std::{fs, rc::Rc};
 use super::{
     dentry::Paths,
     file::PathAddress,
-    found::{Carried, Found, note},
+    found::{Carried, Found},
+    listing::note,
     memory::is_kernel_address,
     needs::Needs,
     walk::Walk,

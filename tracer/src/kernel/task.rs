@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{context::Kernel, memory::is_kernel_address};
+use super::{context::Kernel, listing::Listing, memory::is_kernel_address};
 
 /// Processes, or threads of one, at the most (`PID_MAX_LIMIT`).
 const TASKS_MAX: usize = 4 << 20;
@@ -61,15 +61,15 @@ impl Kernel<'_> {
         // A ring that does not lead back goes round until the cap.
         let mut seen = HashSet::with_capacity(leaders.len().min(1 << 16));
         leaders.retain(|leader| seen.insert(*leader));
-        let (threads, threads_complete) = self.threads(&leaders);
+        let threads = self.threads(&leaders).joined_to(&mut complete);
         Tasks {
             all: self.read_tasks(&threads),
-            complete: complete && threads_complete,
+            complete,
         }
     }
 
     /// The threads of each process, all processes one step at a time: most have one thread.
-    fn threads(&self, leaders: &[u64]) -> (Vec<u64>, bool) {
+    fn threads(&self, leaders: &[u64]) -> Listing<Vec<u64>> {
         let t = &self.layout.table;
         let link = u64::from(t.task_thread_node);
         let signals = self.memory.words(leaders, t.task_signal);
@@ -102,7 +102,7 @@ impl Kernel<'_> {
             }
             at = following;
         }
-        (all, complete)
+        Listing::new(all, complete)
     }
 
     fn read_tasks(&self, addresses: &[u64]) -> Vec<Task> {

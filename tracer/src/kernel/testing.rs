@@ -366,9 +366,9 @@ fn a_mapping_behind_the_end_of_its_node_is_none() {
     let t = machine.layout.table;
     // The stale one has another file: it would show.
     machine.set(at(44), t.vma_file, FILE);
-    let (mapped, complete) = machine.kernel().mapped_files(&[MM]);
+    let mapped = machine.kernel().mapped_files(&[MM]);
     assert_eq!(
-        (mapped, complete),
+        (mapped.items, mapped.complete),
         (vec![MappedFile { mm: MM, file: at(32) }], true)
     );
 }

@@ -9,8 +9,9 @@ use tracer_common::ABSENT;
 
 use super::{
     file::PathAddress,
+    found::Found,
     found::Users,
-    found::{Found, note},
+    listing::note,
     memory::is_kernel_address,
     needs::{Needs, has},
     walk::Walk,

@@ -12,7 +12,8 @@ use tracer_common::ABSENT;
 use super::{
     context::Kernel,
     found::Users,
-    found::{Carried, note, unique},
+    found::{Carried, unique},
+    listing::note,
     memory::{is_kernel_address, u64_at},
     needs::{Needs, has},
     walk::Walk,
@@ -56,8 +57,7 @@ impl Walk<'_, '_> {
             }
         }
         let taken_down = kernel.rings_taken_down(self.tasks);
-        let (mut requests, whole) = kernel.requests_of_workers(self.tasks);
-        complete &= whole;
+        let mut requests = kernel.requests_of_workers(self.tasks).joined_to(&mut complete);
         // A ring without a descriptor lives as long as its requests: it is that of who waits for them.
         for request in &requests {
             let user = (self.leader(request.task), None);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tracer_common::ABSENT;
 
-use super::{context::Kernel, memory::is_kernel_address, task::Task};
+use super::{context::Kernel, listing::Listing, memory::is_kernel_address, task::Task};
 
 /// Buckets of a table at the most, as a power of two (8 in `io_uring/io_uring.c`; 5.10 to 7.2).
 const BITS_MAX: u32 = 12;
@@ -41,12 +41,12 @@ struct Buckets {
 impl Kernel<'_> {
     /// The requests that workers do, and those that wait for one of them. As long as anything waits there is a worker:
     /// the last one stays.
-    pub(super) fn requests_of_workers(self, tasks: &[Task]) -> (Vec<Working>, bool) {
+    pub(super) fn requests_of_workers(self, tasks: &[Task]) -> Listing<Vec<Working>> {
         let t = &self.layout.table;
         let worker = either(t.task_worker, t.task_uring_worker);
         let needed = [worker, t.uring_worker_task, t.uring_worker_work, t.request_work];
         if needed.contains(&ABSENT) {
-            return (Vec::new(), true);
+            return Listing::new(Vec::new(), true);
         }
         let threads = numbered(tasks, |task| task.mm != 0);
         let workers = self.leading_back(threads, worker, t.uring_worker_task, tasks);
@@ -74,7 +74,7 @@ impl Kernel<'_> {
                 is_ring.then_some(Working { task, ring, address })
             })
             .collect();
-        (requests, complete)
+        Listing::new(requests, complete)
     }
 
     /// Adds the work that waits for one of the workers, and says whether the lists were whole.

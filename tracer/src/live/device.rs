@@ -177,7 +177,7 @@ fn mounted(keepers: &Keepers<'_>, device: u32) -> Vec<Holder> {
 /// Everything that keeps a file system: its mounts, and who uses those that are in no namespace.
 pub(super) fn of_superblock(keepers: &Keepers<'_>, superblock: u64) -> Vec<Holder> {
     let kernel = keepers.kernel;
-    let (addresses, _) = kernel.mounts_of_superblock(superblock);
+    let addresses = kernel.mounts_of_superblock(superblock).items;
     let mounts: Vec<Mount> = kernel.mounts(&addresses).into_iter().flatten().collect();
     let mut holders = Vec::new();
     let mut hidden: Vec<&Mount> = Vec::new();
@@ -274,7 +274,7 @@ fn openers(keepers: &Keepers<'_>, device: u32) -> (Vec<Holder>, Vec<Holder>) {
     let mut tables: Vec<u64> = keepers.all_processes().map(|task| task.files).collect();
     tables.sort_unstable();
     tables.dedup();
-    let (descriptors, _) = kernel.descriptors(&tables);
+    let descriptors = kernel.descriptors(&tables).items;
     let mut files: Vec<u64> = descriptors.iter().map(|descriptor| descriptor.file).collect();
     files.sort_unstable();
     files.dedup();

@@ -44,8 +44,8 @@ pub(super) fn live_on(kernel: Kernel<'_>, mounts: &[(&Mount, Option<&str>)]) -> 
             let same = now.is_some_and(|now| now.is_same(mount) && kernel.place(&now) == Place::Detached);
             same && {
                 let (of, whole) = lists.entry(mount.superblock).or_insert_with(|| {
-                    let (of, whole) = kernel.mounts_of_superblock(mount.superblock);
-                    (of.into_iter().collect(), whole)
+                    let list = kernel.mounts_of_superblock(mount.superblock);
+                    (list.items.into_iter().collect(), list.complete)
                 });
                 let is_there = || {
                     let superblock = kernel.superblock(mount.superblock);

@@ -206,9 +206,10 @@ impl MountsView {
         most: usize,
     ) {
         let began = Instant::now();
-        let (mounts, whole) = owners.kernel.mount_tree_of(root, most);
+        let tree = owners.kernel.mount_tree_of(root, most);
+        let whole = tree.complete;
         self.complete &= whole;
-        let mounts = place(paths, mounts, owners.is_hosts(address));
+        let mounts = place(paths, tree.items, owners.is_hosts(address));
         let took = began.elapsed();
         self.push(Arc::new(NamespaceMounts {
             address,

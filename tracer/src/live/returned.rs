@@ -146,7 +146,7 @@ pub(super) fn resolve(context: &mut Context, raw: &RawUmount, refused: bool) -> 
 
 /// Whether another mount is on top of this one, in the same place.
 fn is_covered(kernel: Kernel<'_>, mount: &Mount) -> bool {
-    let (children, _) = kernel.children(mount);
+    let children = kernel.children(mount).items;
     let children = kernel.mounts(&children);
     children
         .iter()

@@ -38,7 +38,7 @@ pub fn stuck(kernel: Kernel<'_>, containers: &Containers, view: &MountsView) -> 
             continue;
         }
         // Copies in other namespaces are not mounts of their own to be freed.
-        let (same, _) = kernel.mounts_of_superblock(mounted.mount.superblock);
+        let same = kernel.mounts_of_superblock(mounted.mount.superblock).items;
         copies.extend(same);
         let target = describe(kernel, containers, view, namespace, mounted);
         found.push(Stuck {

@@ -108,7 +108,7 @@ impl WatchTable {
         self.crowded = self.crowded.max(crowded);
         let mut others: HashSet<MountKey> = HashSet::new();
         for superblock in &superblocks {
-            let (mounts, _) = kernel.mounts_of_superblock(*superblock);
+            let mounts = kernel.mounts_of_superblock(*superblock).items;
             let mounts = kernel.mounts(&mounts);
             others.extend(mounts.iter().flatten().map(mount_key));
         }

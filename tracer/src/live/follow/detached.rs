@@ -95,7 +95,7 @@ fn counts(kernel: Kernel<'_>, mounts: &[&Mount]) -> Vec<Option<u64>> {
     let counts = kernel.counts(mounts);
     let extra = |mount: &Mount, count: Option<i32>| {
         let children = if kernel.layout.children_counted {
-            kernel.children(mount).0.len() as u64
+            kernel.children(mount).items.len() as u64
         } else {
             0
         };

@@ -1,19 +1,17 @@
 //! Owners of references over the life of an incident: when each was there, and what it blocked.
 
-use std::{
-    collections::{BTreeMap, HashSet, btree_map::Entry},
-    ops::Bound,
-};
+use std::collections::{BTreeMap, HashSet, btree_map::Entry};
 
 use super::{
     books::{Verdict, balance},
     history::{History, Passing, StillOpen},
+    lives::{Key, Life, Passed},
     timeline,
 };
 use crate::{
     identity::BootClock,
     kernel::{Reference, Snapshot, access},
-    model::{Books, EvidenceSource, Holder, Kind, Target, Text, Through},
+    model::{Books, EvidenceSource, Holder, Kind, Target, Through},
     stream::Closed,
 };
 
@@ -27,110 +25,6 @@ const SNAPSHOTS_MAX: usize = 10_000;
 const HOLDERS_MAX: usize = 50_000;
 /// Lives of one object that its close ends: an open file has one for each process that maps it.
 const LIVES_MAX: usize = 4096;
-
-/// What makes two references the same over time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    object: u64,
-    mount: u64,
-    pid: u32,
-    start: u64,
-    kind: Kind,
-    path: Text,
-}
-
-impl Key {
-    fn of(reference: &Reference) -> Self {
-        let holder = &reference.holder;
-        Self {
-            object: reference.object,
-            mount: reference.mount,
-            pid: holder.process.as_ref().map_or(0, |process| process.pid),
-            start: reference.start,
-            kind: holder.kind,
-            path: holder.path.clone(),
-        }
-    }
-
-    /// All that are of one object: `Kind::Fd` is the first.
-    fn all_of(object: u64) -> (Bound<Self>, Bound<Self>) {
-        let first = |object| Self {
-            object,
-            mount: 0,
-            pid: 0,
-            start: 0,
-            kind: Kind::default(),
-            path: Text::default(),
-        };
-        let end = object
-            .checked_add(1)
-            .map_or(Bound::Unbounded, |next| Bound::Excluded(first(next)));
-        (Bound::Included(first(object)), end)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Life {
-    reference: Reference,
-    /// When it began: opened if that was seen, otherwise the attempt after which it was first found.
-    since: u64,
-    /// Start of the last snapshot that found it, or its end if that was seen.
-    until: u64,
-    opened: Option<u64>,
-    /// Number of the last snapshot with books that found it; 0 before.
-    seen: u64,
-    /// Whether it ever was on a mount that blocks.
-    blocked: bool,
-    /// Its end was seen.
-    ended: bool,
-}
-
-impl Life {
-    fn times(&self) -> timeline::Life {
-        timeline::Life {
-            since: self.since,
-            until: self.until,
-            begun: self.opened.is_some(),
-            ended: self.ended,
-        }
-    }
-}
-
-/// A file of the history that was open while an attempt was refused.
-#[derive(Debug, Clone)]
-struct Passed {
-    life: Passing,
-    /// The attempts that it was there for, as parts of [`Holders::attempts`]: from, to. Usually it is one part.
-    attempts: Vec<(usize, usize)>,
-}
-
-impl Passed {
-    /// The attempts that it blocked. Its close may have become known only after they were entered.
-    fn blocked<'a>(&'a self, all: &'a [(u64, u64)]) -> impl Iterator<Item = u64> + 'a {
-        let closed = self.life.closed.unwrap_or(u64::MAX);
-        let attempts = self
-            .attempts
-            .iter()
-            .flat_map(|(from, to)| all.get(*from..*to).unwrap_or_default())
-            .filter(move |(refused, _)| *refused <= closed);
-        attempts.map(|(_, returned)| *returned)
-    }
-
-    fn times(&self, all: &[(u64, u64)]) -> timeline::Life {
-        let closed = self.life.closed;
-        let last = self
-            .attempts
-            .last()
-            .and_then(|(_, to)| all.get(to.checked_sub(1)?))
-            .map_or(self.life.opened.time, |(_, returned)| *returned);
-        timeline::Life {
-            since: self.life.opened.time,
-            until: closed.unwrap_or(last),
-            begun: true,
-            ended: closed.is_some(),
-        }
-    }
-}
 
 /// All owners of references of one incident.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@ mod entered;
 mod history;
 mod holders;
 mod kept;
+mod lives;
 mod noise;
 mod open;
 mod operations;

@@ -1,7 +1,8 @@
-//! What ebusy costs, and how fast it answers: ratios of interleaved rounds in one run. `cargo xtask bench`, or
-//! `cargo bench -p ebusy-tests` as root with `EBUSY_BIN` set to a release build.
+//! Measures the cost of ebusy, and how fast it answers: ratios of interleaved rounds in one run. `cargo xtask bench`,
+//! or `cargo bench -p ebusy-tests` as root with `EBUSY_BIN` set to a release build.
 //!
-//! Nothing is asserted: the machine decides. Set `EBUSY_BENCH_PROCESSES` and `EBUSY_BENCH_FILES` for another crowd.
+//! It asserts nothing, because the result depends on the machine. Set `EBUSY_BENCH_PROCESSES` and `EBUSY_BENCH_FILES`
+//! for another crowd.
 
 use std::{
     fs::{self, File},
@@ -83,14 +84,14 @@ fn time(mut work: impl FnMut()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// System calls that are timed: what is printed of them, and how often they are called in a round.
+/// Timed system calls: label, and number of calls in a round.
 struct Measured {
     name: &'static str,
     calls: u32,
     call: fn(&Bench),
 }
 
-/// Of one that ebusy has no program for, and of those that it has one for. Each of those succeeds, as almost all do.
+/// One without a program of ebusy, then those with one. Each of these succeeds, as almost all calls do.
 const MEASURED: [Measured; 6] = [
     Measured {
         name: "getppid",
@@ -138,7 +139,7 @@ const MEASURED: [Measured; 6] = [
     },
 ];
 
-/// What the system calls are about.
+/// The objects of the system calls.
 struct Bench {
     _directory: tempfile::TempDir,
     names: [PathBuf; 4],
@@ -148,7 +149,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Result<Self> {
-        // Of a tmpfs, where these are as fast as they get.
+        // On a tmpfs, where these calls are fastest.
         let directory = tempfile::tempdir_in("/dev/shm")?;
         let names = ["made", "old", "new", "directory"].map(|name| directory.path().join(name));
         File::create(&names[1])?;

@@ -23,10 +23,10 @@ use crate::{
     process::ForkedChild,
 };
 
-/// `enterer container ROOTFS DIRECTORY`: a slave mount namespace with ROOTFS as its root, and DIRECTORY with what is
-/// mounted there at `/host`. `enterer setns PID PATH`: enters the namespace and opens the path there. `enterer root PID
-/// PATH`: opens it by `/proc/PID/root`. `enterer child PID PATH`: enters, and has a child that opens it. Each prints a
-/// line, and goes on until its input ends.
+/// `enterer container ROOTFS DIRECTORY`: a slave mount namespace with ROOTFS as its root, and DIRECTORY with the mounts
+/// below it at `/host`. `enterer setns PID PATH`: enters the namespace and opens the path there. `enterer root PID
+/// PATH`: opens it by `/proc/PID/root`. `enterer child PID PATH`: enters, and forks a child that opens it. Each prints
+/// a line, and continues until its input ends.
 pub(super) fn enterer() -> Result<()> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let [mode, first, second] = arguments.as_slice() else {

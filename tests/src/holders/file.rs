@@ -45,7 +45,7 @@ pub(super) fn path(setup: &Setup) -> Result<()> {
     setup.hold([setup.opened(&file, "path")])
 }
 
-/// Holds what `open_tree` without `OPEN_TREE_CLONE` gives: a descriptor as with `O_PATH`, on the mount itself.
+/// Holds a descriptor of `open_tree` without `OPEN_TREE_CLONE`: like one with `O_PATH`, on the mount itself.
 pub(super) fn tree(setup: &Setup) -> Result<()> {
     let tree = open_tree(CWD, setup.path(), OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     setup.hold([setup.opened(&tree, "path")])
@@ -121,8 +121,8 @@ pub(super) fn mapped_each(setup: &Setup) -> Result<()> {
     setup.hold([claim])
 }
 
-/// One process that is in the way in many ways: `hold-several FILE SECOND THIRD DIRECTORY SOCKET`. It reads and writes
-/// the same file, has another mapped without a descriptor, is in the directory, and listens on the socket.
+/// One process that blocks in many ways: `hold-several FILE SECOND THIRD DIRECTORY SOCKET`. It reads and writes the
+/// same file, has another mapped without a descriptor, is in the directory, and listens on the socket.
 pub(super) fn several(setup: &Setup) -> Result<()> {
     let on = |argument: usize, mut claim: Claim| {
         claim.arguments = vec![argument];
@@ -133,7 +133,7 @@ pub(super) fn several(setup: &Setup) -> Result<()> {
     let mapped = File::open(&setup.paths[1])?;
     let _mapping = Mapping::of(&mapped, 0)?;
     drop(mapped);
-    // A directory that is open and the working directory are two references, of one place.
+    // An open directory and the working directory are two references on one place.
     let directory = File::open(&setup.paths[3])?;
     std::env::set_current_dir(&setup.paths[3])?;
     let listener = UnixListener::bind(&setup.paths[4])?;
@@ -154,13 +154,13 @@ pub(super) fn several(setup: &Setup) -> Result<()> {
 const CROWD: u64 = 99_999;
 /// With fewer it is no crowd.
 const CROWD_MIN: u64 = 10_000;
-/// What a program has open besides.
+/// Other descriptors of a program.
 const OTHERS: u64 = 100;
 
 /// One file among 100,000 descriptors, each of a file of its own; fewer where the limit may not be raised.
 pub(super) fn crowd(setup: &Setup) -> Result<()> {
     let crowd = crowd_size();
-    // There nobody but this test has a say.
+    // Nobody but this test decides there.
     ensure!(
         crowd == CROWD || !harness::in_machine(),
         "no more than {crowd} descriptors in a machine"
@@ -180,7 +180,7 @@ pub(super) fn crowd(setup: &Setup) -> Result<()> {
     setup.hold([Claim::fd(file.as_raw_fd().cast_unsigned(), "read").regular()])
 }
 
-/// As many as there may be.
+/// As many as the limit allows.
 fn crowd_size() -> u64 {
     let set = |limit| {
         let (current, maximum) = (Some(limit), Some(limit));

@@ -1,12 +1,12 @@
-//! Prints what it got from who started it, a line each: `NAME=VALUE`. What a Rust program changes before its `main`
-//! (SIGPIPE, closed descriptors) is not among it.
+//! Prints everything that it inherited from its parent, a line each: `NAME=VALUE`, except properties that a Rust
+//! program changes before its `main` (SIGPIPE, closed descriptors).
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
-/// Files of `/proc/self` that say nothing of who it is, how long it runs, or what memory it has.
+/// Files of `/proc/self` that do not depend on its identity, its run time or its memory.
 const FILES: &[&str] = &[
     "cgroup",
     "coredump_filter",

@@ -1,4 +1,4 @@
-//! What the kernel itself keeps, on somebody's behalf: devices, swap areas, exports, probes, interpreters.
+//! References of the kernel itself, on behalf of a process: devices, swap areas, exports, probes, interpreters.
 
 use std::{
     ffi::CString,
@@ -29,7 +29,7 @@ use crate::{
     swap::{Swap, area},
 };
 
-/// Why there are no loop devices, if so.
+/// The reason if there are no loop devices.
 fn no_loop() -> Option<&'static str> {
     (!Path::new("/dev/loop-control").exists()).then_some("this kernel has no loop devices")
 }
@@ -40,7 +40,7 @@ pub(super) fn looped(setup: &Setup) -> Result<()> {
         return setup.skip(reason);
     }
     let file = OpenOptions::new().read(true).write(true).open(setup.path())?;
-    // The device lets go of the file when it is closed, which the end of this process does at the latest.
+    // The device releases the file when it is closed, at the latest at the end of this process.
     let (device, name) = loop_device(&file)?;
     drop(file);
     let held = setup.hold([Claim::new("loop").without_process().held_by(name).regular()]);
@@ -84,7 +84,7 @@ pub(super) fn swap_device(setup: &Setup) -> Result<()> {
     swapping(setup)
 }
 
-/// `NFSEXP_NOSUBTREECHECK` and `NFSEXP_FSID`, which what has no device needs.
+/// `NFSEXP_NOSUBTREECHECK` and `NFSEXP_FSID`, which a file system without a device needs.
 const EXPORT_FLAGS: u32 = 0x400 | 0x2000;
 /// When the entry expires, in seconds since the epoch: never.
 const NEVER: u32 = i32::MAX as u32;
@@ -128,7 +128,7 @@ fn around(before: &str, path: &Path, after: &str) -> Vec<u8> {
     [before.as_bytes(), path.as_os_str().as_bytes(), after.as_bytes()].concat()
 }
 
-/// Registers an interpreter with binfmt_misc that is kept open (flag `F`): the path is to be a copy of a program.
+/// Registers an interpreter with binfmt_misc that is kept open (flag `F`): the path must be a copy of a program.
 pub(super) fn binfmt(setup: &Setup) -> Result<()> {
     let Ok(root) = detached("binfmt_misc") else {
         return setup.skip("this kernel has no binfmt_misc");

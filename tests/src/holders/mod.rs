@@ -1,4 +1,4 @@
-//! The programs that tests start: all are one executable, which knows by its name what it is to be.
+//! The programs that tests start: one executable, which selects the program by its own name.
 //!
 //! A **holder program** takes its references as [`hold`](crate::hold) describes; the others are described where they are.
 
@@ -37,7 +37,7 @@ struct Program {
 
 #[derive(Debug, Clone, Copy)]
 enum Run {
-    /// Takes references on what it is given, and says which; or says why it cannot.
+    /// Takes references on its paths and prints claims, or prints why it cannot.
     Holder(fn(&Setup) -> Result<()>),
     /// Has arguments of its own.
     Other(fn() -> Result<()>),
@@ -138,7 +138,7 @@ const PROGRAMS: &[Program] = &[
     other("waiter", waiting::main),
 ];
 
-/// Whether there is such a program.
+/// Checks that there is such a program.
 #[must_use]
 pub fn exists(name: &str) -> bool {
     PROGRAMS.iter().any(|program| program.name == name)

@@ -20,7 +20,7 @@ use crate::{hold::wait_for_end, pause};
 /// Holders that live for a moment: `flicker PATH`.
 ///
 /// One child after the other opens the file, keeps it for 0 to 3 ms, and exits. It prints `{"ready":true}`, and at the
-/// end of its input `{"pids":[..]}`: all that ever held.
+/// end of its input `{"pids":[..]}` with all that ever held.
 pub(super) fn flicker() -> Result<()> {
     let path = PathBuf::from(std::env::args_os().nth(1).context("a path is needed")?);
     println!("{{\"ready\":true}}");
@@ -75,7 +75,7 @@ pub(super) fn forker() -> Result<()> {
     Ok(())
 }
 
-/// A child that does no more than that, and exits with the status.
+/// A child that only runs this and exits with its status.
 fn fork(run: impl FnOnce() -> i32) -> io::Result<libc::pid_t> {
     // SAFETY: the child opens a file at the most, sleeps and exits; no other thread holds a lock that it needs.
     match unsafe { libc::fork() } {

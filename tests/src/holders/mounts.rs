@@ -1,4 +1,4 @@
-//! Mounts below, above and beside the target, and files of namespaces that were left.
+//! Mounts below, above and beside the target, and files in namespaces that the process has left.
 
 use std::{
     fs::File,
@@ -80,7 +80,7 @@ pub(super) fn unrelated(setup: &Setup) -> Result<()> {
 /// working and the root directory, which move to the copy.
 pub(super) fn moved(setup: &Setup) -> Result<()> {
     let mut setup = setup.clone();
-    // Somebody stays behind, and keeps the namespace that the file is in.
+    // A process stays behind, and keeps the file's namespace.
     let _stays = ForkedChild::pause()?;
     let (_file, claim) = reading(&setup)?;
     setup.move_to(Namespace::Private)?;
@@ -126,8 +126,8 @@ fn open_away(setup: &mut Setup, home: &File) -> Result<(File, File)> {
     Ok((file, away))
 }
 
-/// The kernel binds a namespace only in one that was made before it (`mnt_ns_loop`), and tells by their numbers, which
-/// each CPU takes from a range of its own from Linux 6.18 on: seen from another CPU a new namespace may look older.
+/// The kernel binds a namespace only in one that was made before it (`mnt_ns_loop`), and compares their numbers, which
+/// each CPU takes from a range of its own from Linux 6.18 on: a new namespace of another CPU may look older.
 fn open_and_keep(setup: &mut Setup, home: &File, keep: &Path) -> Result<File> {
     for cpu in 0..available_parallelism()?.get() {
         let mut one = CpuSet::new();

@@ -7,7 +7,7 @@
 //! - `opens`: opens and closes DIRECTORY again and again
 //! - `files`: has DIRECTORY open COUNT times
 //!
-//! It says a line when it is under way, ends when its input does, and then says how many calls it made.
+//! It prints a line when it has begun, ends when its input does, and then prints how many calls it made.
 
 use std::{
     ffi::CString,
@@ -115,7 +115,7 @@ fn raise_files(count: u64) -> u64 {
     raised.min(count)
 }
 
-/// Calls it again and again, each time with another number.
+/// Repeats the call, each time with another number.
 fn repeat(threads: u64, calls: &Arc<AtomicU64>, call: impl Fn(u64) + Send + Clone + 'static) {
     for _ in 0..threads {
         let (calls, call) = (Arc::clone(calls), call.clone());

@@ -1,4 +1,4 @@
-//! Where a process or a thread is: its working directory, its root, its program.
+//! References by place of a process or thread: its working directory, its root, its program.
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
@@ -48,7 +48,7 @@ pub(super) fn root_cwd(setup: &Setup) -> Result<()> {
     setup.hold([Claim::new("root"), Claim::new("cwd")])
 }
 
-/// Becomes a program of the mount: the path is to be a copy of `hold-idle`, whatever it is called there.
+/// Executes a program of the mount: the path must be a copy of `hold-idle`, with any name.
 pub(super) fn exe(setup: &Setup) -> Result<()> {
     let mut idle = Command::new(setup.path());
     Err(idle.arg0("hold-idle").arg(setup.path()).exec().into())

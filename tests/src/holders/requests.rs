@@ -61,7 +61,7 @@ pub(super) fn ring_mapped(setup: &Setup) -> Result<()> {
 pub(super) fn request(setup: &Setup) -> Result<()> {
     let ring = ring()?;
     make_fifo(setup.path())?;
-    // With an end to write, which the file is itself, there is no end to what can be read.
+    // The file is its own writer, so a read never reaches the end.
     let file = File::options().read(true).write(true).open(setup.path())?;
     ring.read(file.as_fd(), Box::leak(Box::new([0; 16])), false)?;
     drop(file);
@@ -75,12 +75,11 @@ fn under_way(ring: &Ring) -> Claim {
     claim
 }
 
-/// Reads from a file through an io_uring, and closes it: the request keeps it, and waits for the only worker there may be,
-/// which waits for somebody who writes into a FIFO.
+/// Reads from a file through an io_uring, and closes it: the request keeps it, and waits for the only allowed worker,
+/// which waits for a writer of a FIFO.
 ///
-/// Newer kernels do not read at once from files that are not known to be read without waiting (no `FMODE_NOWAIT`: tmpfs,
-/// overlayfs), but leave it to a worker. Older ones read at once, and have to be told (`IOSQE_ASYNC`); a request of that
-/// kind has no file before a worker looks for it, on newer kernels.
+/// Newer kernels leave reads to a worker if the file may have to wait (no `FMODE_NOWAIT`: tmpfs, overlayfs). Older ones
+/// read at once unless `IOSQE_ASYNC` is set; on newer kernels such a request has no file until a worker looks it up.
 pub(super) fn queued(setup: &Setup) -> Result<()> {
     let ring = ring()?;
     if !ring.allow_one_worker()? {
@@ -105,13 +104,13 @@ pub(super) fn queued(setup: &Setup) -> Result<()> {
 /// Registers a file with an io_uring and closes both: a worker of the ring reads from a FUSE, whose server does not
 /// answer, and as long as it does the kernel cannot take the ring down.
 pub(super) fn teardown(setup: &Setup) -> Result<()> {
-    // The server ends first, which lets everybody go on.
+    // The server ends first, which releases all waiting processes.
     let (root, server) = Connection::new()?.serve_in_child()?;
     let ring = ring()?;
     let stuck = File::open(format!("/proc/self/fd/{}/never-read", root.as_raw_fd()))?;
     ring.register(&File::open(setup.path())?)?;
     ring.read(stuck.as_fd(), Box::leak(Box::new([0; 16])), true)?;
-    // Until the server has read the request: what it has not can be withdrawn.
+    // Until the server has read the request: an unread one can be withdrawn.
     pause::kernel_works();
     drop(ring);
     pause::kernel_works();
@@ -127,7 +126,8 @@ pub(super) fn teardown(setup: &Setup) -> Result<()> {
 pub(super) fn aio_poll(setup: &Setup) -> Result<()> {
     let context = aio_context()?;
     make_fifo(setup.path())?;
-    // Nobody has ever written: that is no end. A file to read and write has two queues of who waits, which AIO refuses.
+    // Before the first writer there is no end of file. A file open to read and write has two wait queues, which AIO
+    // refuses.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(CWD, setup.path(), flags, Mode::empty())?;
     context.poll(file.as_fd())?;
@@ -136,9 +136,9 @@ pub(super) fn aio_poll(setup: &Setup) -> Result<()> {
     setup.hold([Claim::new("kernel").held_by("an AIO request under way")])
 }
 
-/// Syncs a directory by AIO, and closes it: `hold-aio-sync DIRECTORY RELEASE`. A worker of the kernel does it, and waits for
-/// a server that does not answer before somebody looks for the other name. (A file of FUSE could not be closed meanwhile:
-/// its lock is that of the sync.)
+/// Syncs a directory by AIO, and closes it: `hold-aio-sync DIRECTORY RELEASE`. A worker of the kernel does it, and
+/// waits for a server that answers only once somebody looks up the other name. (A file of FUSE could not be closed
+/// meanwhile: its lock is that of the sync.)
 pub(super) fn aio_sync(setup: &Setup) -> Result<()> {
     let context = aio_context()?;
     let file = File::open(setup.path())?;

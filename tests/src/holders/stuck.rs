@@ -1,4 +1,4 @@
-//! System calls that do not return: lookups, opens and closes that wait for somebody who does not answer.
+//! System calls that do not return: lookups, opens and closes that wait for a server or a peer.
 
 use std::{
     fs::File,
@@ -35,8 +35,8 @@ fn open_of(child: &ForkedChild) -> Claim {
     claim
 }
 
-/// A child that is stuck in a lookup: the server of the file system does not answer. The paths are where the lookup has
-/// come to, and what it looks for.
+/// A child that is stuck in a lookup: the server of the file system does not answer. The paths are the directory that
+/// the lookup has reached, and the name that it looks up.
 pub(super) fn stat(setup: &Setup) -> Result<()> {
     let child = stuck_in_stat(&setup.paths[1])?;
     setup.hold([walk_of(&child)])
@@ -44,7 +44,7 @@ pub(super) fn stat(setup: &Setup) -> Result<()> {
 
 /// A child that is stuck in the lookup of a symbolic link: it leads to a FUSE elsewhere, whose server does not answer.
 pub(super) fn link(setup: &Setup) -> Result<()> {
-    // The server ends first, which lets everybody go on.
+    // The server ends first, which releases all waiting processes.
     let (root, server) = Connection::new()?.serve_in_child()?;
     symlink(format!("/proc/self/fd/{}/never", root.as_raw_fd()), setup.path())?;
     let child = stuck_in_stat(setup.path())?;
@@ -76,7 +76,7 @@ pub(super) fn permission(setup: &Setup) -> Result<()> {
     setup.hold([event, open_of(&child)])
 }
 
-/// Has a fanotify event unread; the file that it is about has been closed.
+/// Has an unread fanotify event, whose file has been closed.
 pub(super) fn event(setup: &Setup) -> Result<()> {
     let Some(group) = Group::watching(setup.path(), libc::FAN_CLASS_NOTIF, libc::FAN_OPEN)? else {
         return setup.skip("no fanotify");
@@ -87,10 +87,10 @@ pub(super) fn event(setup: &Setup) -> Result<()> {
     setup.hold([claim])
 }
 
-/// A child that has closed a file in a system call that is not done: what is closed goes when that returns. The same
-/// call closes a file of a FUSE, whose server does not answer.
+/// A child that has closed a file in an unfinished system call: the file is released when the call returns. The call
+/// also closes a file of a FUSE, whose server does not answer.
 pub(super) fn close_range(setup: &Setup) -> Result<()> {
-    // The server ends first, which lets everybody go on.
+    // The server ends first, which releases all waiting processes.
     let (root, server) = Connection::new()?.serve_in_child()?;
     let stuck = format!("/proc/self/fd/{}/never-flushed", root.as_raw_fd());
     let child = ForkedChild::blocked_in(libc::SYS_close_range, || {
@@ -111,10 +111,11 @@ pub(super) fn close_range(setup: &Setup) -> Result<()> {
     held
 }
 
-/// Mounts a FUSE whose server answers nothing, and has a child stuck in it: whoever walks onto it is stuck as well.
+/// Mounts a FUSE whose server answers nothing, and has a child stuck in it: any process that walks onto it gets stuck
+/// as well.
 pub(super) fn deaf_fuse(setup: &Setup) -> Result<()> {
     let (root, server) = Connection::new()?.serve_in_child()?;
-    // It answers, so it has got as far as to end with us: one that is stopped before would stay for good.
+    // It answers, so it has already set up to end with us: a server stopped before that would stay forever.
     statat(&root, "file", AtFlags::empty()).context("the server does not answer")?;
     let pid = Pid::from_raw(server.pid().cast_signed());
     kill_process(pid.context("a process id is positive")?, Signal::STOP)?;

@@ -1,4 +1,4 @@
-//! Descriptors of processes and threads in every state that they may be in.
+//! Descriptors of processes and threads in every possible state.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -42,7 +42,7 @@ pub(super) fn shared(setup: &Setup) -> Result<()> {
     setup.hold([claim])
 }
 
-/// A child that opens the file, and then does something; it has the file for good.
+/// A child that opens the file, keeps it, and then runs `body`.
 fn child_with_file(setup: &Setup, then: impl FnOnce()) -> Result<(ForkedChild, u32)> {
     let numbers = Numbers::new()?;
     let child = ForkedChild::spawn(0, || {
@@ -82,7 +82,7 @@ pub(super) fn traced(setup: &Setup) -> Result<()> {
     setup.hold([open_in(setup, &child, fd)])
 }
 
-/// The init of a pid namespace holds a file open; it is known by the number that the host has for it.
+/// The init of a pid namespace holds a file open; ebusy must report its pid on the host.
 pub(super) fn pid_namespace(setup: &Setup) -> Result<()> {
     // SAFETY: no descriptor table is unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?;
@@ -107,7 +107,7 @@ pub(super) fn clone_files(setup: &Setup) -> Result<()> {
                 if parent_id() == adopter {
                     numbers.tell(process::id())?;
                 }
-                // The descriptor is in the table that the leaver has left behind.
+                // The descriptor is in the table that the parent has left behind.
                 mem::forget(file);
                 Ok(())
             }
@@ -132,7 +132,7 @@ pub(super) fn vfork(setup: &Setup) -> Result<()> {
     let parent = ForkedChild::spawn(0, || {
         let file = File::open(setup.path())?;
         numbers.tell(file.as_raw_fd() as u32)?;
-        // The child has memory of its own; what counts is that the parent sleeps until it has let go of it.
+        // The child has memory of its own; the point is that the parent sleeps until the child has released it.
         let child = ForkedChild::spawn(libc::CLONE_VFORK | libc::CLONE_FILES, || {
             Ok(numbers.tell(process::id())?)
         })?;
@@ -189,7 +189,7 @@ fn without_leader(setup: &Setup) -> Result<()> {
     })
     .context("the leader does not end")?;
     let (_file, mut claim) = reading(setup)?;
-    // It is the only one that is left to have it.
+    // It is the only remaining owner.
     claim.owners[0].tid = Some(gettid().as_raw_nonzero().get() as u32);
     setup.hold([claim])
 }
@@ -218,10 +218,11 @@ pub(super) fn zombie(setup: &Setup) -> Result<()> {
     setup.hold([])
 }
 
-/// Closes a descriptor that a thread reads from: `hold-fd-in-call FIFO`. The file is in no table; only the call has it.
+/// Closes a descriptor that a thread reads from: `hold-fd-in-call FIFO`. The file is in no table; only the call holds
+/// it.
 pub(super) fn in_call(setup: &Setup) -> Result<()> {
     mknodat(CWD, setup.path(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-    // It is its own writer, so that the read waits for what is written.
+    // The file is its own writer, so the read waits for data.
     let fifo = OpenOptions::new().read(true).write(true).open(setup.path())?;
     let fd = fifo.into_raw_fd();
     let (sender, receiver) = mpsc::channel();

@@ -33,7 +33,7 @@ pub(super) fn netns(setup: &Setup) -> Result<()> {
     listener(setup)
 }
 
-/// Listens on a socket that somebody has connected to, and has not accepted the connection.
+/// Listens on a socket with a connection that it has not accepted.
 pub(super) fn embryo(setup: &Setup) -> Result<()> {
     let listener = UnixListener::bind(setup.path())?;
     let _client = UnixStream::connect(setup.path())?;
@@ -89,7 +89,7 @@ pub(super) fn sent_nested(setup: &Setup) -> Result<()> {
 }
 
 /// Has sent a file and both ends of a pair of sockets over that pair, and closed them all: nobody can receive them. It
-/// lets go by closing another socket, which makes the kernel look for such cycles.
+/// releases them by closing another socket, which makes the kernel look for such cycles.
 pub(super) fn cycle(setup: &Setup) -> Result<()> {
     if !in_machine() {
         return setup.skip("whoever closes a UNIX socket ends it: only in a machine of its own");

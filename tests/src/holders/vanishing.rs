@@ -23,7 +23,7 @@ fn path_argument() -> Result<PathBuf> {
 
 /// A mount namespace that ends while its mount is busy: `vanisher PATH`.
 ///
-/// Mounts a tmpfs on the path in a namespace of its own, opens a file of it, tries to unmount it all the same, prints
+/// Mounts a tmpfs on the path in a namespace of its own, opens a file of it, tries to unmount it anyway, prints
 /// `{"pid":..,"fd":..,"mount_namespace":..,"refused":..}`, and ends with its input. The namespace goes with it.
 pub(super) fn vanisher() -> Result<()> {
     let path = path_argument()?;
@@ -47,8 +47,8 @@ pub(super) fn vanisher() -> Result<()> {
 
 /// Removes the directory that is a mount point in other namespaces: `mountpoint-remover PATH`.
 ///
-/// In a namespace where nothing is mounted on it, rmdir(2) succeeds, and the kernel detaches what is mounted there
-/// elsewhere.
+/// In a namespace where nothing is mounted on it, rmdir(2) succeeds, and the kernel detaches the mounts on it in other
+/// namespaces.
 pub(super) fn mountpoint_remover() -> Result<()> {
     let path = path_argument()?;
     Namespace::Private.enter()?;

@@ -1,9 +1,9 @@
-//! Somebody without privilege does whatever may disturb ebusy, at random, while once a second an umount of a watched mount
-//! is refused because of somebody who is known: each is explained, nobody else is accused, nothing hangs or grows, and a
-//! signal ends ebusy in the midst of it.
+//! A user without privilege does anything that may disturb ebusy, at random, while once a second an umount of a watched
+//! mount is refused because of a known holder: ebusy explains each refusal, blames nobody else, does not hang or grow,
+//! and a signal ends it at any time.
 //!
-//! `EBUSY_ADVERSARY_SEED` plays a run again as far as that is possible, `EBUSY_ADVERSARY_SECONDS=1800` is a long one,
-//! `EBUSY_ADVERSARY_RATE` is how many calls it makes in a second (0 for as many as there can be).
+//! `EBUSY_ADVERSARY_SEED` replays a run as far as possible, `EBUSY_ADVERSARY_SECONDS=1800` makes a long one,
+//! `EBUSY_ADVERSARY_RATE` sets the calls per second (0: as many as possible).
 
 use std::{
     collections::BTreeMap,
@@ -28,16 +28,16 @@ use ebusy_tests::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Of one refusal and the next.
+/// Time between two refusals.
 const RHYTHM: Duration = Duration::from_secs(1);
-/// Memory that ebusy may have, KiB: what a recorder of a quiet system may have (see `soak`), and as much again for the
-/// tables of processes, mounts and incidents of a noisy one.
+/// Limit of ebusy's memory, KiB: that of a recorder on a quiet system (see `soak`), and as much again for the tables of
+/// processes, mounts and incidents of a noisy one.
 const MEMORY_MAX: u64 = 2 * (192 << 10);
-/// A refusal is looked at within that time, also on an emulated machine.
+/// ebusy looks at a refusal within this time, also on an emulated machine.
 const LOOK_MAX: Duration = Duration::from_secs(20);
 
-/// After a signal, ebusy says the last that it has to say, and is gone, within that time. In an emulated machine everything
-/// takes longer, and what tracing programs of the fentry tier hang on is let go of one after the other.
+/// After a signal, ebusy prints its last lines and ends within this time. An emulated machine takes longer, and the
+/// kernel detaches the tracing programs of the fentry tier one after the other.
 fn end_max() -> [Duration; 2] {
     let seconds = if harness::in_machine() { [5, 30] } else { [1, 1] };
     seconds.map(Duration::from_secs)
@@ -50,11 +50,11 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// A mount that could not be unmounted, and who was the reason.
+/// A refused mount and its holder.
 struct Turn {
     scratch: Scratch,
     holder: Expected,
-    /// Until all had looked.
+    /// Time until all ebusies had looked.
     took: Duration,
 }
 
@@ -82,7 +82,7 @@ impl Turn {
         })
     }
 
-    /// Why what is reported of it is not right.
+    /// The reason if the report about it is wrong.
     fn problem(&self, incidents: &[Incident]) -> Option<String> {
         let path = self.scratch.path();
         let is_its = |incident: &&Incident| Path::new(&incident.target.path) == path;
@@ -107,7 +107,7 @@ impl Turn {
         if !processes.any(|process| process.pid == holder) {
             return Some(format!("{holder} is not named: {incident:#?}"));
         }
-        // What was lost meanwhile is counted, and only then all that is exact may not be.
+        // Losses are counted, and only after a loss the books need not be exact.
         let mut expectation = Expectation::released(&self.scratch, vec![self.holder.clone()]);
         expectation.lost_events = incident.lost_events;
         let error = expectation.check(incident).err()?;
@@ -119,13 +119,13 @@ impl Turn {
     }
 }
 
-/// Some refusals in the presence of an adversary, and what it did meanwhile.
+/// Refusals in the presence of an adversary, and its actions meanwhile.
 struct Played {
     turns: Vec<Turn>,
     finished: Vec<Finished>,
 }
 
-/// Runs it while refusals are played; ends these ebusies in the midst of it.
+/// Runs it beside refusals; ends these ebusies while it is still active.
 fn play(parent: &Path, runs: Vec<Running>) -> Result<Played> {
     let settings = Settings::of_environment()?;
     println!("\n{settings:?}");
@@ -179,7 +179,7 @@ fn logs(runs: &[Running]) -> String {
     logs.join("\n")
 }
 
-/// It did what it is there for: calls that fail, and more than half of all that it knows.
+/// Asserts that it was active: calls that fail, and more than half of its actions.
 fn is_at_work(counts: &BTreeMap<String, [u64; 2]>) -> Result<()> {
     let does = |what: &str| counts.get(what).is_some_and(|[done, _]| *done > 0);
     let kinds = counts.keys().filter(|what| does(what)).count();
@@ -220,7 +220,7 @@ fn directory(what: &str) -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix(&prefix).tempdir()?)
 }
 
-/// With what it says of the adversary's own mounts.
+/// Includes its reports about the adversary's own mounts.
 fn watch() -> Result<Verdict> {
     let (parent, out) = (directory("watched")?, directory("out")?);
     let file = out.path().join("incidents.jsonl");
@@ -257,7 +257,7 @@ fn watch() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// With what is in the capture afterwards.
+/// Includes the contents of the capture afterwards.
 fn record() -> Result<Verdict> {
     let (parent, out) = (directory("recorded")?, directory("capture")?);
     let folder = out.path().join("capture");

@@ -1,4 +1,4 @@
-//! Every advice is followed: hold, be refused, run exactly the command of the advice, and unmount.
+//! The tests follow every advice: hold, be refused, run exactly the command of the advice, and unmount.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use rustix::{
     },
 };
 
-/// What is the whole system's: these run in a machine with the tools that the advice names.
+/// Kinds that affect the whole system: these run in a machine with the tools that the advice names.
 const SYSTEM: [&str; 5] = ["acct", "nfs_export", "scm_cycle", "swap", "swap_device"];
 
 pub(crate) fn main() -> ExitCode {
@@ -76,12 +76,12 @@ fn run(fix: &Fix) -> Result<()> {
     let finished = pause::until(PATIENCE / 4, || {
         let finished =
             ebusy::run(Command::new("sh").arg("-c").arg(command)).with_context(|| command.to_owned())?;
-        // Whoever was told to end takes a moment.
+        // A process takes a moment to end.
         let busy = finished.stderr.contains("target is busy");
         Ok((!busy).then_some(finished))
     })
     .with_context(|| format!("{command}: the target stays busy"))?;
-    // A tool that this machine has not is no fault of the advice.
+    // A tool that this machine lacks is no fault of the advice.
     if finished.status.code() == Some(127) {
         let skip = format!("no tool here for: {command}");
         return Err(Skip { skip }.into());
@@ -90,7 +90,7 @@ fn run(fix: &Fix) -> Result<()> {
     Ok(())
 }
 
-/// A pseudo file system at its usual place, in the tests' own mount namespace, where the machine has it not.
+/// A pseudo file system at its usual place, in the tests' own mount namespace, if the machine lacks it.
 struct AtUsualPlace(&'static str);
 
 impl AtUsualPlace {
@@ -121,7 +121,7 @@ impl Drop for AtUsualPlace {
     }
 }
 
-/// What the holder had takes the kernel a while to drop, after it has been told to end.
+/// The kernel takes a while to drop the references of a holder that was killed.
 fn unmounts(scratch: &Scratch) -> Result<()> {
     pause::until(PATIENCE, || Ok(scratch.umount()?.then_some(()))).with_context(|| {
         format!(
@@ -131,7 +131,7 @@ fn unmounts(scratch: &Scratch) -> Result<()> {
     })
 }
 
-/// The advices that are one after the other ("... and ..."), until the first that is an alternative.
+/// The advices that belong together ("... and ..."), until the first alternative.
 fn all_of(who: &Who) -> Vec<&Fix> {
     let first = who.fixes.iter().take(1);
     let others = who.fixes.iter().skip(1);
@@ -150,9 +150,9 @@ fn follow_first(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     let mut holding = Some(holding);
     for fix in all_of(&who) {
         match fix.action.as_str() {
-            // Its worker waits for a FUSE server, which here is a child that ends with it: killed, it would wait for its
-            // worker, the worker for the server, and the server for it. Or a worker waits for the server of the mount, which
-            // answers when the holder lets go. The other half of the advice it is.
+            // Its worker waits for a FUSE server, which here is a child that ends with it: killed, it would wait for
+            // its worker, the worker for the server, and the server for it. Or a worker waits for the server of the
+            // mount, which answers when the holder releases it. So take the other half of the advice.
             "command" if ["aio_sync", "uring_teardown"].contains(&row.name) => {
                 let gentle = ["end its AIO requests", "finish what it is waiting for"];
                 ensure!(gentle.iter().any(|words| fix.text.contains(words)), "{fix:?}");
@@ -164,7 +164,7 @@ fn follow_first(row: &Row, file_system: FileSystem) -> Result<Verdict> {
             _ => return Ok(Verdict::Skipped(format!("no command: {}", fix.text))),
         }
     }
-    // Stopped, traced, or an init: only then is there need of more.
+    // Stopped, traced, or an init: only these need more.
     let stubborn = ["fd_stopped", "fd_traced", "fd_pid_namespace"].contains(&row.name);
     if stubborn && !scratch.umount()? {
         let force = who.fixes.iter().find(|fix| fix.action == "force");
@@ -246,7 +246,7 @@ fn distroless() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// All of them have to let go.
+/// All of them must release it.
 fn several() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Overlay)?;
     let holders = [
@@ -256,7 +256,7 @@ fn several() -> Result<Verdict> {
         Holding::start("hold-mmap", Namespace::Slave, &[scratch.join("second")])?,
     ];
     ensure!(!scratch.umount()?, "the umount was not refused");
-    // With a mount on top, the kernel looks at no copies: those are told after it has gone.
+    // With a mount on top, the kernel looks at no copies: ebusy reports those after it has gone.
     for _ in 0..3 {
         let who = answer(&scratch)?;
         for fix in all_of(&who) {

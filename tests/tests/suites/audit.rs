@@ -1,4 +1,4 @@
-//! `ebusy audit` finds what was planted, says what mends it, and finds nothing once that was done.
+//! `ebusy audit` finds the planted problems, prints the fixes, and finds nothing once those were applied.
 
 use std::{
     fs::{self, File},
@@ -71,7 +71,7 @@ fn ours(scratch: &Scratch) -> Ours {
     }
 }
 
-/// Does what an advice says; a machine may have neither `sh` nor `nsenter`.
+/// Follows an advice; a machine may have neither `sh` nor `nsenter`.
 fn follow(fixes: &[Fix], word: &str) -> Result<()> {
     let line = command_in(fixes, word)?;
     let status = pasted(line).status();
@@ -88,7 +88,7 @@ fn follow(fixes: &[Fix], word: &str) -> Result<()> {
     Ok(())
 }
 
-/// A tmpfs at a path below the directory of a scratch, as a runtime would have it; it goes with this value.
+/// A tmpfs at a path below the directory of a scratch, as a runtime would have it; dropping this value removes it.
 struct Planted(PathBuf);
 
 impl Planted {
@@ -168,7 +168,7 @@ fn open_file_on_a_slave_copy() -> Result<Verdict> {
     );
     ensure!(audit.can_pin[0].in_use == 1, "{audit:#?}");
     ensure!(!scratch.umount()?, "not busy");
-    // What it advises: have the file closed.
+    // Follow its advice: close the file.
     follow(&now.fixes, "kill")?;
     drop(holding);
     Audit::of(&ours(&scratch), &[scratch.path()])?.expect(Found::default())?;
@@ -320,7 +320,7 @@ fn network_namespace() -> Result<Verdict> {
     bound.recv()?.context("bind a network namespace")?;
     let (holding, _directory) = elsewhere(Namespace::Private)?;
     let audit = Audit::of(&ours(&scratch), &[])?;
-    // A thread is in it: it is somebody's.
+    // A thread is in it: it has a user.
     audit.expect(Found {
         can_leak: 1,
         ..Found::default()
@@ -356,7 +356,7 @@ fn network_namespace() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Whether nobody else has a block device.
+/// True if nobody else has the block device open.
 fn is_free(device: &str) -> Result<bool> {
     match rustix::fs::open(
         device,
@@ -382,7 +382,7 @@ fn device_stays_busy() -> Result<Verdict> {
     ensure!(!is_free(scratch.source())?, "the device is free");
     follow(&audit.can_leak[0].fixes, "nsenter")?;
     Audit::of(&ours(&scratch), &[scratch.path()])?.expect(Found::default())?;
-    // A loop device lets go of its file when nobody has it any more.
+    // A loop device releases its file once nobody has it open.
     let backing = Path::new("/sys/block")
         .join(scratch.source().trim_start_matches("/dev/"))
         .join("loop/backing_file");
@@ -413,7 +413,7 @@ fn stale_namespace() -> Result<Verdict> {
         holder.kind == "fd" && holder.through == "private_copy",
         "{holder:#?}"
     );
-    // The file is open: the copy is only taken away, and lives on until it is closed.
+    // The file is open: the copy is only detached, and lives on until the file is closed.
     follow(&group.fixes, "nsenter")?;
     let gone = Ours {
         detached: vec![stale.claimed.ready.mount_id],

@@ -1,4 +1,4 @@
-//! The command line: exit statuses, signals, commands that fail, and what a user without privilege is told.
+//! The command line: exit statuses, signals, commands that fail, and messages for a user without privilege.
 
 use std::{
     ffi::OsStr,
@@ -49,7 +49,7 @@ fn run<A: AsRef<OsStr>>(arguments: &[A]) -> Result<Finished> {
     ebusy::run(Command::new(ebusy::binary()?).args(arguments))
 }
 
-/// It says something, and not that nothing was found, nor that something was.
+/// It prints an error, and claims neither that it found something nor that it did not.
 fn is_error(finished: &Finished, code: i32, says: &str) -> Result<()> {
     finished.expect_code(code)?;
     ensure!(
@@ -128,7 +128,7 @@ fn status_of_the_command() -> Result<Verdict> {
     for status in [0, 1, 7] {
         let finished = run(&["watch", "--", "sh", "-c", &format!("exit {status}")])?;
         finished.expect_code(status)?;
-        // Without an EBUSY it says what it saw.
+        // Without an EBUSY it summarises what it saw.
         ensure!(!finished.stderr.is_empty(), "it says nothing");
     }
     Ok(Verdict::Passed)
@@ -209,7 +209,7 @@ fn refused_to_a_descendant() -> Result<Verdict> {
         [&scratch, &other].map(|scratch| Holding::start("hold-cwd", Namespace::Same, &[scratch.join("dir")]));
     let [holding, other_holding] = holdings;
     let (holding, other_holding) = (holding?, other_holding?);
-    // The shell's child is the caller; what we are refused ourselves meanwhile is not shown.
+    // The shell's child is the caller; our own refusals meanwhile are not shown.
     let script = "\"$1\" \"$2\" 2 50; sleep 1; :";
     let umounter = program("umounter")?;
     let attempts = thread::spawn(move || {

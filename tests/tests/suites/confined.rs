@@ -1,4 +1,4 @@
-//! What ebusy gives up once it has started, as the kernel tells it of each thread; and that its command keeps all.
+//! After its start every thread of ebusy has dropped its rights, as /proc shows; its command keeps all.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use ebusy_tests::{
 };
 use rustix::{pipe::fcntl_setpipe_size, process::Signal};
 
-/// Bits of capabilities that a run keeps that looks at this kernel (docs/security.md).
+/// Bits of the capabilities that a run on this kernel keeps (docs/security.md).
 const KEPT: u64 = bit(1) | bit(2) | bit(19) | bit(21) | bit(34) | bit(38) | bit(39);
 /// `CAP_DAC_OVERRIDE` and `CAP_FOWNER`.
 const OF_OTHERS: u64 = bit(1) | bit(3);
@@ -54,7 +54,7 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// What the kernel says of a thread.
+/// The kernel's view of a thread.
 #[derive(Debug, PartialEq, Eq)]
 struct Status {
     name: String,
@@ -100,7 +100,7 @@ fn threads(pid: u32) -> Result<BTreeMap<String, Status>> {
     Ok(found)
 }
 
-/// All of them are, and those beside the main one that need no capabilities have none.
+/// Asserts that all threads are confined, and that the other threads which need no capabilities have none.
 fn confined(running: &Running, expected: &[&str]) -> Result<()> {
     // A thread takes its name once it runs.
     let found = pause::until(PATIENCE, || {

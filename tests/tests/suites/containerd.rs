@@ -1,4 +1,4 @@
-//! The case that ebusy was made for: containerd cannot delete a task, because another container's namespace has a
+//! The case for which ebusy was written: containerd cannot delete a task, because another container's namespace has a
 //! slave copy of its root file system, in which a file is open.
 
 use std::{
@@ -81,7 +81,7 @@ impl Stuck {
     }
 }
 
-/// The ground of the other test, without ebusy.
+/// Checks the scene of the other test without ebusy.
 fn holders_make_the_delete_fail() -> Result<Verdict> {
     if let Some(reason) = missing() {
         return Ok(Verdict::Skipped(reason));
@@ -121,7 +121,7 @@ fn explains_a_failed_delete() -> Result<Verdict> {
     let stuck = Stuck::new()?;
     let mount_id = namespace::mount_id(&stuck.container.rootfs)?;
     stuck.delete_fails()?;
-    // What is wrong with an answer is told in the end, after what is more important.
+    // Errors in an answer are reported last, after more important ones.
     let answers = [
         ID.to_owned(),
         ID[..12].to_owned(),
@@ -139,7 +139,7 @@ fn explains_a_failed_delete() -> Result<Verdict> {
         bystander: &bystander,
     };
 
-    // Mended, the delete succeeds at its first try: ebusy still watches, and holds nothing.
+    // After the fix the delete succeeds at its first try: ebusy still watches, and holds nothing.
     stuck.holder.release()?;
     let began = Instant::now();
     stuck
@@ -167,7 +167,7 @@ fn explains_a_failed_delete() -> Result<Verdict> {
 /// Between the deletes that fail.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// It is told since when it is stuck by what the first delete left behind, and when who deletes comes back.
+/// ebusy reports since when it is stuck, from traces of the first delete, and when containerd will try again.
 fn since_when_and_when_again() -> Result<Verdict> {
     if let Some(reason) = missing() {
         return Ok(Verdict::Skipped(reason));
@@ -184,10 +184,10 @@ fn since_when_and_when_again() -> Result<Verdict> {
     pause::takes(PAUSE, "who deletes comes back after that");
     stuck.delete_fails()?;
     let (_, after) = who(ID)?;
-    // Who comes later finds it.
+    // A later `who` finds it.
     let late = Watch::start(&[] as &[OsString])?;
     let (_, said) = late.finish()?;
-    // A log knows of what was before.
+    // A log has earlier refusals.
     let target = stuck.container.rootfs.display();
     let line = |time: &str| {
         format!(
@@ -242,7 +242,7 @@ fn since_when_and_when_again() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What is the case.
+/// Expected facts.
 struct Truth<'a> {
     container: &'a Container,
     mount_id: u32,

@@ -1,4 +1,4 @@
-//! Mounts that an umount with `MNT_DETACH` took away are followed to their last reference.
+//! ebusy follows mounts that an umount with `MNT_DETACH` removed to their last reference.
 
 use std::{fs, process::ExitCode, time::Duration};
 
@@ -34,14 +34,14 @@ fn watch(scratch: &Scratch) -> Result<Watch> {
     Watch::start(&arguments.collect::<Vec<_>>())
 }
 
-/// Waits until it was looked what keeps detached mounts, so often.
+/// Waits until ebusy has looked this often for holders of detached mounts.
 fn looked(watch: &Watch, times: usize) -> Result<()> {
     let looks = || watch.log().matches("detached mounts: looking took").count();
     pause::until(PATIENCE, || Ok((looks() >= times).then_some(())))
         .with_context(|| format!("{} looks\n{}", looks(), watch.log()))
 }
 
-/// Waits until those that live on are told.
+/// Waits until ebusy reports those that live on.
 fn told() -> Result<()> {
     harness::settle()?;
     pause::takes(
@@ -56,7 +56,7 @@ fn detach(scratch: &Scratch) -> Result<()> {
     Ok(())
 }
 
-/// The only incident, which is of a mount that was detached by this process.
+/// The only incident: of a mount that this process detached.
 fn only(scratch: &Scratch, (incidents, log): (Vec<Incident>, String), outcome: &str) -> Result<Incident> {
     let incidents = below(scratch.directory(), incidents);
     ensure!(incidents.len() == 1, "{incidents:#?}");
@@ -102,7 +102,7 @@ fn followed_to_the_last() -> Result<Verdict> {
     detach(&scratch)?;
     looked(&watch, 1)?;
     file.release()?;
-    // Its count is another one.
+    // It has another count.
     looked(&watch, 2)?;
     told()?;
     directory.release()?;
@@ -156,7 +156,7 @@ fn still_in_use_at_the_end() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What is mounted below goes as well, each by itself: only the one that somebody uses lives on.
+/// Mounts below it go as well, each by itself: only the used one lives on.
 fn what_was_below() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let below = scratch.join("dir").join("volume");
@@ -182,7 +182,7 @@ fn what_was_below() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The copy in a slave namespace goes with the umount, and is what is in use.
+/// The copy in a slave namespace goes with the umount, and is the one in use.
 fn copy_by_propagation() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = watch(&scratch)?;

@@ -158,7 +158,7 @@ fn loop_free_at_once() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The umount has worked, but a private copy keeps the file system, and with it the device.
+/// The umount succeeded, but a private copy keeps the file system, and with it the device.
 fn loop_in_a_private_copy() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Ext2)?;
     let name = scratch.source().to_owned();

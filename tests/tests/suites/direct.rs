@@ -1,6 +1,6 @@
-//! Direct I/O under way, of a file whose descriptor is closed: the request is known to the block device alone. It is
-//! counted, and nobody is accused; where the ledger is, the file and who opened it are known. A ring that is polled
-//! knows its requests: whoever has it is named.
+//! Direct I/O under way, to a file whose descriptor is closed: only the block device knows the request. ebusy counts
+//! it, and blames nobody; where the ledger is, it knows the file and its opener. A polled ring knows its requests, so
+//! its owner is named.
 
 use std::{
     fs::{File, OpenOptions},
@@ -37,12 +37,12 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// A block, and where it begins: both are multiples of what any device wants.
+/// Size and offset of a block: multiples of every device's block size.
 const BLOCK: usize = 4096;
 /// How long the device takes for it.
 const BLOCK_TIME: Duration = Duration::from_secs(6);
 
-/// Whether it could be unmounted.
+/// The umount succeeded.
 fn umount(path: &Path) -> Result<bool> {
     match unmount(path, UnmountFlags::empty()) {
         Ok(()) => Ok(true),
@@ -71,7 +71,7 @@ fn aio(file: &File) -> Result<Option<Kept>> {
     Ok(Some(Box::new(context)))
 }
 
-/// The same by an io_uring.
+/// Begins to write by an io_uring.
 fn uring(file: &File) -> Result<Option<Kept>> {
     let Some(ring) = Ring::new()? else {
         return Ok(None);
@@ -119,7 +119,7 @@ fn under_way(begin: fn(&File) -> Result<Option<Kept>>) -> Result<Verdict> {
         ));
     };
     drop(file);
-    // What a worker was given to do it has handed to the device by then.
+    // By then the worker has handed the request to the device.
     pause::kernel_works();
     ensure!(!umount(&target.path)?, "the umount was not refused");
     harness::settle()?;
@@ -174,7 +174,7 @@ fn polled() -> Result<Verdict> {
     ensure!(!target.umount()?, "the umount was not refused");
     harness::settle()?;
     let fd = ring.fd();
-    // What the end of the ring keeps for a moment is none of this.
+    // References that the end of the ring keeps for a moment do not matter here.
     let incident = watch.finish_with_one()?;
     drop(ring);
     until(|| target.umount(), "busy after the ring was closed")?;

@@ -1,4 +1,4 @@
-//! Programs that go into the mount namespace of a container and open files there: the incident tells their way in.
+//! Programs that enter the mount namespace of a container and open files there: the incident shows how they entered.
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -119,7 +119,7 @@ fn entering(way: &str) -> Result<Verdict> {
         ensure!(
             entered.operation == "setns"
                 && whose == Some(ID)
-                // Where the kernel does not say it, nothing is made up.
+                // If the kernel does not show it, ebusy does not guess.
                 && entered.from.is_none_or(|from| from == own)
                 && entered.time <= holder.opened,
             "{holder:#?}"

@@ -76,7 +76,7 @@ fn no_type_information() -> Result<Verdict> {
             finished.stderr
         );
     }
-    // The doctor runs all the same, and says what mends it.
+    // The doctor still runs, and prints the fix.
     let finished = ebusy::run(&mut ebusy::command("doctor")?)?;
     let text = String::from_utf8_lossy(&finished.stdout).into_owned();
     ensure!(finished.status.code().is_some_and(|code| code != 0), "{text}");

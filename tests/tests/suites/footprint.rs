@@ -1,5 +1,5 @@
-//! ebusy never holds what it watches: while every verb runs, all its processes are looked at from outside, and
-//! everything that it watches can be unmounted on the first try. A verb that no case runs makes the test fail.
+//! ebusy never holds a mount that it watches: while every verb runs, an observer checks all its processes from outside,
+//! and every watched mount can be unmounted on the first try. A verb that no case runs makes the test fail.
 
 use std::{
     collections::BTreeSet,
@@ -33,11 +33,11 @@ use ebusy_tests::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// How a verb is run: `VERBS` has all that there are.
+/// How to run a verb: `VERBS` has all verbs.
 enum How {
     /// To its end, with each of these arguments, and with that to read.
     ToItsEnd(fn(&Stage) -> Result<Vec<Run>>),
-    /// Until it is told to end; the folder is for what it writes, in which so many refusals are found.
+    /// Until it is interrupted; it writes to the folder, which must then have this many refusals.
     ForLong {
         arguments: fn(&Path) -> Vec<OsString>,
         refusals: fn(&Path) -> Result<usize>,
@@ -52,7 +52,7 @@ struct Run {
 }
 
 impl Run {
-    /// Whether it asks about that mount.
+    /// True if it asks about that mount.
     fn names(&self, mount: &Path) -> bool {
         let input = self.input.as_ref().and_then(|path| fs::read_to_string(path).ok());
         let in_input = input.is_some_and(|text| text.contains(&*mount.to_string_lossy()));
@@ -177,7 +177,7 @@ pub(crate) fn main() -> ExitCode {
     harness::main(tests)
 }
 
-/// What `ebusy --help` names, and nothing else.
+/// The verbs in `ebusy --help`, and no others.
 fn every_verb_is_here() -> Result<Verdict> {
     let help = ebusy::run(std::process::Command::new(ebusy::binary()?).arg("--help"))?;
     let help = String::from_utf8(help.stdout)?;
@@ -185,7 +185,7 @@ fn every_verb_is_here() -> Result<Verdict> {
     let named: BTreeSet<&str> = commands
         .lines()
         .take_while(|line| !line.is_empty())
-        // What an entry says may go on in lines that begin further right.
+        // The text of an entry may continue in lines that are indented further.
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
         .filter_map(|line| line.split(' ').next())
         .filter(|verb| *verb != "help")
@@ -195,7 +195,7 @@ fn every_verb_is_here() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What is not needed once the programs are loaded is given up by every thread, but not by the command that is run.
+/// Once the programs are loaded, every thread drops unneeded capabilities, but the command keeps them.
 fn capabilities_that_are_kept() -> Result<Verdict> {
     // capabilities(7): dac_override, dac_read_search, kill, sys_ptrace, sys_admin, sys_resource, syslog, perfmon, bpf.
     let kept = [1, 2, 5, 19, 21, 24, 34, 38, 39].map(|bit| 1 << bit);
@@ -355,7 +355,7 @@ fn to_its_end(verb: &str, runs: fn(&Stage) -> Result<Vec<Run>>) -> Result<Verdic
             let status = running.wait()?;
             looks += observer.finish()?;
             let finished = running.finished(status)?;
-            // Whatever is asked about is there and is used: but something may be out of this kernel's reach, and a path
+            // Every target is there and in use: but ebusy may be unable to see a holder on this kernel, and a path
             // below the many has no mount now.
             let codes = if run.names(&stage.changing()) {
                 0..=2
@@ -463,7 +463,7 @@ fn for_long(
     Ok(Verdict::Passed)
 }
 
-/// Each is used through itself and through a private copy.
+/// Each is in use itself and through a private copy.
 fn used(scratches: &[Scratch]) -> Result<Vec<Holding>> {
     let mut holdings = Vec::new();
     for scratch in scratches {

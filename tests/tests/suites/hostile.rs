@@ -40,7 +40,7 @@ use tempfile::TempDir;
 /// The longest path that a system call takes.
 const PATH_MAX: usize = 4095;
 
-/// What a terminal must never be sent: it sets the window's title, rings, turns the direction of text and starts a
+/// Text that must never reach a terminal: it sets the window's title, rings, turns the direction of text and starts a
 /// line that looks like one of ebusy's own.
 const EVIL: &str = "\u{1b}]0;owned\u{7}\u{202e}\u{200b}\nHOLDER nobody";
 
@@ -79,7 +79,7 @@ impl Stage {
         Scratch::within(self.0.path(), name, file_system)
     }
 
-    /// Holds a file, is refused once, lets go; ebusy says what the holder claims.
+    /// Holds a file, is refused once, and releases it; ebusy's report matches the holder's claim.
     fn explains(&self, scratch: &Scratch, name: &str, path: PathBuf) -> Result<Verdict> {
         // The name of the mount may have characters that a glob gives a meaning.
         let watch = Watch::targets(&[self.0.path().join("*/*")])?;
@@ -129,7 +129,7 @@ fn mount_point_that_is_not_utf8() -> Result<Verdict> {
     stage.explains(&scratch, "hold-fd", path)
 }
 
-/// The command name is what the file was called, cut to 15 bytes.
+/// The command name is the file's name, cut to 15 bytes.
 fn program_with_escapes() -> Result<Verdict> {
     let stage = Stage::new()?;
     let scratch = stage.scratch(OsStr::new("target"), FileSystem::Tmpfs)?;
@@ -162,8 +162,8 @@ fn longest(root: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Directories can be made deeper than any path can say: each of many files there has a name that is as long as a path
-/// can be, and what it costs does not follow the depth times their number.
+/// Directories can be made deeper than any path can say: each of many files there has a path of the greatest length,
+/// and the cost does not grow with the depth times their number.
 fn deeper_than_any_path() -> Result<Verdict> {
     const DEPTH: usize = 4000;
     const FILES: usize = 900;
@@ -237,7 +237,7 @@ fn terminal_is_not_fooled() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What `flicker` says in the end.
+/// The final line of `flicker`.
 #[derive(Debug, Deserialize)]
 struct Flickered {
     pids: Vec<u32>,
@@ -344,7 +344,8 @@ fn who_on_holders_that_come_and_go() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Of two mounts on one mount point, umount takes the upper: a holder of the lower is innocent until it is its turn.
+/// If two mounts are on one mount point, umount takes the upper: a holder of the lower one is innocent until its mount
+/// is the upper one.
 fn overmounted_target() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let below = Holding::start("hold-fd", Namespace::Same, &[scratch.join("file")])?;
@@ -388,7 +389,7 @@ fn overmounted_target() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What was mounted on top of a mount that ebusy knows is meant by their path, although ebusy has not looked since.
+/// The path means a new mount on top of a known one, although ebusy has not looked since.
 fn overmounted_a_moment_ago() -> Result<Verdict> {
     const TURNS: usize = 10;
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
@@ -461,7 +462,7 @@ fn one_of_100_000_descriptors() -> Result<Verdict> {
     stage.explains(&scratch, "hold-fd-crowd", path)
 }
 
-/// A FUSE whose server is stopped: whoever walks onto it does not come back.
+/// A FUSE whose server is stopped: a process that walks onto it does not come back.
 struct Deaf {
     directory: TempDir,
     holding: Option<Holding>,
@@ -483,7 +484,7 @@ impl Deaf {
         self.directory.path()
     }
 
-    /// Who holds it, and by what: the server, and who is stuck.
+    /// The holders and their kinds: the server, and the stuck process.
     fn held(&self) -> Result<Vec<(u32, String)>> {
         let holding = self.holding.as_ref().context("it is mounted")?;
         let claims = holding.claimed.ready.claims.iter();
@@ -501,7 +502,7 @@ impl Drop for Deaf {
     }
 }
 
-/// The same of what ebusy found.
+/// The holders that ebusy found, in the same form.
 fn found(holders: &[Holder]) -> Vec<(u32, String)> {
     let mut found: Vec<_> = holders
         .iter()
@@ -511,7 +512,7 @@ fn found(holders: &[Holder]) -> Vec<(u32, String)> {
     found
 }
 
-/// Every verb that looks at mounts says what there is to say of this one, and of another.
+/// Every verb that looks at mounts reports this one correctly, and another one.
 fn file_system_that_does_not_answer() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Overlay)?;
     let deaf = Deaf::new()?;

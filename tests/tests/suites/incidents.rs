@@ -1,4 +1,4 @@
-//! What makes one incident of many attempts: bursts, callers, holders that change, copies.
+//! Many attempts in one incident: bursts, callers, holders that change, copies.
 
 use std::{
     ffi::OsStr,
@@ -114,8 +114,8 @@ fn umount_on_behalf_of_a_script() -> Result<Verdict> {
     for then in ["sleep 1", "exit 0"] {
         let scratch = Scratch::new(FileSystem::Tmpfs)?;
         let script = format!("#!/bin/sh\nsh -c 'umount \"$1\"; exit $?' sh \"$1\"\n{then}\n");
-        // Another process writes it: what this one has open is for a moment open in every child that it starts, and a
-        // file that somebody may write cannot be executed.
+        // Another process writes it: for a moment every child has this process's open files, and a file that is open
+        // for writing cannot be executed.
         let write = r#"printf %s "$2" >"$1" && chmod 700 "$1""#;
         let written = Command::new("sh")
             .args(["-c", write, "sh"])
@@ -181,7 +181,8 @@ fn holder_changes_between_attempts() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A shell opens a file and executes another program later: what is told is what it is when it blocks the last time.
+/// A shell opens a file and executes another program later: ebusy reports the program that it runs when it blocks the
+/// last time.
 fn holder_becomes_another_program() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let watch = Watch::start(&["--cmdline".into(), "--target".into(), scratch.path().into()])?;
@@ -240,7 +241,7 @@ fn remaining_of_two_copies() -> Result<Verdict> {
     ];
     refused(&scratch, 1)?;
     let [first, second] = &holdings;
-    // Which of the copies the kernel met first is its own affair; it counted that one only.
+    // The kernel may meet any of the copies first; it counted only that one.
     let orders = [(first, second), (second, first)].map(|(counted, left)| {
         Expectation::released(
             &scratch,

@@ -1,4 +1,5 @@
-//! The command of `watch -- CMD` sees what it would see without ebusy: what it inherits is compared one by one.
+//! The command of `watch -- CMD` sees the environment that it would see without ebusy: the test compares every
+//! inherited property.
 
 use std::{
     collections::BTreeMap,
@@ -66,7 +67,7 @@ fn wait(command: &mut Command, what: &str) -> Result<u32> {
     Ok(pid)
 }
 
-/// Something unusual of all that can be.
+/// An unusual value for every property.
 fn unusual() -> io::Result<()> {
     let check = |result: libc::c_int| {
         if result < 0 {
@@ -165,7 +166,7 @@ fn all_that_is_inherited() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Of what the standard library of Rust changes: what a shell sees.
+/// Properties that Rust's standard library changes, as a shell sees them.
 fn signals_and_descriptors() -> Result<Verdict> {
     let folder = tempfile::tempdir()?;
     let file = File::create(folder.path().join("file"))?;
@@ -285,7 +286,7 @@ fn it_alone_holds_what_it_inherits() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Where ebusy ends with its parent, its command does.
+/// If ebusy ends with its parent, so does its command.
 fn it_ends_with_its_parent() -> Result<Verdict> {
     let folder = tempfile::tempdir()?;
     let output = folder.path().join("out");

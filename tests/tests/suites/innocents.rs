@@ -1,5 +1,5 @@
-//! The innocent: what looks like a use of the mount and does not make its umount fail. Each stands beside one real
-//! holder. ebusy accuses that one only, and the umount succeeds once it has let go, with the innocent still there.
+//! Innocents look like users of the mount but do not make its umount fail. Each stands beside one real holder. ebusy
+//! blames only the holder, and the umount succeeds once that has released it, with the innocent still there.
 
 use std::{
     any::Any,
@@ -39,7 +39,7 @@ use tempfile::TempDir;
 
 use FileSystem::{Overlay, Tmpfs};
 
-/// Somebody who does not block.
+/// A process that does not block.
 struct Case {
     name: &'static str,
     file_systems: &'static [FileSystem],
@@ -201,11 +201,11 @@ pub(crate) fn main() -> ExitCode {
     status
 }
 
-/// What is there without blocking, and who is to be shown beside the holders.
+/// Objects that do not block, and the bystanders that ebusy must show beside the holders.
 struct Innocent {
     keep: Box<dyn Any + Send>,
     bystanders: Vec<Expected>,
-    /// Bystanders that this process is to be named for, at the least.
+    /// Minimum number of bystander entries of this process.
     own: Option<usize>,
 }
 
@@ -254,7 +254,7 @@ impl Innocent {
 struct Shared {
     watch: Watch,
     parent: TempDir,
-    /// Incidents that there are to be.
+    /// Expected incidents.
     incidents: usize,
 }
 
@@ -302,7 +302,7 @@ fn is_not_accused(case: &Case, file_system: FileSystem) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Nothing was told but what was to be.
+/// Asserts that ebusy reported exactly the expected incidents.
 fn nothing_else() -> Result<Verdict> {
     let Some(shared) = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         return Ok(Verdict::Passed);
@@ -379,7 +379,7 @@ fn second_mount(scratch: &Scratch) -> Result<Innocent> {
     })
 }
 
-/// A mapping that goes with the case, on whatever thread.
+/// A mapping that is dropped with the case, on any thread.
 struct Sendable(#[expect(dead_code, reason = "it is there to be dropped")] Mapping);
 
 // SAFETY: the address is that of the process, not of a thread.
@@ -391,7 +391,7 @@ fn fanotify(path: &Path, scope: u32) -> Result<Innocent> {
     Ok(Innocent::nothing(group.context("no fanotify")?))
 }
 
-/// A rule on a directory of the mount, in a set that nobody is restricted by.
+/// A rule on a directory of the mount, in a set that restricts nobody.
 fn landlock(scratch: &Scratch) -> Result<Innocent> {
     let directory = open(scratch.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let Some(rules) = landlock::rules_on(directory.as_fd()).context("landlock")? else {

@@ -1,4 +1,4 @@
-//! Files with names that somebody acts on, and files and mounts that look like those of runtimes.
+//! Files with names that a terminal or shell acts on, and files and mounts that look like those of runtimes.
 
 use std::{
     fs::{self, File},
@@ -23,7 +23,7 @@ fn id(worker: &mut Worker) -> String {
     format!("{:064x}", 0xabcd + worker.noise.below(6))
 }
 
-/// Where a runtime would have the root file system of a container, and the files about it.
+/// Paths where a runtime would have the root file system of a container, and its files.
 fn place(worker: &mut Worker, base: &Path) -> (PathBuf, Vec<PathBuf>) {
     let id = id(worker);
     match worker.noise.below(4) {
@@ -63,7 +63,7 @@ fn place(worker: &mut Worker, base: &Path) -> (PathBuf, Vec<PathBuf>) {
     }
 }
 
-/// Makes whoever opens a file wait, read without end, or look elsewhere.
+/// A file that makes its opener wait, read without end, or follow a link.
 fn trap(worker: &mut Worker, path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;

@@ -1,15 +1,18 @@
-//! Somebody without privilege who does whatever may disturb ebusy, at random: `adversary SEED RATE DIRECTORY [CGROUP]`.
+//! A user without privilege who does anything that may disturb ebusy, at random: `adversary SEED RATE DIRECTORY
+//! [CGROUP]`.
 //!
-//! As uid 65534 in namespaces of its own, some processes mount, unmount, pivot, detach, rename, fork, send descriptors, set
-//! up rings, make files and mounts that look like those of runtimes, serve file systems that do not answer, and call umount2
-//! with whatever is no path. They make files in `DIRECTORY`, where everybody may write, and cgroups below `CGROUP`.
+//! As uid 65534 in namespaces of its own, some processes mount, unmount, pivot, detach, rename, fork, send descriptors,
+//! set up rings, make files and mounts that look like those of runtimes, serve file systems that do not answer, and
+//! call umount2 with invalid paths. They make files in `DIRECTORY`, where everybody may write, and cgroups below
+//! `CGROUP`.
 //!
-//! `RATE` is how many calls that ebusy hears of they make in a second, all of them together, on average: they come in bursts.
-//! 0 is as many as there can be. What each has at a time is bounded: [`KEPT_MAX`], file systems of [`SIZE`],
+//! `RATE` is the average number of calls per second that ebusy sees from all of them together: they come in bursts. 0
+//! is as many as possible. Everything that a process has at a time is bounded: [`KEPT_MAX`], file systems of [`SIZE`],
 //! [`PROCESSES_MAX`].
 //!
-//! It prints `ready`, or why it cannot be, ends with its input, when everything that it made goes with its namespaces, and
-//! prints how often it did what: `{"mount":[done,failed],..}`; of `calls that fail`, how many did.
+//! It prints `ready`, or why it cannot run, and ends with its input; then everything that it made disappears with its
+//! namespaces, and it prints the number of its actions: `{"mount":[done,failed],..}`; for `calls that fail`, how many
+//! failed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -42,21 +45,21 @@ mod mounts;
 mod processes;
 mod waits;
 
-/// Who it is outside of its namespaces.
+/// Its uid outside of its namespaces.
 const NOBODY: u32 = 65534;
 /// Processes that act.
 const WORKERS: u64 = 5;
-/// Mounts, files and processes that one of them has for a while.
+/// Mounts, files and processes that one process keeps for a while.
 const KEPT_MAX: usize = 24;
 /// Processes in all.
 const PROCESSES_MAX: u64 = 700;
-/// What a file system takes at the most.
+/// Maximum size of a file system.
 const SIZE: &std::ffi::CStr = c"size=2m,nr_inodes=4000,mode=755";
 
-/// Something that may be done.
+/// An action.
 type Act = fn(&mut Worker) -> Result<()>;
 
-/// All of it. Those that are listed twice are done more often.
+/// All actions. Those that are listed twice are done more often.
 const ACTS: &[(&str, Act)] = &[
     ("mount", mounts::mounted),
     ("mount", mounts::mounted),
@@ -90,7 +93,7 @@ const ACTS: &[(&str, Act)] = &[
     ("cgroup", processes::cgroup),
 ];
 
-/// How often each was done, and failed, and how many calls failed that were to: shared by all processes.
+/// Counts of each action, done and failed, and of calls that failed as intended: shared by all processes.
 #[derive(Clone, Copy)]
 struct Counts(&'static [[AtomicU64; 2]; ACTS.len() + 1]);
 
@@ -170,7 +173,7 @@ pub(super) fn main() -> Result<()> {
     Ok(())
 }
 
-/// Gives up all privilege, and takes what anybody may have in namespaces of their own.
+/// Drops all privilege, and then takes the rights that anybody has in namespaces of their own.
 fn become_nobody() -> Result<()> {
     // SAFETY: these take no pointers, but for a list of no groups.
     unsafe {
@@ -203,7 +206,7 @@ fn become_nobody() -> Result<()> {
     Ok(())
 }
 
-/// Waits for whoever ends, for ever.
+/// Reaps children forever.
 fn reap() -> ! {
     loop {
         // SAFETY: nobody asks for the status.
@@ -229,7 +232,7 @@ impl Noise {
         (self.number() % end.max(1) as u64) as usize
     }
 
-    /// A name: what a terminal or a shell acts on, or any bytes.
+    /// A name with sequences that a terminal or shell acts on, or with any bytes.
     fn name(&mut self) -> OsString {
         const NAMES: &[&[u8]] = &[
             b"\x1b[2J\x1b]0;owned\x07",
@@ -261,7 +264,7 @@ impl Noise {
     }
 }
 
-/// Something that is there for a while.
+/// An object that is kept for a while.
 #[expect(dead_code, reason = "they are there until they are dropped")]
 enum Kept {
     Mount(PathBuf),
@@ -282,7 +285,7 @@ struct Worker {
     /// Calls that were made since the last pause.
     calls: u32,
     made: u64,
-    /// What it does now.
+    /// Its current action.
     act: usize,
     counts: Counts,
 }
@@ -304,7 +307,7 @@ impl Worker {
         let arena = outside.join("arena");
         fs::create_dir_all(&arena)?;
         mount("adversary", &arena, "tmpfs", MountFlags::empty(), Some(SIZE)).context("a tmpfs")?;
-        // Some have paths that a runtime's mounts have, to the letter.
+        // Some have exactly the paths of a runtime's mounts.
         if number.is_multiple_of(2) {
             mount("adversary", "/run", "tmpfs", MountFlags::empty(), Some(SIZE)).ok();
         }
@@ -344,7 +347,7 @@ impl Worker {
         self.kept.push_back(Kept::Thing(Box::new(thing)));
     }
 
-    /// Has a process of its own do something, and stay for a while.
+    /// Forks a process that does something, and keeps it for a while.
     fn keep_child(&mut self, body: impl FnOnce() -> Result<()>) -> Result<()> {
         let failed = &self.counts.0[self.act][1];
         let child = ForkedChild::spawn(0, || {
@@ -363,7 +366,7 @@ impl Worker {
         }
     }
 
-    /// How often something is to be done in a row.
+    /// How often to repeat an action in a row.
     fn times(&mut self, most: usize) -> usize {
         let times = 1 + self.noise.below(most);
         self.calls += times as u32;
@@ -381,7 +384,7 @@ impl Worker {
     /// A directory that was not there.
     fn directory(&mut self) -> Result<PathBuf> {
         self.made += 1;
-        // What was made before is gone by then, or of no use any more.
+        // Older ones are gone by then, or useless.
         let path = self.arena.join(format!("d{}", self.made % 64));
         let _ = unmount(&path, UnmountFlags::DETACH);
         let _ = fs::remove_dir_all(&path);

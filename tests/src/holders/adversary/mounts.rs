@@ -1,4 +1,4 @@
-//! Mounts, and what is refused about them.
+//! Mounts, and refused operations on them.
 
 use std::{
     ffi::{CString, OsStr},
@@ -64,7 +64,7 @@ pub(super) fn bound(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// Whatever there is, with all mounts of the host. One at a time: each would have all that were before.
+/// A recursive copy of everything, with all mounts of the host. One at a time: each would contain all earlier ones.
 pub(super) fn bound_whole(worker: &mut Worker) -> Result<()> {
     let path = worker.arena.join("whole");
     let _ = unmount(&path, UnmountFlags::DETACH);
@@ -100,7 +100,7 @@ pub(super) fn stacked(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// Two that take turns being mounted on each other: whoever reads their parents one after the other sees a circle.
+/// Two that take turns being mounted on each other: a reader of their parents, one after the other, sees a circle.
 pub(super) fn cycle(worker: &mut Worker) -> Result<()> {
     let outer = worker.mount()?;
     mount_change(&outer, MountPropagationFlags::PRIVATE)?;
@@ -140,7 +140,7 @@ pub(super) fn pivoted(worker: &mut Worker) -> Result<()> {
         // SAFETY: no file descriptor table is unshared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        // What a machine starts from cannot be left, but what one is confined to.
+        // The root of a machine's start cannot be pivoted away, but a confined one can.
         rustix::process::chdir(&path)?;
         rustix::process::chroot(".")?;
         fs::create_dir("/other")?;
@@ -192,7 +192,7 @@ pub(super) fn loose(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// Layers whose names are more than names.
+/// Layers whose names contain separators of options.
 pub(super) fn overlay(worker: &mut Worker) -> Result<()> {
     let path = worker.mount()?;
     let names: [&OsStr; 4] = ["lower:a", "upper,b", "work\\c", "merged"].map(OsStr::new);

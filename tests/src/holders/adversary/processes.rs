@@ -1,4 +1,4 @@
-//! Processes, and what they hold without having it open.
+//! Processes, and references that they hold without a descriptor.
 
 use std::{
     ffi::CString,
@@ -26,7 +26,7 @@ pub(super) fn forks(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// With a name that is more than a name.
+/// With a name that a terminal or shell acts on.
 pub(super) fn named(worker: &mut Worker) -> Result<()> {
     let mut name = worker.noise.name().into_vec();
     name.truncate(15);
@@ -69,14 +69,14 @@ pub(super) fn namespaces(worker: &mut Worker) -> Result<()> {
     })
 }
 
-/// Descriptors that only a message has, or that have each other.
+/// Descriptors that are only in a message, or in flight in each other.
 pub(super) fn in_flight(worker: &mut Worker) -> Result<()> {
     let file = File::create(worker.directory()?.join(worker.noise.name()))?;
     let (one, other) = UnixStream::pair()?;
     let (inner, outer) = UnixStream::pair()?;
     socket::send(&one, &[file.as_fd(), inner.as_fd(), outer.as_fd()])?;
     socket::send(&inner, &[one.as_fd(), other.as_fd()])?;
-    // Without these two nobody but the kernel has them.
+    // Once these two are closed, only the kernel has them.
     if worker.noise.below(2) == 0 {
         worker.keep((one, other));
     }
@@ -91,7 +91,7 @@ pub(super) fn ring(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// With a name as a runtime gives it.
+/// With a name like those of a runtime.
 pub(super) fn cgroup(worker: &mut Worker) -> Result<()> {
     let base = worker.cgroup.clone().context("no cgroup is given to it")?;
     let name = match worker.noise.below(3) {

@@ -1,4 +1,4 @@
-//! Paths that are none, and whoever waits for somebody that does not answer.
+//! Invalid paths, and processes that wait for a server that does not answer.
 
 use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -57,7 +57,7 @@ pub(super) fn no_path(worker: &mut Worker) -> Result<()> {
     for (address, flags) in [
         (whole, 0),
         (whole, libc::UMOUNT_NOFOLLOW | libc::MNT_EXPIRE),
-        // It does not end before the page that nobody may read.
+        // It has no end before the page that nobody may read.
         (whole + PAGE - worker.noise.below(64).max(1), 0),
         (whole + PAGE, 0),
         (0, 0),

@@ -1,8 +1,8 @@
 //! Every kind of reference, on tmpfs and on overlayfs, through the target, a propagated copy, the copy of a peer and a
-//! private copy: it makes the umount fail where the kernel's rules say so and no longer, ebusy names it exactly, and
-//! accuses nobody else.
+//! private copy: it makes the umount fail exactly where and as long as the kernel's rules say so, ebusy names it
+//! exactly, and blames nobody else.
 //!
-//! One `ebusy watch` serves all of them, as it does on a host; in the end it has told nothing else.
+//! One `ebusy watch` serves all of them, as it does on a host; in the end it must have reported nothing else.
 
 use std::{
     ffi::OsStr,
@@ -25,9 +25,9 @@ use ebusy_tests::{
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
-/// Tests at a time: most of it is waiting. Where the refused mount is found by its path, it has to be found in time. A
-/// kernel that preempts (7.2) skips a run of a program while another one of it is preempted on that CPU: the
-/// more there is to do, the more often.
+/// Tests at a time: most of it is waiting. A tier that finds the refused mount by its path has to find it in time. A
+/// kernel that preempts (7.2) skips a run of a program while another run of it is preempted on that CPU: the higher the
+/// load, the more often.
 fn threads() -> usize {
     let preempts = std::env::var("EBUSY_VM").is_ok_and(|kernel| kernel.starts_with('7'));
     match std::env::var("EBUSY_PROBE").as_deref() {
@@ -38,13 +38,13 @@ fn threads() -> usize {
     }
 }
 
-/// How a kind of reference comes to be on the mount, and what is to follow.
+/// A way to put a kind of reference on the mount, with the expected result.
 struct Way {
     name: &'static str,
     run: fn(&Row, FileSystem) -> Result<Verdict>,
 }
 
-/// Those that every machine has; the last one is for rows that can stand by.
+/// The ways that every machine runs; the last one is for rows that can be bystanders.
 const WAYS: [Way; 4] = [
     Way {
         name: "target",
@@ -115,7 +115,7 @@ pub(crate) fn main() -> ExitCode {
     match nothing_else() {
         Ok(()) => status,
         Err(error) => {
-            // The reason comes last: it is what is shown of the output of a run that broke down.
+            // The reason comes last: the report of a run that broke down shows the end of its output.
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
@@ -126,11 +126,11 @@ pub(crate) fn main() -> ExitCode {
 struct Shared {
     watch: Watch,
     parent: TempDir,
-    /// Incidents that there are to be.
+    /// Expected incidents.
     incidents: usize,
-    /// The most that it had lost when it told one of them.
+    /// The largest loss at the time of one of them.
     lost_events: u64,
-    /// Incidents that may lack a history, since something was lost while their test ran: few.
+    /// Incidents that may lack a history, because of losses while their test ran: few.
     excused: usize,
 }
 
@@ -155,7 +155,7 @@ fn shared<T>(run: impl FnOnce(&mut Shared) -> Result<T>) -> Result<T> {
     run(guard.as_mut().context("it has just been started")?)
 }
 
-/// A mount, and what was known to be lost before anything was opened on it.
+/// A mount, and the known losses before anything was opened on it.
 fn scratch(file_system: FileSystem) -> Result<(Scratch, u64)> {
     shared(|shared| {
         let scratch = Scratch::within(shared.parent.path(), OsStr::new("target"), file_system)?;
@@ -187,7 +187,7 @@ fn told(expectation: &Expectation<'_>, lost_before: u64) -> Result<()> {
     })
 }
 
-/// What `who` says. In a machine it takes a second: there it is asked of the target only, and not again at the lower
+/// The answer of `who`. In a machine it takes a second: there only the target is checked, and not again at the lower
 /// tiers, since it waits for no refusal and loads the same programs at all of them.
 fn asked(scratch: &Scratch, namespace: Namespace) -> Result<Option<(i32, Vec<Who>)>> {
     let first = std::env::var("EBUSY_PROBE").as_deref() == Ok("fentry");
@@ -246,7 +246,7 @@ fn does_not_block(row: &Row, file_system: FileSystem, namespace: Namespace) -> R
     Ok(Verdict::Passed)
 }
 
-/// A user of a private copy beside one that blocks: the first is no holder, and the umount succeeds in spite of it.
+/// A user of a private copy beside a holder: the user is no holder, and the umount succeeds in spite of it.
 fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     let (scratch, lost) = scratch(file_system)?;
     let bystander = row.hold(&scratch, Namespace::Private)?;
@@ -265,7 +265,7 @@ fn stands_by(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Nothing was told but what was to be.
+/// Asserts that ebusy reported exactly the expected incidents.
 fn nothing_else() -> Result<()> {
     let Some(shared) = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         return Ok(());
@@ -279,7 +279,7 @@ fn nothing_else() -> Result<()> {
     if told == expected && excused <= expected / 4 {
         return Ok(());
     }
-    // What it said of each catching up is of no use here.
+    // Its lines about each catching up are of no use here.
     for line in log
         .lines()
         .filter(|line| !line.starts_with("now: ") && !line.starts_with("still busy: "))

@@ -1,4 +1,4 @@
-//! The ledger of open files: who held for a moment, files that are in no table, and what the event ring lost.
+//! The ledger of open files: momentary holders, files that are in no table, and losses of the event ring.
 
 use std::{fs::File, process::ExitCode};
 
@@ -94,7 +94,7 @@ fn holders_of_a_moment(file_system: FileSystem) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// One that stays, and one that is there for the last attempt only: both are in its books.
+/// One holder stays, and one is there for the last attempt only: both are in its books.
 fn holder_of_the_last_attempt(file_system: FileSystem) -> Result<Verdict> {
     let (scratch, watch) = watched(file_system)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
@@ -156,7 +156,7 @@ fn file_in_no_table(file_system: FileSystem) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A flood that ebusy does not read: who opened the file that stays is known all the same, and nobody else is named.
+/// A flood that ebusy does not read: ebusy still knows the opener of the file that stays, and names nobody else.
 fn opens_that_the_ring_lost(file_system: FileSystem) -> Result<Verdict> {
     let (scratch, watch) = watched(file_system)?;
     let ebusy = Pid::from_raw(watch.pid().cast_signed()).context("a process id")?;

@@ -1,5 +1,5 @@
-//! A kernel that lets nobody read its memory (`lockdown=confidentiality`): ebusy says so, says what mends it, and
-//! answers with what is left. It is never blind and quiet.
+//! A kernel whose memory nobody can read (`lockdown=confidentiality`): ebusy says so, names the fix, and answers with
+//! the remaining sources. It is never blind and quiet.
 
 use std::{fs, path::Path, process::ExitCode};
 
@@ -66,7 +66,7 @@ fn doctor_says_what_mends_it() -> Result<Verdict> {
     );
     let mend = lockdown["mend"].as_str().context("nothing mends it")?;
     ensure!(mend.contains("lockdown=integrity"), "{mend}");
-    // The table of fields is for reports of defects: it is there all the same.
+    // The table of fields is for bug reports, so it is still there.
     let offsets = report["offsets"].as_array().context("offsets")?;
     ensure!(!offsets.is_empty(), "no kernel fields");
     Ok(Verdict::Passed)
@@ -108,7 +108,7 @@ fn who(scratch: &Scratch) -> Result<(Option<i32>, Who)> {
     Ok((finished.status.code(), answer))
 }
 
-/// What /proc knows is told.
+/// ebusy reports the facts in /proc.
 fn who_names_descriptors() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
@@ -126,7 +126,7 @@ fn who_names_descriptors() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// And what it does not know is not taken for nothing. A tier that was asked for by name is not exchanged for another.
+/// And it does not take unknown for "nothing". It does not replace a tier that was given by name.
 fn who_could_not_tell() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-cwd", Namespace::Same, &[scratch.path().to_owned()])?;

@@ -2,7 +2,7 @@
 //! executable (`--exact`, `--list`, ...); `suites --list-suites` prints the names of the suites.
 //!
 //! A suite is a process of its own: it enters a mount namespace before any thread starts, which the standard harness
-//! cannot, and some look in the end whether anything else was told.
+//! cannot, and some check at the end that ebusy reported nothing else.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Real refusals beside a user who makes noise: each is explained, and what the noise loses is counted on that user.
+//! Real refusals beside a user who makes noise: ebusy explains each, and counts the losses of the noise on that user.
 
 use std::{
     fs,
@@ -22,8 +22,8 @@ use ebusy_tests::{
 };
 use tempfile::TempDir;
 
-/// How long a holder is there: far less than a look at all that the noise does. In an emulated machine with one CPU
-/// every look takes some ten times as long.
+/// Lifetime of a holder: far less than a look at everything that the noise does. In an emulated machine with one CPU
+/// every look takes about ten times as long.
 fn moment() -> Duration {
     Duration::from_millis(if harness::in_machine() { 4000 } else { 300 })
 }
@@ -78,7 +78,7 @@ impl Noise {
     }
 }
 
-/// Has a mount refused because of a holder of a moment; who that was.
+/// Makes an umount fail because of a momentary holder; returns that holder.
 fn refused(scratch: &Scratch) -> Result<u32> {
     let holding = Holding::start_at_once("hold-fd", Namespace::Same, &[scratch.join("upper")])?;
     ensure!(!scratch.umount()?, "the umount was not refused");
@@ -89,7 +89,7 @@ fn refused(scratch: &Scratch) -> Result<u32> {
     Ok(pid)
 }
 
-/// The incident of a mount says who it was, and its books balance.
+/// Asserts that the incident of a mount names the holder, and that its books balance.
 fn explained<'i>(incidents: &'i [Incident], scratch: &Scratch, pid: u32) -> Result<&'i Incident> {
     let own = |incident: &&Incident| incident.target.mount_id == Some(scratch.mount_id());
     let incident = incidents.iter().find(own).context("no incident")?;
@@ -139,7 +139,7 @@ fn calls(kind: &str, count: u64, lost: &str) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What others open may be what blocks: then the incident says that not all of it is known.
+/// Opens of others may be the holder: then the incident says that it is incomplete.
 fn beside_a_storm_of_opens() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let other = Scratch::new(FileSystem::Tmpfs)?;
@@ -189,7 +189,7 @@ fn beside_a_storm_of_files() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A small folder has what was refused before the noise, and says what of that is not in it.
+/// A small folder has the refusals before the noise, and names those that are not in it.
 fn evidence_stays_beside_a_storm() -> Result<Verdict> {
     let arena = arena()?;
     let folder = tempfile::Builder::new().prefix("ebusy-evidence-").tempdir()?;

@@ -1,5 +1,5 @@
-//! What else is refused because something is busy: rmdir, rename, mount, remount, the open of a device. Each test follows
-//! the advice, and then it works.
+//! Other operations that fail with EBUSY: rmdir, rename, mount, remount, the open of a device. Each test follows the
+//! advice, and then the operation succeeds.
 
 use std::{
     ffi::CString,
@@ -42,7 +42,7 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// The outcome of a call that is to fail with EBUSY.
+/// The outcome of a call that must fail with EBUSY.
 fn busy(result: rustix::io::Result<()>) -> Result<()> {
     match result {
         Err(Errno::BUSY) => Ok(()),
@@ -103,7 +103,7 @@ fn rmdir_of_a_mount_point() -> Result<Verdict> {
             && holder.shared_with.iter().any(|sharer| sharer.pid == pid),
         "{incident:#?}"
     );
-    // Who uses what is mounted there goes first: else that umount is refused in turn.
+    // The users of the mount there go first: otherwise its umount is refused in turn.
     let commands: Vec<&str> = incident
         .fixes
         .iter()
@@ -118,7 +118,7 @@ fn rmdir_of_a_mount_point() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The kernel asks for the directory, not for the path: what is mounted on it by another path counts as well.
+/// The kernel checks the directory, not the path: a mount on it by another path counts as well.
 fn rmdir_of_what_is_mounted_on_elsewhere() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let (base, other) = (scratch.join("dir"), scratch.directory().join("other"));
@@ -214,7 +214,7 @@ impl Drop for Layers {
     }
 }
 
-/// Unmounts what is mounted there.
+/// Unmounts the mount there.
 struct Unmount(PathBuf);
 
 impl Drop for Unmount {
@@ -223,7 +223,7 @@ impl Drop for Unmount {
     }
 }
 
-/// The umount has worked, but an idle private copy keeps the overlay, and with it the upper directory.
+/// The umount succeeded, but an idle private copy keeps the overlay, and with it the upper directory.
 fn overlay_in_a_private_copy() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let layers = Layers::new(&scratch)?;
@@ -234,7 +234,7 @@ fn overlay_in_a_private_copy() -> Result<Verdict> {
     unmount(&layers.target, UnmountFlags::empty()).context("an idle private copy does not block")?;
     busy(layers.mount())?;
     harness::settle()?;
-    // What the advice says, before the end has it in JSON.
+    // The advice on stderr, before the end has it in JSON.
     let pid = holding.claimed.ready.pid;
     let path = layers.target.display().to_string();
     let advice = umount_in(pid, &layers.target);
@@ -261,7 +261,7 @@ fn overlay_in_a_private_copy() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What a layer is in use by is in the caller's own namespace.
+/// The other user of the layer is in the caller's own namespace.
 fn overlay_mounted_twice() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let mut layers = Layers::new(&scratch)?;
@@ -371,7 +371,7 @@ fn exclusively_busy(device: &str) -> Result<()> {
     }
 }
 
-/// The umount has worked, but a private copy keeps the file system, and with it the device.
+/// The umount succeeded, but a private copy keeps the file system, and with it the device.
 fn device_in_a_private_copy() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Ext2)?;
     let device = scratch.source().to_owned();
@@ -402,7 +402,7 @@ fn device_in_a_private_copy() -> Result<Verdict> {
         "{:?}",
         incident.fixes
     );
-    // Who only has it open is told beside.
+    // A process that only has it open is listed as well.
     ensure!(
         incident.bystanders.iter().any(|holder| holder
             .process

@@ -63,8 +63,8 @@ fn released_at_once() -> Result<Verdict> {
     })
 }
 
-/// Two attempts, and an end right after: ebusy may have come too late to see the holder, but tells of one incident,
-/// and what it tells is right.
+/// Two attempts, and an end right after: ebusy may come too late to see the holder, but reports one incident, and
+/// reports it correctly.
 fn ends_at_once(outcome: &str, end: impl Fn(&Scratch, Holding) -> Result<()>) -> Result<Verdict> {
     for _ in 0..5 {
         let (scratch, watch) = watched(FileSystem::Tmpfs)?;
@@ -93,7 +93,7 @@ fn ends_at_once(outcome: &str, end: impl Fn(&Scratch, Holding) -> Result<()>) ->
             let found = (holder.kind.as_str(), holder.path.as_str(), holder.deleted);
             problems.equal("holder", &found, &("fd", "/file", false));
         }
-        // It was refused: nothing that was counted in that attempt was 0.
+        // It was refused, so no count of that attempt can be 0.
         problems.check(incident.references.counted != Some(0), || {
             "0 were counted".to_owned()
         });
@@ -139,7 +139,7 @@ fn gave_up() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What `vanisher` says.
+/// The output of `vanisher`.
 #[derive(Debug, Deserialize)]
 struct Vanisher {
     pid: u32,
@@ -157,7 +157,7 @@ fn gone_with_its_namespace() -> Result<Verdict> {
     ensure!(vanisher.refused, "{vanisher:?}");
     harness::settle()?;
     helper.finish()?;
-    // Nothing that a tool sees says so at once: it has to look.
+    // No event reports this at once: ebusy has to look.
     let incidents = watch.wait_for_incidents(1, Duration::from_secs(10))?;
     let incident = &incidents[0];
     let mut problems = Problems::default();

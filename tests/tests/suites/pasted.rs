@@ -1,5 +1,5 @@
-//! What others named is never run, shown as a command, or obeyed by a terminal: advice is pasted as people paste it, a
-//! page is read for its commands, and errors about files with hostile names are read from stderr.
+//! Names that others chose are never run, shown as a command, or obeyed by a terminal: the tests paste advice as people
+//! do, look for commands in a page, and read errors about files with hostile names from stderr.
 
 use std::{
     ffi::OsStr,
@@ -21,10 +21,10 @@ use ebusy_tests::{
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
-/// Makes the file `pwned` in the working directory, whatever its quotes are.
+/// Makes the file `pwned` in the working directory, with any kind of quotes around it.
 const RUNS: &str = ";: > pwned;#";
 
-/// What no terminal may get.
+/// Characters that must not reach a terminal.
 const FORBIDDEN: [char; 5] = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{200b}'];
 
 pub(crate) fn main() -> ExitCode {
@@ -36,7 +36,7 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// What a verb writes for people.
+/// The text output of a verb.
 fn text(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(ebusy::run(command)?.stdout)?)
 }
@@ -69,8 +69,8 @@ impl Drop for OnTop {
     }
 }
 
-/// Pastes lines into a shell, in a directory of its own, and says whether something of a name was run; `None` where
-/// there is no such shell.
+/// Pastes lines into a shell, in a directory of its own; returns true if a part of a name was run, `None` if there is
+/// no such shell.
 fn runs(shell: &[&str], lines: &str) -> Result<Option<bool>> {
     let place = TempDir::new()?;
     let started = Command::new(shell[0])
@@ -91,11 +91,11 @@ fn runs(shell: &[&str], lines: &str) -> Result<Option<bool>> {
 
 const SHELLS: [&[&str]; 5] = [&["sh"], &["bash"], &["dash"], &["busybox", "sh"], &["zsh", "-f"]];
 
-/// Whatever lines of FIX are pasted, words or commands: the only thing that is done is the umount that is meant.
+/// Pasting any lines of FIX, words or commands, does nothing but the intended umount.
 fn block_of_advice() -> Result<Verdict> {
     let mut missing = Vec::new();
     for before in ["", "'", "\"", "''\"", "$(: > pwned)`: > pwned`", "a  b'"] {
-        // Long enough that it is cut where it is in a sentence.
+        // Long enough to be cut within a sentence.
         let name = format!("{before}{RUNS}{}'{RUNS}{}", "a".repeat(60), "z".repeat(60));
         for shell in SHELLS {
             let on_top = OnTop::new(OsStr::new(&name))?;
@@ -178,7 +178,7 @@ fn names_that_cannot_be_typed() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A process that has a file open, and whose name is what it likes.
+/// A process with an open file and a name of its choice.
 fn called(comm: &str, file: &Path) -> Result<Helper> {
     let script = "exec 3<\"$1\"; printf %s \"$2\" > /proc/$$/comm; echo ready; read line || exit 0";
     let mut command = Command::new("sh");
@@ -232,7 +232,7 @@ fn process_called_like_a_command() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Errors, and what clap says of arguments, have names of files in them that others chose.
+/// Errors, also those of clap, contain file names that others chose.
 fn errors_about_files() -> Result<Verdict> {
     let place = TempDir::new()?;
     let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\u{200b}\nebusy: all is well";

@@ -1,5 +1,5 @@
-//! What others see of the same holders: fuser, lsof and lsfd, each asked in the way its manual gives for a mount. A
-//! measurement for `docs/kinds.md`, beside ebusy's own; nothing of it can fail but its preparation.
+//! The holders that peers see: fuser, lsof and lsfd, each called as its manual says for a mount. A measurement for
+//! `docs/kinds.md`, beside ebusy's own; only its preparation can fail.
 
 use std::{
     collections::BTreeSet,
@@ -21,13 +21,13 @@ use ebusy_tests::{
 /// How long a peer may take: they are known to hang.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How long one that was killed may take to end: in a call that no signal ends, it does not.
+/// How long a killed one may take to end: in a call that no signal interrupts, it does not end.
 const END: Duration = Duration::from_secs(2);
 
-/// How often one may hang before it is not asked any more.
+/// How often one may hang before it is skipped.
 const HANGS_MAX: u32 = 2;
 
-/// A program that is asked who uses a mount.
+/// A program that lists the users of a mount.
 struct Peer {
     name: &'static str,
     program: &'static str,
@@ -35,7 +35,7 @@ struct Peer {
     hangs: AtomicU32,
 }
 
-/// What one said.
+/// The output of one.
 enum Answer {
     NotInstalled,
     Hangs,
@@ -71,7 +71,8 @@ static PEERS: [Peer; 3] = [
     },
 ];
 
-/// Of so many kinds one is measured where not all are asked for: a peer takes seconds, and none of them changes with ebusy.
+/// One of this many kinds is measured unless all tests shall run: a peer takes seconds, and none of them changes with
+/// ebusy.
 const SHORT: usize = 8;
 
 pub(crate) fn main() -> ExitCode {
@@ -98,7 +99,7 @@ fn measure(row: &Row, file_system: FileSystem) -> Result<Verdict> {
                 (Answer::Hangs, _) => "hangs",
                 (Answer::Pids(found), true) if !owners.is_empty() && owners.is_subset(&found) => "found",
                 (Answer::Pids(_), true) => "missed",
-                // Of a private copy nobody is to be named: it does not block.
+                // Nobody must be named for a private copy: it does not block.
                 (Answer::Pids(found), false) if found.intersection(&owners).next().is_some() => "accused",
                 (Answer::Pids(_), false) => "not accused",
             };
@@ -109,7 +110,7 @@ fn measure(row: &Row, file_system: FileSystem) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The processes that are to be named: the first of each reference.
+/// The processes that must be named: the first of each reference.
 fn owners(holding: &Holding) -> BTreeSet<u32> {
     let claims = &holding.claimed.ready.claims;
     claims
@@ -120,7 +121,7 @@ fn owners(holding: &Holding) -> BTreeSet<u32> {
 }
 
 impl Peer {
-    /// Asks it, but not one that has hung before: on a host where something does not answer, it would hang each time.
+    /// Runs it, unless it has hung before: on a host where something does not answer, it would hang each time.
     fn ask(&self, scratch: &Scratch) -> Result<Answer> {
         if self.hangs.load(Ordering::Relaxed) >= HANGS_MAX {
             return Ok(Answer::Hangs);
@@ -136,7 +137,7 @@ impl Peer {
         if !ends_within(&mut child, LIMIT)? {
             self.hangs.fetch_add(1, Ordering::Relaxed);
             child.kill()?;
-            // Whether it ends or not: what it waits for is not ours, and nobody else waits for it.
+            // It may end or not: it waits for something that is not ours, and nobody else waits for it.
             ends_within(&mut child, END)?;
             return Ok(Answer::Hangs);
         }

@@ -1,5 +1,5 @@
-//! `ebusy record`, and what may happen to it in weeks: kills, full disks, stops, floods. What was generated is what was
-//! recorded and what was counted as lost.
+//! `ebusy record`, and the faults of weeks: kills, full disks, stops, floods. Generated events = recorded + counted as
+//! lost.
 
 use std::{
     fs::{self, File},
@@ -64,7 +64,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
     pause::until(PATIENCE, || Ok(done()?.then_some(()))).with_context(|| format!("waiting for {what}"))
 }
 
-/// What was on the disk is read, and the next run goes on in the same folder.
+/// The data on the disk is readable, and the next run continues in the same folder.
 fn kill_9() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let folder = tempfile::tempdir()?;
@@ -155,7 +155,7 @@ fn second_recorder() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The oldest segments go before the folder is over its limit; what is left is whole.
+/// The oldest segments go before the folder exceeds its limit; the rest is intact.
 fn folder_limit() -> Result<Verdict> {
     const LIMIT: u64 = 1 << 20;
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
@@ -209,7 +209,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Leaves no room but for so many bytes.
+    /// Fills the disk up to this many free bytes.
     fn fill(&self, but: usize) -> Result<PathBuf> {
         use std::io::Write as _;
         let path = self.path().join("filler");
@@ -258,7 +258,7 @@ fn disk_full() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Nothing takes what the kernel sends, until the ring is full.
+/// Nobody reads the kernel's records, until the ring is full.
 fn stopped() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let folder = tempfile::tempdir()?;
@@ -364,7 +364,7 @@ fn ahead(header: &serde_json::Value) -> Option<i64> {
     Some(((wall - boot - run) as f64 / 1e9).round() as i64)
 }
 
-/// What would be told about the target has hashes for names, and is the same otherwise.
+/// A redacted report has hashes for the names of the target, and is otherwise the same.
 fn redacted() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let path = scratch.path().to_str().context("a path")?.to_owned();
@@ -454,7 +454,7 @@ fn watch_evidence() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A capture on the mount that is watched would keep it busy: refused, and left out where nobody asked for it.
+/// A capture on the watched mount would keep it busy: ebusy refuses it, and leaves out evidence that nobody asked for.
 fn on_what_is_watched() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let folder = scratch.join("capture");

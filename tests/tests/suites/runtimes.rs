@@ -1,4 +1,4 @@
-//! Real runtimes: the pod, the image and the owner of targets and holders are those that the runtime was given.
+//! Real runtimes: the pod, the image and the owner of targets and holders are those given to the runtime.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// Waits for a path in a file below `/host`, and opens what it finds there below `/host`.
+/// Waits for a path in a file below `/host`, and opens that path below `/host`.
 fn opens_what_it_is_told(go: &Path) -> String {
     format!(
         "while ! read path < /host{}; do sleep 0.2; done 2>/dev/null; exec sleep 1000 < /host$path",
@@ -46,7 +46,7 @@ fn mounted(propagation: &str) -> Vec<HostMount> {
     }]
 }
 
-/// What is the case of a container.
+/// Expected facts of a container.
 #[derive(Debug, Default)]
 struct Truth<'a> {
     runtime: &'a str,
@@ -96,7 +96,7 @@ fn container(holder: &Holder) -> Option<&Container> {
     holder.process.as_ref()?.container.as_ref()
 }
 
-/// Asks until all of these containers are seen to have something open.
+/// Repeats `who` until it shows an open file in all of these containers.
 fn who_until(what: &str, ids: &[&str]) -> Result<Who> {
     pause::until(PATIENCE, || {
         let (_, answers) = who(what)?;
@@ -138,8 +138,8 @@ const SCANNER: Pod<'_> = Pod {
     host_pid: false,
 };
 
-/// A workflow's container cannot be deleted, because a privileged agent that has the host's `/` with
-/// `HostToContainer` reads its log. A scanner that has it without reads it too, and is in nobody's way.
+/// A workflow's container cannot be deleted, because a privileged agent that has the host's `/` with `HostToContainer`
+/// reads its log. A scanner that has it without that reads it too, and blocks nobody.
 fn pods_of_containerd() -> Result<Verdict> {
     if let Some(reason) = cri::missing() {
         return Ok(Verdict::Skipped(reason));
@@ -201,7 +201,7 @@ fn pods_of_containerd() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The names of the three, asked for and after the fact.
+/// The names of the three, by `who` and afterwards in the report.
 fn truth([job, agent, scanner]: &[&str; 3], answer: &Who, incident: &Incident) -> Result<()> {
     let mut problems = Problems::default();
     let main = Truth {
@@ -253,7 +253,7 @@ fn truth([job, agent, scanner]: &[&str; 3], answer: &Who, incident: &Incident) -
     problems.into_result(incident)
 }
 
-/// Docker and Podman detach what is busy, so there is no refusal: who would be in the way is asked before.
+/// Docker and Podman detach busy mounts, so there is no refusal: the test runs `who` before.
 fn engine(kind: Kind) -> Result<Verdict> {
     if let Some(reason) = kind.missing() {
         return Ok(Verdict::Skipped(reason));
@@ -325,13 +325,13 @@ fn engine(kind: Kind) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Where a container may not have what the engine asks for, because this machine is one itself.
+/// A container may not get everything that the engine requests, if this machine is a container itself.
 fn is_refused_by_the_machine(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}").to_lowercase();
     text.contains("operation not permitted") || text.contains("permission denied")
 }
 
-/// No engine, no names: nothing is made up.
+/// No engine, no names: ebusy does not guess.
 fn runc_without_an_engine() -> Result<Verdict> {
     let (Some(runc), Some(busybox)) = (find("runc"), find("busybox")) else {
         return Ok(Verdict::Skipped("no runc or busybox".to_owned()));

@@ -1,5 +1,5 @@
-//! Cases from the field, as short plays: a holder of each, the umount as a runtime tries it, and what ebusy is to say
-//! and to advise. The issues that they were reported in stand with each.
+//! Cases from the field: a holder of each, the umount as a runtime tries it, and the expected report and advice of
+//! ebusy. Each names the issues that reported it.
 
 use std::{
     collections::HashSet,
@@ -63,15 +63,16 @@ fn only(watch: Watch, scratch: &Scratch, outcome: &str) -> Result<Incident> {
     Ok(incident)
 }
 
-/// Everybody who is named in any way.
+/// All processes that are named in any way.
 fn named(incident: &Incident) -> impl Iterator<Item = &Holder> {
     let holders = incident.holders.iter();
     holders.chain(&incident.candidates).chain(&incident.bystanders)
 }
 
 /// A log agent reads a file of another container through its copy of the host's mounts (containerd#9530,
-/// fluent-bit#813), or somebody on the node does (k3s#713), or one of two plugins that have the same directory of the host
-/// with `Bidirectional` propagation, so that each has peers of what the other mounts there (ceph-csi#1040, csi-wekafs#659).
+/// fluent-bit#813), or a process on the node does (k3s#713), or one of two plugins that have the same directory of the
+/// host with `Bidirectional` propagation, so that each has peers of the other's mounts there (ceph-csi#1040,
+/// csi-wekafs#659).
 fn tail(namespace: Namespace) -> Result<Verdict> {
     let scratch = rootfs()?;
     let log = scratch.join("app.log");
@@ -137,15 +138,14 @@ fn tail(namespace: Namespace) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What `flicker` says in the end.
+/// The final line of `flicker`.
 #[derive(Deserialize)]
 struct Flickered {
     pids: HashSet<u32>,
 }
 
-/// A scanner opens files for moments while an image is unpacked (containerd#5538): nobody but its processes is named,
-/// and what they kept for a moment and nobody saw stays unexplained. The history of opens names one of them wherever
-/// every open is seen.
+/// A scanner opens files for moments while an image is unpacked (containerd#5538): ebusy names only its processes, and
+/// unseen momentary references stay unexplained. The history of opens names one of them wherever every open is seen.
 fn scanner() -> Result<Verdict> {
     let mut refused = 0;
     for _ in 0..3 {
@@ -167,7 +167,7 @@ fn scanner() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Where releases are not seen nobody may be named: the advice leads to a tier that names them.
+/// A tier that does not see releases may name nobody: the advice leads to a tier that does.
 fn scanner_that_nobody_saw() -> Result<Verdict> {
     let forced = std::env::var("EBUSY_PROBE").ok();
     let tier: Vec<OsString> = match forced.as_deref() {
@@ -190,10 +190,10 @@ fn scanner_that_nobody_saw() -> Result<Verdict> {
         let fix = incident.fixes.first().context("nobody, and nothing to do")?;
         ensure!(fix.action == "look", "{incident:#?}");
         let command = fix.command.as_deref().context("a command")?;
-        // A path that is long is left to who reads it.
+        // A long path is left for the reader to fill in.
         let path = scratch.path().to_string_lossy();
         let Some(arguments) = command.strip_prefix("ebusy watch ") else {
-            // It was there when it was looked for, but not where: it may be there again.
+            // ebusy saw a count but no holder: the holder may come back.
             let is_short = path.len() <= 70;
             ensure!(
                 command == "ebusy who" && !is_short || command.starts_with("ebusy who "),
@@ -257,7 +257,7 @@ fn scanned(watch: Watch, scratch: &Scratch) -> Result<Option<(Incident, HashSet<
     Ok(Some((only(watch, scratch, "released")?, pids)))
 }
 
-/// Tries at most so often; how often it was refused.
+/// Tries at most this often; returns the number of refusals.
 fn attempts(scratch: &Scratch, limit: u32) -> Result<u32> {
     for refusals in 0..limit {
         if scratch.umount()? {
@@ -268,7 +268,7 @@ fn attempts(scratch: &Scratch, limit: u32) -> Result<u32> {
     Ok(limit)
 }
 
-/// Nobody but these is named; whether anybody is. If not, then nothing is claimed to be explained.
+/// Asserts that only these are named; returns true if any is. If none is, nothing may be explained.
 fn only_these(incident: &Incident, comm: &str, pids: &HashSet<u32>) -> Result<bool> {
     let mut problems = Problems::default();
     for holder in named(incident) {
@@ -290,7 +290,7 @@ fn only_these(incident: &Incident, comm: &str, pids: &HashSet<u32>) -> Result<bo
     Ok(found)
 }
 
-/// What `forker` says.
+/// The output of `forker`.
 #[derive(Deserialize)]
 struct Forked {
     child: u32,
@@ -342,7 +342,7 @@ fn uring_killed() -> Result<Verdict> {
         }
         let incident = only(watch, &scratch, "released")?;
         let mut problems = Problems::default();
-        // Whoever looked while it ended may have seen it with its ring.
+        // A look while it ended may have seen it with its ring.
         for holder in named(&incident) {
             let process = holder.process.as_ref().map(|process| process.pid);
             problems.check(process.is_none_or(|process| process == pid), || {
@@ -364,7 +364,7 @@ fn uring_killed() -> Result<Verdict> {
     Ok(Verdict::Skipped("the ring was gone at once".to_owned()))
 }
 
-/// No descriptor leads to it any more: that is said, with what ends it.
+/// No descriptor leads to it any more: ebusy says so, with the way to end it.
 fn deferred(holder: &str, advice: &str) -> Result<Verdict> {
     let scratch = rootfs()?;
     let watch = Watch::targets(&[scratch.path()])?;

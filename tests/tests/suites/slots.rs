@@ -1,5 +1,5 @@
-//! Slots: what sits in the target's place under the peers and slaves of its parent mount. The kernel looks at the
-//! target first, then at them, and stops at the first that is busy.
+//! Slots: mounts in the target's place under the peers and slaves of its parent mount. The kernel looks at the target
+//! first, then at them, and stops at the first that is busy.
 
 use std::{
     ffi::OsStr,
@@ -57,7 +57,7 @@ pub(crate) fn main() -> ExitCode {
     harness::main_side_by_side(tests, 4)
 }
 
-/// One attempt is refused because of what is expected; `who` agrees; it succeeds after the release.
+/// One attempt is refused because of the expected holders; `who` agrees; it succeeds after the release.
 fn explains(scratch: &Scratch, watch: Watch, expected: Expected, holding: Holding) -> Result<Verdict> {
     refused(scratch, 1)?;
     let expectation = Expectation::released(scratch, vec![expected]);
@@ -104,14 +104,14 @@ fn covered_copy() -> Result<Verdict> {
     explains(&scratch, watch, expected, holding)
 }
 
-/// Who uses only what covers the copy does not block.
+/// A user of only the mount that covers the copy does not block.
 fn user_of_the_cover() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-fd-on-top", Namespace::Slave, &[scratch.join(".")])?;
     does_not_block(&Expectation::released(&scratch, Vec::new()), watch, holding)
 }
 
-/// A copy with a mount on one of its directories is not looked at, and stays where it is, whoever uses it.
+/// The kernel does not look at a copy with a mount on one of its directories: it stays, whether it is used or not.
 fn copy_with_a_child_is_skipped() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let paths = [scratch.join("file"), scratch.join("dir")];
@@ -127,7 +127,7 @@ fn copy_with_a_child_is_skipped() -> Result<Verdict> {
     does_not_block(&expectation, watch, holding)
 }
 
-/// The kernel asks what is mounted in the target's place, and not whether it is the same file system.
+/// The kernel checks any mount in the target's place, even of another file system.
 fn unrelated_mount() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-fd-unrelated", Namespace::Slave, &[scratch.join("file")])?;
@@ -201,7 +201,7 @@ fn recursive_bind() -> Result<Verdict> {
     result
 }
 
-/// What counts is the propagation of the parent: with a private one, a busy peer of the target does not matter.
+/// The propagation of the parent decides: with a private one, a busy peer of the target does not matter.
 fn private_parent() -> Result<Verdict> {
     let stage = Stage::new(MountPropagationFlags::PRIVATE)?;
     let scratch = Scratch::within(stage.path(), OsStr::new("target"), FileSystem::Tmpfs)?;
@@ -216,7 +216,7 @@ fn private_parent() -> Result<Verdict> {
     does_not_block(&expectation, watch, holding)
 }
 
-/// The target is looked at first, and what it has is counted; the slots remain, and have their turn one by one.
+/// The kernel checks the target first and counts its references; the slots remain, and have their turn one by one.
 fn target_and_two_slots() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let target = hold_fd(&scratch, Namespace::Same, "file")?;
@@ -260,7 +260,7 @@ fn target_and_two_slots() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Peer, slave, slave of a slave, user namespace: one of them was counted, the others remain, and each is named.
+/// Peer, slave, slave of a slave, user namespace: the kernel counted one of them, the others remain, and each is named.
 fn slots_of_every_relation() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let namespaces = [
@@ -274,7 +274,7 @@ fn slots_of_every_relation() -> Result<Verdict> {
         .map(|namespace| hold_fd(&scratch, namespace, "file"))
         .collect::<Result<Vec<_>>>()?;
     refused(&scratch, 1)?;
-    // Which one the kernel meets first is its own affair.
+    // The kernel may meet any of them first.
     let orders: Vec<_> = (0..holdings.len())
         .map(|guilty| {
             let holders = holdings.iter().enumerate().map(|(index, holding)| {
@@ -302,7 +302,7 @@ fn umounter(scratch: &Scratch, namespace: Namespace) -> Result<Umounter> {
     Umounter::run(&options, scratch.path(), (1, 0), &[])
 }
 
-/// The peer of the host's mount is refused because of a file that is open on the host's.
+/// The umount of the peer of the host's mount is refused because of a file that is open on the host's.
 fn umount_by_a_peer() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
@@ -311,7 +311,7 @@ fn umount_by_a_peer() -> Result<Verdict> {
     let (incidents, _) = watch.finish()?;
     let pid = holding.claimed.ready.pid;
     release(&scratch, [holding])?;
-    // The caller's namespace goes with it: where that was before ebusy could look, there is nothing to show.
+    // The caller's namespace goes with it: if that happened before ebusy could look, there is nothing to show.
     ensure!(incidents.len() <= 1, "{incidents:#?}");
     let Some(incident) = incidents.first() else {
         return Ok(Verdict::Passed);
@@ -322,7 +322,7 @@ fn umount_by_a_peer() -> Result<Verdict> {
         incident.target.mount_namespace != Some(scratch.mount_namespace()),
         || "the target is in the caller's namespace".to_owned(),
     );
-    // The namespace is gone with the caller, perhaps before anybody has looked; nobody else is accused.
+    // The namespace is gone with the caller, perhaps before ebusy has looked; nobody else is blamed.
     for holder in &incident.holders {
         let process = holder.process.as_ref().map(|process| process.pid);
         problems.equal("holder", &process, &Some(pid));
@@ -333,7 +333,7 @@ fn umount_by_a_peer() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A slave does not ask its master.
+/// The umount of a slave does not check its master.
 fn umount_by_a_slave() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;

@@ -1,4 +1,5 @@
-//! umounts that take long: told while they do and when they are over, with where the time went; those that do not, never.
+//! ebusy reports slow umounts while they run and when they finish, with the phases that took the time; it never reports
+//! fast ones.
 
 use std::{
     fs,
@@ -42,7 +43,7 @@ pub(crate) fn main() -> ExitCode {
 /// How long a page takes: a few are written at the umount.
 const PAGE: Duration = Duration::from_millis(700);
 
-/// Unmounts it with something to write, from a moment ago: the kernel writes by itself what is older. How long that took.
+/// Unmounts it with recently dirtied pages, since the kernel writes back older ones by itself; returns the time.
 fn slow_umount(target: &SlowDisk, flags: UnmountFlags) -> Result<Duration> {
     fs::write(target.path.join("file"), vec![b'x'; 3 * 4096])?;
     target.disk.take(PAGE);
@@ -56,7 +57,7 @@ fn slow_umount(target: &SlowDisk, flags: UnmountFlags) -> Result<Duration> {
 /// Held for writing while an umount hangs: an ebusy that starts meanwhile has not seen its entry, and counts it as lost.
 static HANGING: RwLock<()> = RwLock::new(());
 
-/// `ebusy watch` or `record`, with what it writes.
+/// `ebusy watch` or `record`, with its output.
 struct Watch {
     running: Running,
     directory: TempDir,
@@ -92,13 +93,14 @@ impl Watch {
         fs::read_to_string(self.directory.path().join("text")).unwrap_or_default()
     }
 
-    /// Waits until it says that.
+    /// Waits until it prints that.
     fn says(&self, words: &str) -> Result<()> {
         pause::until(PATIENCE, || Ok(self.text().contains(words).then_some(())))
             .with_context(|| format!("not said: {words}\n{}\n{}", self.text(), self.running.log()))
     }
 
-    /// Ends it; its last summary, what it said of slow umounts, and the incidents that another run finds in its capture.
+    /// Ends it; returns its last summary, its lines about slow umounts, and the incidents that another run finds in its
+    /// capture.
     fn finish(self) -> Result<(String, String, Vec<Incident>)> {
         self.running.signal(Signal::INT)?;
         let status = self.running.wait()?;
@@ -133,7 +135,7 @@ fn only(incidents: &[Incident], path: &Path, outcome: &str, took: Duration, told
     );
     let ended = incident.ended.as_deref().context("an end")?;
     let lasted = seconds(&incident.started, ended)?;
-    // It is looked five times a second whether it is over.
+    // ebusy checks five times a second if it is over.
     let more = if harness::in_machine() { 2.0 } else { 0.6 };
     ensure!(
         lasted > took.as_secs_f64() - 0.1 && lasted < took.as_secs_f64() + more,
@@ -201,7 +203,7 @@ fn slow_disk() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Whoever detaches waits as well. It is in the capture, of which a report is made elsewhere.
+/// A caller that detaches waits as well. The capture has it, for a report made elsewhere.
 fn recorded_and_detached() -> Result<Verdict> {
     let target = SlowDisk::new()?;
     let watch = Watch::start("record", target.scratch.path(), &["--slow", "0.5"])?;
@@ -228,8 +230,8 @@ fn not_asked_for() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A server does not answer: told while nothing is unmounted yet. Where the umount begins after the lookup (tiers that hook
-/// the kernel's functions) there is none.
+/// A server does not answer: ebusy reports this before anything is unmounted. Tiers that hook the kernel's functions
+/// see the umount only after the lookup, so they report nothing.
 fn lookup_that_fails() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Fuse)?;
     let watch = Watch::start("watch", scratch.directory(), &[])?;
@@ -278,7 +280,7 @@ fn lookup_that_fails() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Umounts that take no time, in a thread that is at other things for long between them, and one that is refused.
+/// Umounts that take no time, in a thread that spends long in other calls between them, and one that is refused.
 fn none_is_told() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let path = scratch.join("quick");

@@ -1,4 +1,4 @@
-//! What each probe tier sees, and that a blind one says so.
+//! Each probe tier sees its events, and a blind one says so.
 
 use std::process::{Command, ExitCode};
 
@@ -91,7 +91,7 @@ fn proc_is_blind_to_directories() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Its file is on another mount: nobody is accused for the target.
+/// Its file is on another mount: nobody is blamed for the target.
 fn proc_is_blind_to_copies() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Private, "file")?;

@@ -1,5 +1,5 @@
 //! Several causes at once, of different kinds: pairs, triples, all that there are, one after the other, and many in one
-//! process. The books balance with each, and what is left is told when one of them has gone.
+//! process. The books balance with each, and the remaining causes are reported when one of them has gone.
 //!
 //! One `ebusy watch` serves all of them.
 
@@ -23,7 +23,7 @@ use ebusy_tests::{
 };
 use tempfile::TempDir;
 
-/// How far apart in the table the members of a pair are: kinds of one family are neighbours.
+/// Distance of a pair's members in the table: kinds of one family are neighbours.
 const STRIDE: usize = 11;
 
 /// Tests at a time: most of it is waiting.
@@ -72,7 +72,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The kinds that can stand beside others: some are ended by what others do.
+/// The kinds that can stand beside others: the work of some others would end the rest.
 fn rows(file_system: FileSystem) -> Vec<&'static Row> {
     let fits = |row: &&Row| row.file_systems.contains(&file_system) && !row.alone;
     ROWS.iter().filter(fits).collect()
@@ -82,7 +82,7 @@ fn rows(file_system: FileSystem) -> Vec<&'static Row> {
 struct Shared {
     watch: Watch,
     parent: TempDir,
-    /// Incidents that there are to be.
+    /// Expected incidents.
     incidents: usize,
 }
 
@@ -107,8 +107,8 @@ fn scratch(file_system: FileSystem) -> Result<Scratch> {
     shared(|shared| Scratch::within(shared.parent.path(), OsStr::new("target"), file_system))
 }
 
-/// There is exactly the incident that is expected. When a file was opened is the affair of other tests: what is held
-/// right after a mount came into being may go unseen on a loaded machine.
+/// There is exactly the incident that is expected. Other tests check when a file was opened: on a loaded machine ebusy
+/// may miss an open right after the mount was made.
 fn told(expectation: &Expectation<'_>) -> Result<Verdict> {
     shared(|shared| {
         shared.incidents += 1;
@@ -128,7 +128,7 @@ fn told(expectation: &Expectation<'_>) -> Result<Verdict> {
     })
 }
 
-/// An umount is refused, and ebusy has looked why.
+/// Waits until an umount was refused, and ebusy has looked for the reason.
 fn looked_at(scratch: &Scratch) -> Result<()> {
     let looks = || shared(|shared| Ok(shared.watch.looks_at(scratch.mount_id())));
     let before = looks()?;
@@ -231,7 +231,7 @@ fn one_after_the_other(file_system: FileSystem) -> Result<Verdict> {
     })
 }
 
-/// One process is in the way in several ways at once: each is told.
+/// One process blocks in several ways at once: each is reported.
 fn one_process(file_system: FileSystem) -> Result<Verdict> {
     let scratch = scratch(file_system)?;
     let paths = ["file", "second", "third", "dir", "socket"].map(|name| scratch.join(name));
@@ -242,7 +242,7 @@ fn one_process(file_system: FileSystem) -> Result<Verdict> {
     told(&expectation)
 }
 
-/// Nothing was told but what was to be.
+/// Asserts that ebusy reported exactly the expected incidents.
 fn nothing_else() -> Result<()> {
     let Some(shared) = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         return Ok(());

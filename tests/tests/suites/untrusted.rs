@@ -1,5 +1,5 @@
-//! What others say is no order and no proof: files of runtimes that make whoever opens them wait, mounts and cgroups that
-//! only have the name of a container, and file systems that are unmounted while ebusy wants to know whose they are.
+//! Foreign claims are neither orders nor proof: runtime files that make their opener wait, mounts and cgroups that only
+//! have the name of a container, and file systems that are unmounted while ebusy looks for their owner.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ const ID: &str = "9c41d0e7a2f4b6c8d0e2f4a6b8c0d2e4f6a8b0c2d4e6f8a0b2c4d6e8f0a1b3
 const OTHER: &str = "e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0";
 const POD: &str = "0f3c5b1e-7f55-4d0f-9f0a-3c1f5a2b4d6e";
 const TASKS: &str = "io.containerd.runtime.v2.task";
-/// Somebody without privilege.
+/// A user without privilege.
 const NOBODY: u32 = 65534;
 
 pub(crate) fn main() -> ExitCode {
@@ -76,7 +76,7 @@ fn config(cgroups_path: &str) -> String {
     )
 }
 
-/// A file system with whatever a runtime keeps on it, and the root file system of a container, mounted in it.
+/// A file system with all files of a runtime, and the root file system of a container mounted in it.
 struct DataRoot {
     path: PathBuf,
     rootfs: PathBuf,
@@ -119,7 +119,7 @@ impl DataRoot {
         })
     }
 
-    /// Whether both could be unmounted at once, with that time between the two.
+    /// Unmounts both, with that time in between; returns true if both succeeded at once.
     fn umount(&self, between: Duration) -> Result<bool> {
         let mut first = try_umount(&self.rootfs)?;
         pause::takes(between, "what a runtime does between two umounts");
@@ -142,8 +142,8 @@ fn try_umount(path: &Path) -> Result<bool> {
     }
 }
 
-/// Data roots on file systems of their own, each unmounted right after its only container, at every moment at which ebusy
-/// may want to know whose that is.
+/// Data roots on file systems of their own, each unmounted right after its only container, at every moment at which
+/// ebusy may look for its owner.
 fn no_umount_fails_because_of_ebusy() -> Result<Verdict> {
     let directory = open_directory()?;
     let watch = Watch::start(&["--all".into()])?;
@@ -155,7 +155,7 @@ fn no_umount_fails_because_of_ebusy() -> Result<Verdict> {
             .join("lib")
             .join(if docker { "docker" } else { "state" });
         let root = DataRoot::mount(&path, docker)?;
-        // As long as it took ebusy, when it still read of a container as soon as that was mounted.
+        // The time that ebusy took when it still read the files of a container at its mount.
         let (life, most) = if docker { (15_000, 4_000) } else { (8_000, 1_500) };
         pause::takes(Duration::from_micros(life), "how long a container lives");
         if !root.umount(Duration::from_micros(u64::from(turn) * 379 % most))? {
@@ -173,7 +173,7 @@ fn no_umount_fails_because_of_ebusy() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What was read of a container while nobody unmounted anything is named in an incident later.
+/// Facts read about a container before any umount appear in a later incident.
 fn a_container_that_stays_is_read_about() -> Result<Verdict> {
     let directory = open_directory()?;
     let watch = Watch::targets(&[directory.path().join("**")])?;
@@ -199,7 +199,7 @@ fn a_container_that_stays_is_read_about() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Every verb comes to its end, whatever lies where a runtime would have a file.
+/// Every verb ends, with any object in place of a runtime's file.
 fn files_that_make_wait() -> Result<Verdict> {
     let directory = open_directory()?;
     let fifo = |path: &Path| -> Result<()> {
@@ -213,7 +213,7 @@ fn files_that_make_wait() -> Result<Verdict> {
         .with_context(|| format!("making the FIFO {}", path.display()))
     };
     let device = |path: &Path| Ok(symlink("/dev/zero", path)?);
-    // Below the superuser's directories and below one that everybody may write in, by root and by somebody else.
+    // Below the superuser's directories and below one that everybody may write in, made by root and by another user.
     for (turn, (mode, file, make)) in [
         (0o755, "options.json", &fifo as &dyn Fn(&Path) -> Result<()>),
         (0o755, "config.json", &fifo),
@@ -331,7 +331,8 @@ fn a_mount_that_has_the_path_of_a_container() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A cgroup is a container's where its runtime put it, and not where somebody else made one of that name.
+/// A cgroup belongs to a container at the place where its runtime made it, and not where another user made one of that
+/// name.
 fn a_cgroup_that_has_the_name_of_a_container() -> Result<Verdict> {
     let directory = open_directory()?;
     let tree = directory.path().join("cgroup");
@@ -402,7 +403,7 @@ struct Cgroups {
 }
 
 impl Cgroups {
-    /// A process in that cgroup that has something open.
+    /// A process in that cgroup with an open file.
     fn hold(&self, scratch: &Scratch, cgroup: &str, file: &str) -> Result<Holding> {
         let cgroup = self.tree.join(&self.root).join(cgroup);
         fs::create_dir_all(&cgroup)?;

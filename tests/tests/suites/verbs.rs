@@ -34,7 +34,7 @@ fn demo_explains_its_ebusy() -> Result<Verdict> {
     let finished = ebusy::run(&mut ebusy::command("demo")?)?;
     finished.expect_code(0)?;
     let text = String::from_utf8(finished.stdout)?;
-    // The verdict first, then who, where, through what, since when, then the books, then what to do.
+    // First the verdict, then holder, place, way and time, then the books, then the fixes.
     let mut rest = text.lines();
     for start in [
         "EBUSY  ",
@@ -173,7 +173,7 @@ fn who_with_a_relative_path() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// As umount(8) does; the link is in the cache of names, since it was just made.
+/// As umount(8) does; the link is in the dentry cache, since it was just made.
 fn links_are_followed() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;

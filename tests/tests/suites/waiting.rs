@@ -1,5 +1,5 @@
-//! Nothing waits for somebody else: processes whose memory never comes, readers that do not read, file systems that do not
-//! answer. Where ebusy is stuck all the same, it says where, and ends.
+//! ebusy never waits for others: processes whose memory never comes, readers that do not read, file systems that do not
+//! answer. If it gets stuck anyway, it says where, and ends.
 
 use std::{
     fs::{self, File},
@@ -64,7 +64,7 @@ impl Waiter {
         Ok(Self { helper, pid })
     }
 
-    /// Somebody who does wait for it, by a file of /proc.
+    /// A reader of a /proc file that does wait for it.
     fn reader(&self, file: &str) -> Result<Child> {
         let reader = Command::new("cat")
             .arg(format!("/proc/{}/{file}", self.pid))
@@ -78,7 +78,7 @@ impl Waiter {
         Ok(reader)
     }
 
-    /// Lets it go: now the other reader ends too, which has waited all the time.
+    /// Releases it: now the other reader ends too, which has waited all the time.
     fn finish(self, mut reader: Option<Child>) -> Result<()> {
         if let Some(reader) = &mut reader {
             ensure!(
@@ -109,7 +109,7 @@ fn who(options: &[&str], path: &Path) -> Result<Who> {
     schema::read(str::from_utf8(&finished.stdout)?)
 }
 
-/// A refusal is explained as ever, and an end is one.
+/// ebusy explains a refusal and ends as usual.
 fn explains(watch: Watch, scratch: &Scratch) -> Result<()> {
     let holding = hold_fd(scratch, Namespace::Same, "file")?;
     ensure!(!scratch.umount()?, "the umount was not refused");
@@ -135,7 +135,7 @@ fn path_of_an_umount() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Whether this kernel is older.
+/// True if this kernel is older.
 fn kernel_before(major: u32, minor: u32) -> bool {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
@@ -145,7 +145,7 @@ fn kernel_before(major: u32, minor: u32) -> bool {
     (numbers.next(), numbers.next()) < (Some(major), Some(minor))
 }
 
-/// Every verb that shows a command line, of a process whose address space is locked: it is there all the same.
+/// Every verb that shows a command line shows that of a process whose address space is locked.
 fn lock_of_an_address_space() -> Result<Verdict> {
     if kernel_before(6, 16) {
         return Ok(Verdict::Skipped(
@@ -196,7 +196,7 @@ fn lock_of_an_epoll() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What is in memory is shown, whole.
+/// A command line in memory is shown completely.
 fn command_lines_of_others() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let file = scratch.join("held");
@@ -278,7 +278,7 @@ impl Stuck {
     }
 }
 
-/// After 10 s it is said where ebusy is, and after a minute it ends.
+/// After 10 s ebusy reports where it is stuck, and after a minute it ends.
 fn output_that_does_not_answer() -> Result<Verdict> {
     let began = Instant::now();
     let stuck = Stuck::start()?;

@@ -1,4 +1,4 @@
-//! The ways of umount2: its flags, what its path may be, and callers that are in their own way.
+//! The ways of umount2: its flags, forms of its path, and callers that block themselves.
 
 use std::{ffi::OsStr, fs, path::Path, process::ExitCode};
 
@@ -67,7 +67,7 @@ fn refused_once(options: &[&OsStr], path: &OsStr, flags: &[&str]) -> Result<Umou
     umounter(options, path, flags)?.expect_refused(1)
 }
 
-/// Lets it go; the incident is the one that is expected, and of these flags.
+/// Releases it; asserts that the incident is the expected one, with these flags.
 fn told_with(
     expectation: &Expectation<'_>,
     watch: Watch,
@@ -100,7 +100,7 @@ fn busy(flags: &'static [&'static str]) -> Result<Verdict> {
     told_with(&expectation, watch, holding, &names)
 }
 
-/// However the path is written, it is the same mount.
+/// Every spelling of the path means the same mount.
 fn by_path(suffix: &str) -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
@@ -124,7 +124,7 @@ fn symbolic_link() -> Result<Verdict> {
     told_with(&expectation, watch, holding, &[])
 }
 
-/// Up to Linux 6.12 the child is in the count, on 7.2 it is asked for: EBUSY either way.
+/// Up to Linux 6.12 the child is in the count, 7.2 checks for it: EBUSY either way.
 fn child_mount_and_expire() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = Holding::start("hold-child-mount", Namespace::Same, &[scratch.join("dir")])?;
@@ -147,7 +147,7 @@ fn expire_of_an_idle_mount() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What marks a mount does not look at its copies; what unmounts it does.
+/// The call that marks a mount does not look at its copies; the call that unmounts it does.
 fn expire_of_a_busy_copy() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
@@ -164,7 +164,7 @@ fn detach() -> Result<Verdict> {
     let holding = hold_fd(&scratch, Namespace::Slave, "file")?;
     ensure!(scratch.umount_with(UnmountFlags::DETACH)?, "a detach was refused");
     let (mut incidents, log) = watch.finish()?;
-    // That it lives on is told, where that took a second.
+    // ebusy reports that it lives on, if that lasted a second.
     incidents.retain(|incident| incident.operation != "detach");
     ensure!(incidents.is_empty(), "{incidents:#?}");
     ensure!(log.contains(" detached"), "{log}");
@@ -217,7 +217,7 @@ fn bind_mounted_file() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The caller is in its own way, and is named like everybody else.
+/// The caller blocks itself, and is named like any other holder.
 fn by_itself(
     options: &[&str],
     path: impl FnOnce(&Path) -> std::path::PathBuf,
@@ -259,7 +259,7 @@ fn descriptor_of_the_caller() -> Result<Verdict> {
     by_itself(&["--open", "TARGET"], |_| "/proc/self/fd/{}".into(), &["fd"])
 }
 
-/// What a caller does to its own root is a remount: it succeeds, the mount stays, and nothing can be written any more.
+/// The umount of the caller's own root is a remount: it succeeds, the mount stays, and becomes read-only.
 fn root_of_the_caller() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let root = scratch.path().as_os_str();
@@ -309,7 +309,7 @@ fn root_is_written(hold: impl FnOnce(&Scratch) -> Result<Holding>) -> Result<Ver
     mount_remount(scratch.path(), MountFlags::empty(), "")?;
     release(&scratch, [reader])?;
     let (incidents, _) = watch.finish()?;
-    // Nobody is named but who writes, and nothing is counted: the kernel compares no number of references here.
+    // Only the writer is named, and nothing is counted: the kernel compares no number of references here.
     let [incident] = &incidents[..] else {
         bail!("{} incidents: {incidents:#?}", incidents.len())
     };

@@ -1,5 +1,5 @@
-//! Writing never decides and never destroys: whoever does not take what ebusy says, or cannot, changes nothing but that,
-//! and no result takes the place of what somebody needs.
+//! Output decides nothing and destroys nothing: a reader that does not, or cannot, take ebusy's output changes nothing
+//! else, and no result replaces a file that somebody needs.
 
 use std::{
     fs::{self, File},
@@ -47,7 +47,7 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// Somebody who does not take what is written.
+/// An output that does not accept data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deaf {
     /// The descriptor is closed.
@@ -63,7 +63,7 @@ enum Deaf {
 const DEAF: [Deaf; 4] = [Deaf::Closed, Deaf::Full, Deaf::Gone, Deaf::Unread];
 
 impl Deaf {
-    /// For a command, at that descriptor; with what has to live as long as it runs.
+    /// Sets it at that descriptor of a command; returns objects that must live as long as the command.
     fn at(self, descriptor: i32, command: &mut Command) -> Result<Option<OwnedFd>> {
         let (to, keep): (Stdio, _) = match self {
             Self::Closed => {
@@ -264,7 +264,7 @@ fn answers_unheard() -> Result<Verdict> {
             ensure!(code == Some(expected), "{verb} {arguments:?}, {deaf:?}: {code:?}");
         }
     }
-    // What was found is the status, whether anybody reads it or not.
+    // The findings decide the exit status, whether anybody reads them or not.
     let holding = hold_fd(&scratch, Namespace::Same, "file")?;
     for deaf in [Deaf::Closed, Deaf::Full, Deaf::Gone] {
         let mut command = command("who")?;
@@ -428,7 +428,7 @@ fn capture_fifo() -> Result<Verdict> {
             ensure!(finished.stderr.contains("FIFO"), "{}", finished.stderr);
         }
     }
-    // A recorder in that folder looks at what is there.
+    // A recorder in that folder reads the existing files.
     let output = ebusy::run(
         command("watch")?
             .arg("--capture")
@@ -491,7 +491,7 @@ fn capture_among_others() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// `watch` has no say about what others recorded: not even where it is more than it keeps itself.
+/// `watch` does not remove the records of others, even if they exceed its own limit.
 fn evidence_from_before() -> Result<Verdict> {
     const OLD: u64 = 150 << 20;
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
@@ -520,7 +520,7 @@ fn evidence_from_before() -> Result<Verdict> {
         fs::read_dir(capture.path())?.count() == 5,
         "its own segment is not beside them"
     );
-    // `record` has a limit for all of the folder, and says what that costs.
+    // `record` has a limit for the whole folder, and announces which files it removes.
     let recording = ebusy::Running::start(
         command("record")?
             .args(["--max-size", "1M", "-o"])

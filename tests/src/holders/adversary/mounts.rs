@@ -140,7 +140,7 @@ pub(super) fn pivoted(worker: &mut Worker) -> Result<()> {
         // SAFETY: no file descriptor table is unshared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        // The root of a machine's start cannot be pivoted away, but a confined one can.
+        // pivot_root cannot leave a machine's initial root, but it can leave a chroot.
         rustix::process::chdir(&path)?;
         rustix::process::chroot(".")?;
         fs::create_dir("/other")?;

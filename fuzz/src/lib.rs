@@ -1,5 +1,5 @@
-//! What all targets have in common: bytes that cargo-fuzz made go to the function of that name in `tracer::fuzz`, which
-//! may not panic; what it costs is checked there, too. Where the bytes have a grammar, most of them are made by that.
+//! Common part of all targets: bytes from cargo-fuzz go to the function of that name in `tracer::fuzz`, which may not
+//! panic and checks its own cost. If the bytes have a grammar, most of them are made by it.
 
 use std::sync::OnceLock;
 
@@ -18,11 +18,11 @@ fn target(name: &str) -> &'static Target {
     TARGET.get_or_init(|| target_of(name))
 }
 
-/// Makes other bytes of these, in the same place; `None` where there are to be any.
+/// Mutates these bytes in place; `None` if plain bytes are wanted.
 pub fn mutate(name: &str, bytes: &mut [u8], size: usize, seed: u32) -> Option<usize> {
     let grammar = target(name).grammar;
     let mut noise = Noise(u64::from(seed));
-    // The fuzzer's own mutations know what is compared with what.
+    // The fuzzer's own mutations know the values that the code compares.
     if grammar == Grammar::Bytes || noise.once_in(4) {
         return None;
     }

@@ -1,5 +1,5 @@
-//! Debian packages, in two ways: installed into the system (root), or downloaded and unpacked into a directory of
-//! ours, by a state of apt of our own, which needs no root and changes nothing of the system's.
+//! Debian packages, in two ways: installed into the system (root), or downloaded and unpacked into our own directory,
+//! with our own state of apt, which needs no root and changes nothing in the system.
 
 use std::{
     fs,
@@ -11,17 +11,17 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{command, say, sources::Mirror};
 
-/// Whether this machine has Debian's package tools.
+/// True if this machine has Debian's package tools.
 pub(crate) fn available() -> bool {
     Path::new("/usr/bin/apt-get").is_file() && Path::new("/usr/bin/dpkg-deb").is_file()
 }
 
-/// Whether packages can be installed into the system.
+/// True if packages can be installed into the system.
 pub(crate) fn can_install() -> bool {
     available() && rustix::process::geteuid().is_root()
 }
 
-/// Installs what is missing of these packages, and never removes another for it.
+/// Installs the missing ones of these packages, and never removes another for it.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages
         .iter()
@@ -72,7 +72,7 @@ fn apt_get() -> Command {
     command
 }
 
-/// Whether the package is installed into the system.
+/// True if the package is installed into the system.
 fn installed(package: &str) -> bool {
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${db:Status-Status}", package])
@@ -101,8 +101,8 @@ pub(crate) struct Private {
 }
 
 impl Private {
-    /// Reads the lists of these suites of the machine's Debian mirror, or, without suites, of all that the machine
-    /// itself uses.
+    /// Reads the lists of these suites of the machine's Debian mirror, or, without suites, of all suites that the
+    /// machine itself uses.
     pub(crate) fn open(directory: &Path, suites: &[&str]) -> Result<Self> {
         if !available() {
             bail!("this machine has no apt, which test kernels and tools are fetched by");
@@ -124,7 +124,7 @@ impl Private {
             "APT::Architecture=amd64".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),
-            // The releases of old kernels are no longer signed anew.
+            // The releases of old kernels get no new signatures.
             "Acquire::Check-Valid-Until=false".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false".to_owned(),
@@ -142,7 +142,7 @@ impl Private {
         let mut update = private.apt("apt-get");
         update.args(["update", "--quiet"]);
         if !suites.is_empty() {
-            // An archive that the machine's owner added may be out of order without harm; these may not.
+            // An archive that the machine's owner added may fail without harm; these may not.
             update.arg("--error-on=any");
         }
         command::run(&mut update)?;
@@ -156,7 +156,7 @@ impl Private {
         command
     }
 
-    /// The names of all packages that start so.
+    /// The names of all packages with this prefix.
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let output = self
             .apt("apt-cache")
@@ -173,8 +173,8 @@ impl Private {
             .collect())
     }
 
-    /// Downloads a package with all that it depends on and the machine has not, and unpacks it into a directory. The
-    /// machine itself stays as it is.
+    /// Downloads a package with all dependencies that the machine lacks, and unpacks it into a directory. The machine
+    /// itself stays as it is.
     pub(crate) fn unpack_with_dependencies(&self, package: &str, into: &Path) -> Result<()> {
         say(&format!("fetching {package} and what it depends on"));
         let _ = fs::remove_dir_all(&self.scratch);

@@ -30,7 +30,7 @@ pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
         .with_context(|| format!("starting `{}`", line(command)))
 }
 
-/// The command as one would type it, without its environment.
+/// The command as typed in a shell, without its environment.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));

@@ -1,8 +1,8 @@
 //! Reads the events of `libtest-mimic --format json`, and the lines that tests print among them. No input or output
 //! here.
 //!
-//! Tests print uncaptured: what is not an event belongs to the test that has started, and has not ended. Where a suite
-//! runs several tests at a time, the harness says `started` only when a test has ended, and nobody knows whose a line is.
+//! Tests print uncaptured: a line that is no event belongs to the test that has started and not ended. If a suite runs
+//! several tests at a time, the harness says `started` only when a test has ended, so the owner of a line is unknown.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,13 +16,13 @@ use crate::results::{End, Measured, Results, Test};
 /// A test that cannot run on a machine says so in a line that has this, its name, `: ` and the reason, and passes.
 const SKIPPED: &str = "skipped: ";
 
-/// A line of a measurement: this, what was measured, by what, and the result, with `: ` between.
+/// A line of a measurement: this, the object, the tool, and the result, with `: ` between.
 const MEASURED: &str = "measured: ";
 
 /// A slow test says how long it took: this, its name, `: ` and the seconds.
 const TOOK: &str = "took: ";
 
-/// How an event begins. A line of output without an end may stand before it.
+/// The begin of an event. Output without a line end may stand before it.
 const EVENT: &str = r#"{ "type": ""#;
 
 /// Lines of a test's output that are kept.
@@ -51,11 +51,11 @@ enum State {
     Ignored,
 }
 
-/// How a run of a suite went.
+/// The result of a run of a suite.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) results: Results,
-    /// Why the run did not come to its own end, with the end of its output: it crashed, or its machine did.
+    /// The reason if the run did not finish, with the end of its output: it crashed, or its machine did.
     pub(crate) broke: Option<(String, String)>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Reader {
     suite: String,
     results: Results,
-    /// The test that runs, and since when.
+    /// The running test and its start time.
     running: Option<(String, Instant)>,
     output: VecDeque<String>,
     skips: BTreeMap<String, String>,
@@ -73,7 +73,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// For the output of what is called so in the results.
+    /// For the output of the suite with this name in the results.
     pub(crate) fn new(suite: impl Into<String>) -> Self {
         Self {
             suite: suite.into(),
@@ -86,7 +86,7 @@ impl Reader {
         }
     }
 
-    /// Takes a line that came now, and returns what of it a person should see.
+    /// Takes a line that has just come, and returns the part to show.
     pub(crate) fn line(&mut self, line: &str, now: Instant) -> Option<String> {
         let line = line.trim_end();
         let found = line.find(EVENT).and_then(|at| {
@@ -95,7 +95,7 @@ impl Reader {
         });
         let Some((before, event)) = found else {
             self.printed(line);
-            // What the events say better.
+            // The events say this better.
             let shown = !line.is_empty() && !line.starts_with(TOOK) && !line.starts_with(SKIPPED);
             return shown.then(|| line.to_owned());
         };
@@ -196,7 +196,7 @@ impl Reader {
             Ok(()) => Some("ended before its tests".to_owned()),
         };
         let broke = why.map(|why| {
-            // What a program says last is most often why it ends.
+            // The last words of a program are usually the reason for its end.
             let why = match self.output.iter().rfind(|line| !line.trim().is_empty()) {
                 Some(last) => format!("{why}: {last}"),
                 None => why,
@@ -301,7 +301,7 @@ measured: fd::tmpfs: fuser -m: found
                 .is_some()
         );
         assert!(read("", Ok(())).0.broke.is_some());
-        // Every test passed, and the process failed all the same.
+        // Every test passed, but the process failed.
         assert!(read(FOOT, Err("signal: 6".to_owned())).0.broke.is_some());
         assert!(read(&format!("{HEAD}\n{FOOT}"), Ok(())).0.broke.is_none());
     }

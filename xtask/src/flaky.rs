@@ -1,4 +1,4 @@
-//! What fails runs once more, alone. What then passes is flaky: a result of its own, with a budget.
+//! Failed tests run once more, alone. Those that then pass are flaky: a result of its own, with a budget.
 
 use std::{fs, path::Path};
 
@@ -17,11 +17,11 @@ pub(crate) const BUDGET: usize = 3;
 /// Lines of a file in the folder of flaky tests that are shown at the end.
 const SHOWN: usize = 60;
 
-/// What to run once more after a first run.
+/// The tests to run once more after a first run.
 #[derive(Debug, Eq, PartialEq)]
 enum Again {
     Nothing,
-    /// The run broke down: whatever had passed before says nothing of the rest.
+    /// The run broke down: earlier passes say nothing about the rest.
     Whole,
     /// Each of these, alone.
     Each(Vec<String>),
@@ -38,7 +38,7 @@ fn again(first: &Outcome) -> Again {
         .filter(|test| test.has_failed())
         .map(|test| test.name.clone())
         .collect();
-    // More than the budget are no accident: the run has failed, whatever a second try says.
+    // More than the budget are no accident: the run has failed even if a second try passes.
     if failed.is_empty() || failed.len() > BUDGET {
         Again::Nothing
     } else {
@@ -46,7 +46,7 @@ fn again(first: &Outcome) -> Again {
     }
 }
 
-/// Runs a suite, and what failed once more.
+/// Runs a suite, and its failed tests once more.
 pub(crate) fn run(
     suite: &str,
     which: Which<'_>,
@@ -91,7 +91,7 @@ fn whole(suite: &str, first: (String, String), second: Outcome) -> Results {
     results
 }
 
-/// Takes the result of a second run, alone, into that of the first.
+/// Merges the result of a second run, alone, into that of the first.
 fn merge(failed: &mut Test, second: &Outcome) {
     let End::Failed(why) = &failed.end else { return };
     let passed = second.broke.is_none() && second.results.tests.iter().any(|test| test.end == End::Passed);
@@ -111,7 +111,7 @@ fn both(first: &str, second: &str) -> String {
     format!("{first}\n-- once more --\n{second}")
 }
 
-/// Keeps the output of both runs of what was flaky in this folder, and shows the end of each.
+/// Keeps the output of both runs of flaky tests in this folder, and shows the end of each.
 pub(crate) fn keep(results: &Results, folder: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(folder);
     for test in results.tests.iter().filter(|test| test.is_flaky()) {

@@ -1,4 +1,4 @@
-//! Runs a test executable, and hands on its lines as they come. No test outlives this program.
+//! Runs a test executable, and forwards its lines as they come. No test outlives this program.
 
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use crate::interrupt;
 
-/// How often it is looked whether a quiet process has ended.
+/// How often to check if a quiet process has ended.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// `Err` with the reason if it did not succeed.
@@ -38,7 +38,7 @@ pub(crate) fn follow(
         });
     }
     let mut child = command.spawn().with_context(|| format!("starting `{line}`"))?;
-    // It holds the writing ends, which keep the pipe open.
+    // It has the writing ends, which keep the pipe open.
     drop(command);
 
     let (sender, receiver) = channel();

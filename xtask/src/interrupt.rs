@@ -1,4 +1,4 @@
-//! An interrupted run leaves nothing behind: what it started is ended, and what its tests made is taken away.
+//! An interrupted run leaves nothing behind: it ends its processes and removes everything that its tests made.
 
 use std::{
     fs, process,
@@ -15,14 +15,14 @@ use signal_hook::{
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on, an interrupt ends what runs, cleans up, and exits as a shell would.
+/// From now on, an interrupt ends all running processes, cleans up, and exits as a shell would.
 pub(crate) fn watch(clean: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("watching for interrupts")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             INTERRUPTED.store(true, Ordering::SeqCst);
             crate::say(&format!("interrupted by signal {signal}: cleaning up"));
-            // They would go on to make what is taken away.
+            // They would make again what is being removed.
             for child in children() {
                 let _ = kill_process(child, Signal::KILL);
             }
@@ -33,7 +33,7 @@ pub(crate) fn watch(clean: impl Fn() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// Goes no further after an interrupt, so that nothing new begins: the process is about to exit.
+/// Blocks after an interrupt, so that nothing new begins: the process is about to exit.
 pub(crate) fn hold() {
     while INTERRUPTED.load(Ordering::SeqCst) {
         thread::park();

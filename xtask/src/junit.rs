@@ -7,7 +7,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, T
 
 use crate::results::{End, Results, Test};
 
-/// Writes all of them into one file.
+/// Writes all results into one file.
 pub(crate) fn write(results: &Results, path: &Path) -> Result<()> {
     let parent = path.parent().context("a folder for the results")?;
     fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;

@@ -1,7 +1,7 @@
-//! What tests leave behind: processes, mounts, loop devices and folders. It would hold up or mislead whoever comes next.
+//! Leftovers of tests: processes, mounts, loop devices and folders. They would delay or mislead the next tests.
 //!
-//! All of it is known by two marks: the folder for temporary files that a run has for itself, and a variable in the
-//! environment of its processes. Nothing of another run on this machine has them.
+//! Two marks identify them: the run's own folder for temporary files, and a variable in the environment of its
+//! processes. Nothing of another run on this machine has them.
 
 use std::{
     env, fs,
@@ -23,10 +23,10 @@ use crate::{say, vm, workspace::Workspace};
 /// How long the processes of a test may take to follow it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// In the environment of what a run starts.
+/// The variable in the environment of a run's processes.
 const MARK: &str = "EBUSY_RUN";
 
-/// Where the suites of a run play.
+/// The temporary folders of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Scene {
     ebusy: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Scene {
     /// For all temporary files.
     folder: PathBuf,
     mark: String,
-    /// Where machines keep their images.
+    /// The folder of the machines' images.
     machines: PathBuf,
 }
 
@@ -60,14 +60,14 @@ impl Scene {
         })
     }
 
-    /// Lets this command, and what it starts, be known.
+    /// Marks this command and its children.
     pub(crate) fn mark(&self, command: &mut Command) {
         command
             .env("TMPDIR", &self.folder)
             .env(MARK, process::id().to_string());
     }
 
-    /// Ends and takes away what a suite left behind, and names it.
+    /// Ends and removes the leftovers of a suite, and names them.
     pub(crate) fn clear(&self) {
         self.end_processes();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -96,7 +96,7 @@ impl Scene {
         }
     }
 
-    /// Ends the play: the folder goes, and the images and half-written states of machines that an interrupt ended.
+    /// Removes the folder, and the images and half-written states of machines that an interrupt ended.
     pub(crate) fn remove(&self) {
         self.clear();
         let _ = fs::remove_dir(&self.folder);
@@ -112,7 +112,7 @@ impl Scene {
             left = self.running(proc);
         }
         for Leftover { pid, program } in left {
-            // As it was: one that is killed runs, to end.
+            // Read the state first: a killed process runs again, to end.
             let what = format!("{} {} ({})", program.display(), pid.as_raw_nonzero(), state(pid));
             told("process", &what, kill_process(pid, Signal::KILL).err());
         }
@@ -126,7 +126,7 @@ impl Scene {
         let processes = entries.flatten().filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let pid = Pid::from_raw(pid).filter(|_| pid != own)?;
-            // A kernel thread has none, and one that ended has none any more.
+            // A kernel thread has none, nor has a process that has ended.
             let program = fs::read_link(entry.path().join("exe")).ok()?;
             let ours = program == self.ebusy
                 || program.parent() == Some(&self.holders)
@@ -146,7 +146,7 @@ fn told<E: std::fmt::Display>(kind: &str, what: &dyn std::fmt::Display, err: Opt
     say(&format!("left behind by a test: {kind} {what}: {result}"));
 }
 
-/// Letter of `proc_pid_status(5)`, and what it waits for in the kernel.
+/// Letter of `proc_pid_status(5)`, and the kernel function that it waits in.
 fn state(pid: Pid) -> String {
     let of = |name: &str| {
         fs::read_to_string(format!("/proc/{}/{name}", pid.as_raw_nonzero()))

@@ -28,7 +28,7 @@ const BESIDE: usize = 2;
 /// How long one suite may take in a machine, which may be emulated.
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// What came of the tests in machines, and how long each kernel's took, by tier.
+/// The results of the tests in machines, and the time of each kernel, by tier.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) results: Results,
@@ -42,7 +42,8 @@ impl Done {
     }
 }
 
-/// Runs what is wanted under these kernels. One that is not to be had is skipped, and so are all of them without an emulator.
+/// Runs the wanted tests under these kernels. A kernel that is not available is skipped, and all are without an
+/// emulator.
 pub(crate) fn run(workspace: &Workspace, args: &TestArgs, built: &Built, names: &[&str]) -> Result<Done> {
     let mut done = Done::default();
     if names.is_empty() {
@@ -71,7 +72,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs, built: &Built, names: 
     kernels.sort_by_key(|(_, (name, _))| Reverse(plans(name).count()));
     let queue = Mutex::new(VecDeque::from(kernels));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    // What a thread starts ends with it: each stays as long as its machines.
+    // Child processes end with the thread that started them: each thread stays as long as its machines.
     let lane = || -> Result<Vec<(usize, Done)>> {
         let mut all = Vec::new();
         while let Some((place, (name, kernel))) = next() {
@@ -98,7 +99,7 @@ pub(crate) fn run(workspace: &Workspace, args: &TestArgs, built: &Built, names: 
     Ok(done)
 }
 
-/// What machines are made from, before the first of them starts.
+/// Prepares the parts of machines before the first one starts.
 fn prepare<'n>(
     workspace: &Workspace,
     names: &[&'n str],
@@ -121,7 +122,7 @@ fn prepare<'n>(
     Ok((lab, kernels))
 }
 
-/// What the matrix has for a kernel.
+/// The matrix's rows for a kernel.
 fn plans(kernel: &str) -> impl Iterator<Item = &'static Plan> {
     MATRIX.iter().filter(move |plan| plan.kernels.contains(&kernel))
 }
@@ -159,7 +160,7 @@ impl Machines<'_> {
             "{} under the kernel {name} at the tier {}",
             suite.name, plan.tier
         ));
-        // What was asked for on the command line is all that is asked for.
+        // The command line selects exactly the tests to run.
         let which = match (self.args.which(self.built), plan.only) {
             (Which::All, only) if !only.is_empty() => Which::Like(only),
             (asked, _) => asked,

@@ -117,7 +117,7 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
         Verb::Vm(args) => vm::main(&workspace, args),
         Verb::Lint => lint::main(&workspace),
         Verb::Schema => {
-            // The unit test that compares the files can write them: no other program is compiled with what it needs.
+            // The unit test that compares the files can write them: only it is compiled with the necessary derives.
             let test = ["--package", "tracer", "--lib", "schema::"];
             command::run(workspace.cargo("test").args(test).env("EBUSY_WRITE_SCHEMA", "1"))?;
             Ok(0)
@@ -125,7 +125,7 @@ fn perform(verb: &Verb) -> anyhow::Result<u8> {
     }
 }
 
-/// Whether a disk is full, or a quota.
+/// True if a disk or a quota is full.
 fn is_full(err: &anyhow::Error) -> bool {
     let kinds = err.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     kinds

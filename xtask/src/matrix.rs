@@ -1,4 +1,4 @@
-//! Which tests run under which kernels, at which tiers.
+//! The tests that run under each kernel, and their tiers.
 
 /// The kernels that the tests run under besides the host's.
 pub(crate) const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.2"];
@@ -22,7 +22,7 @@ const PLAN: Plan = Plan {
     only: "",
 };
 
-/// What runs in machines: tests that need nothing but ebusy and the holder programs.
+/// The tests in machines: those that need only ebusy and the holder programs.
 pub(crate) const MATRIX: [Plan; 28] = [
     Plan {
         test: "kinds",
@@ -36,7 +36,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         kernels: &KERNELS,
         ..PLAN
     },
-    // A kernel that preempts (7.2) may skip a run of these programs: what is lost is counted.
+    // A kernel that preempts (7.2) may skip a run of these programs: the loss is counted.
     Plan {
         test: "kinds",
         tier: "kprobe",
@@ -58,7 +58,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "_private_copy",
         ..PLAN
     },
-    // The same as kretprobes.
+    // The same functions, by kretprobes.
     Plan {
         test: "operations",
         tier: "kprobe",
@@ -84,7 +84,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         kernels: &["5.10", "7.2"],
         ..PLAN
     },
-    // Advice about what is the whole system's: the host's is left alone.
+    // Advice that affects the whole system: not on the host.
     Plan {
         test: "advice",
         tier: "tracepoint",
@@ -92,27 +92,27 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "system::",
         ..PLAN
     },
-    // The ledger knows who opened what the block device alone has; the list of a polled ring has three forms.
+    // The ledger knows the opener of a file that only the block device has; the list of a polled ring has three forms.
     Plan {
         test: "direct",
         kernels: &["5.10", "6.12", "7.2"],
         ..PLAN
     },
-    // What keeps the caller after the kernel's function has returned.
+    // Delays of the caller after the kernel's function has returned.
     Plan {
         test: "slow",
         tier: "fentry",
         kernels: &["7.2"],
         ..PLAN
     },
-    // What is read of the caller's memory at the entry.
+    // Reads of the caller's memory at the entry.
     Plan {
         test: "slow",
         tier: "tracepoint",
         kernels: &["5.10"],
         ..PLAN
     },
-    // Processes and page tables, as each kernel has them.
+    // Processes and page tables differ between kernels.
     Plan {
         test: "waiting",
         tier: "tracepoint",
@@ -120,8 +120,8 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "_memory_",
         ..PLAN
     },
-    // Whose credentials a call has, and what instructions of old kernels count: all storms by the hooks of the oldest and
-    // of the newest, the one of umounts by the others. What is on disk beside one is the host's to test.
+    // The credentials of a call, and the counting instructions of old kernels: all storms by the hooks of the oldest
+    // and of the newest, the one of umounts by the others. The host tests the disk beside a storm.
     Plan {
         test: "noise",
         tier: "tracepoint",
@@ -150,7 +150,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "beside_a_storm_of_umounts",
         ..PLAN
     },
-    // What of it each kernel has: filters and capabilities of each thread, and the rights that Landlock takes from others.
+    // Kernels support different parts: filters and capabilities of each thread, and the rights that Landlock removes.
     Plan {
         test: "confined",
         only: "_its_threads",
@@ -162,7 +162,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "report_has_no_rights",
         ..PLAN
     },
-    // Somebody who disturbs: by the hooks of each kernel, and by tracepoints on the oldest and the newest.
+    // The adversary: by the hooks of each kernel, and by tracepoints on the oldest and the newest.
     Plan {
         test: "adversary",
         tier: "fentry",
@@ -185,8 +185,8 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "all::",
         ..PLAN
     },
-    // Lists of mounts that differ between kernels. The advice that those with this in their names follow needs nothing of
-    // util-linux, which a machine has not.
+    // Lists of mounts that differ between kernels. Tests with this in their names follow advice that does not need
+    // util-linux, which a machine lacks.
     Plan {
         test: "audit",
         tier: "tracepoint",
@@ -194,7 +194,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "_a_",
         ..PLAN
     },
-    // What may happen to a recorder, and what only a machine of its own stands: steps of the wall clock.
+    // Faults of a recorder, and steps of the wall clock, which only a machine of its own can take.
     Plan {
         test: "record",
         tier: "fentry",
@@ -210,7 +210,7 @@ pub(crate) const MATRIX: [Plan; 28] = [
         only: "entry_of_32_bits",
         ..PLAN
     },
-    // As many as a test may have nowhere else.
+    // More than a test may have anywhere else.
     Plan {
         test: "hostile",
         tier: "tracepoint",

@@ -1,4 +1,4 @@
-//! Where the minutes of a run go: recorded by all commands of one run of the checks, shown at its end.
+//! Times of the parts of a run: recorded by all commands of one run of the checks, shown at its end.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ use crate::workspace::Workspace;
 /// The second since 1970 in which a run of several commands began (`.ci/run` sets it).
 const SINCE: &str = "EBUSY_CI_SINCE";
 
-/// A run that takes longer than this is loudly so.
+/// A run that takes longer than this prints a warning box.
 const LONG: Duration = Duration::from_mins(40);
 
 /// A part of a run.
@@ -40,12 +40,12 @@ struct Record {
 pub(crate) struct Phases {
     path: PathBuf,
     record: Record,
-    /// Whether this command is one of several.
+    /// This command is one of several.
     is_part: bool,
 }
 
 impl Phases {
-    /// Goes on with the run that this command is part of, or begins one.
+    /// Continues the run that this command is part of, or begins one.
     pub(crate) fn of_this_run(workspace: &Workspace) -> Self {
         let path = workspace.target.join("ci/phases.json");
         let since = env::var(SINCE).ok().and_then(|since| since.parse().ok());
@@ -75,12 +75,12 @@ impl Phases {
         result
     }
 
-    /// So much more of this phase.
+    /// Adds this time to a phase.
     pub(crate) fn add(&mut self, name: &str, time: Duration) {
         self.more(name, time, false);
     }
 
-    /// What a phase was made of, some of it at the same time.
+    /// Adds parts of a phase, some of which ran at the same time.
     pub(crate) fn add_parts(&mut self, parts: &[(String, Duration)]) {
         for (name, time) in parts {
             self.more(name, *time, true);
@@ -99,7 +99,7 @@ impl Phases {
         }
     }
 
-    /// For the next command of this run, and for whoever asks later.
+    /// Writes them for the next command of this run, and for later readers.
     pub(crate) fn save(&self) -> Result<()> {
         let parent = self.path.parent().context("a folder for the phases")?;
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
@@ -107,7 +107,7 @@ impl Phases {
         fs::write(&self.path, text).with_context(|| format!("writing {}", self.path.display()))
     }
 
-    /// The same, unless this command is all there is, and would hide the times of a whole run.
+    /// Writes them unless this command is the whole run, which would hide the times of a full one.
     pub(crate) fn save_if_part(&self) -> Result<()> {
         if self.is_part { self.save() } else { Ok(()) }
     }
@@ -121,7 +121,7 @@ impl Phases {
         format!("{last}{}", self.table())
     }
 
-    /// The table, and a box around what is too long.
+    /// The table, with a box if the run is too long.
     pub(crate) fn table(&self) -> String {
         table(
             &self.record,

@@ -1,18 +1,18 @@
-//! What tests came to: one row a test, and the sums of them. No input or output here.
+//! The results of tests: one row a test, and their sums. No input or output here.
 
 use std::time::Duration;
 
 use crate::flaky;
 
-/// How a test ended.
+/// The result of a test.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum End {
     Passed,
-    /// Failed, and passed when it ran once more: why it failed.
+    /// Failed, and passed when it ran once more: the reason of the failure.
     Flaky(String),
-    /// Why.
+    /// The reason.
     Failed(String),
-    /// Why it cannot run here.
+    /// The reason why it cannot run here.
     Skipped(String),
 }
 
@@ -21,7 +21,7 @@ pub(crate) enum End {
 pub(crate) struct Test {
     /// `host: kinds`, `6.1 fentry: kinds`.
     pub(crate) suite: String,
-    /// Empty if it is all of the suite.
+    /// Empty for the whole suite.
     pub(crate) name: String,
     pub(crate) end: End,
     pub(crate) time: Duration,
@@ -80,7 +80,7 @@ pub(crate) struct Measured {
     pub(crate) result: String,
 }
 
-/// The sum of what ran.
+/// The sum of all results.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Results {
     pub(crate) tests: Vec<Test>,
@@ -111,12 +111,12 @@ impl Results {
         self.count(Test::is_flaky)
     }
 
-    /// Whether the whole run has: by a test, or by too many that are flaky.
+    /// The whole run has failed: by a test, or by too many flaky ones.
     pub(crate) fn have_failed(&self) -> bool {
         self.tests.iter().any(Test::has_failed) || self.flaky() > flaky::BUDGET
     }
 
-    /// The last line of a run. What is flaky has passed in the end.
+    /// The last line of a run. Flaky tests have passed in the end.
     pub(crate) fn summary(&self) -> String {
         let failed = self.count(Test::has_failed);
         let skipped = self.count(Test::was_skipped);
@@ -124,7 +124,7 @@ impl Results {
         format!("{passed} passed, {failed} failed, {skipped} skipped")
     }
 
-    /// Those that took longest, the longest first.
+    /// The slowest tests, the slowest first.
     pub(crate) fn slowest(&self, count: usize) -> Vec<&Test> {
         let mut tests: Vec<&Test> = self.tests.iter().filter(|test| !test.time.is_zero()).collect();
         tests.sort_by_key(|test| std::cmp::Reverse(test.time));

@@ -15,12 +15,12 @@ use crate::{say, setup, toolchain, workspace::Workspace};
 /// Verbs that read the kernel. Those not named here, and `--help`, work for everybody.
 const ROOT_VERBS: [&str; 5] = ["watch", "who", "audit", "record", "demo"];
 
-/// How ebusy is built.
+/// Profile of the build.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Profile {
-    /// To be given away: as fast and small as can be.
+    /// For a release: as fast and small as possible.
     Release,
-    /// To be run here and now.
+    /// For a run on this host.
     Ci,
 }
 
@@ -50,12 +50,12 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<u8> {
     let mut command = Command::new(&program);
     command.args(args);
     clean(&mut command, workspace);
-    // Only comes back if it fails.
+    // Only returns if it fails.
     let err = command.exec();
     Err(err).with_context(|| format!("starting {}", program.display()))
 }
 
-/// Takes back what cargo has added for this program: `ebusy watch -- CMD` hands its environment to CMD.
+/// Removes the variables that cargo has added for this program: `ebusy watch -- CMD` passes its environment to CMD.
 fn clean(command: &mut Command, workspace: &Workspace) {
     let groups = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
     for (name, _) in env::vars_os() {

@@ -1,5 +1,5 @@
-//! Installs what compiles the kernel programs: a compiler with `core` for the BPF target, and `bpf-linker` built
-//! for the same LLVM. Where it cannot, it says what to type.
+//! Installs the toolchain of the kernel programs: a compiler with `core` for the BPF target, and `bpf-linker` built for
+//! the same LLVM. Where it cannot, it prints the commands to type.
 
 use std::{
     env, fmt,
@@ -20,7 +20,7 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 /// Debian's packages of a recent compiler (kept for its browsers), with `core` for the BPF target.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
-/// What cannot be done here by itself, with the commands that do it.
+/// The steps that the set-up cannot do here, with the commands for them.
 #[derive(Debug)]
 pub(crate) struct ByHand {
     pub(crate) why: String,
@@ -64,7 +64,7 @@ pub(crate) fn toolchain(force: bool) -> Result<Toolchain> {
         .map_err(|missing| by_hand(format!("the set-up ended, and still {missing}"), compiler, llvm).into())
 }
 
-/// Whether this choice of the user's allows a compiler.
+/// True if the user's choice allows a compiler.
 fn allowed(compiler: Compiler) -> bool {
     let choice = env::var(toolchain::CHOICE).unwrap_or_default();
     match compiler {
@@ -188,7 +188,7 @@ fn llvm(compiler: Compiler) -> Result<u32> {
     toolchain::llvm(&mut rustc).context("the compiler does not say which LLVM it has")
 }
 
-/// Where the development files of this LLVM are.
+/// The folder of this LLVM's development files.
 fn llvm_prefix(llvm: u32) -> Option<PathBuf> {
     [
         format!("/usr/lib/llvm-{llvm}/bin/llvm-config"),
@@ -250,7 +250,7 @@ fn by_hand(why: String, compiler: Compiler, llvm: u32) -> ByHand {
 
 /// Compiles a program of the registry into `bin` of a folder, for this host and without the workspace's own flags.
 ///
-/// Unoptimised, which takes half as long: what it calls most is LLVM, or it runs for a second.
+/// Unoptimised, which takes half as long: it mostly calls LLVM, or runs for a second.
 pub(crate) fn install(package: &str, version: &str, root: &Path) -> Command {
     let mut command = toolchain::bare("cargo");
     command
@@ -262,10 +262,10 @@ pub(crate) fn install(package: &str, version: &str, root: &Path) -> Command {
     command
 }
 
-/// Whether a program of this name is in the search path.
+/// True if a program of this name is in the search path.
 pub(crate) fn in_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Programs of root are not in everybody's path.
+    // Programs of root are not in every PATH.
     env::split_paths(&path).any(|directory| directory.join(program).is_file())
         || ["/usr/sbin", "/sbin"]
             .iter()

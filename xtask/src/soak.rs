@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: a recorder under load and faults, for as long as is asked for.
+//! `cargo xtask soak`: a recorder under load and faults, for a given time.
 
 use std::os::unix::process::CommandExt as _;
 
@@ -20,7 +20,7 @@ pub(crate) fn main(workspace: &Workspace, minutes: u64) -> Result<u8> {
     let ebusy = run::build(workspace, Profile::Release)?;
     let holders = suites::holders(workspace)?;
     let mut command = toolchain::bare(&holders);
-    // It is all programs of the package, and knows by its name which one to be.
+    // This executable is all programs of the package; its name selects one.
     command
         .arg0("soak")
         .arg(minutes.to_string())

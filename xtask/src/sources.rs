@@ -1,5 +1,5 @@
-//! Reads where this machine gets its Debian packages from, so that kernels of other releases come from the same
-//! mirror. Pure parsing, but for [`Mirror::of_this_machine`].
+//! Reads this machine's sources of Debian packages, so that kernels of other releases come from the same mirror. Pure
+//! parsing, except [`Mirror::of_this_machine`].
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
@@ -93,7 +93,7 @@ impl Mirror {
         Self { archive, security }
     }
 
-    /// Of all entries the one that looks most like Debian's own archive: others use its suite names, too.
+    /// Picks the entry that looks most like Debian's own archive: others use its suite names, too.
     fn choose(sources: &[Source]) -> Option<Self> {
         let has_updates = |uri: &str| {
             sources
@@ -185,7 +185,7 @@ fn parse_lines(text: &str) -> Vec<Source> {
     sources
 }
 
-/// The newer format: stanzas of fields, whose values may go on in indented lines.
+/// The newer format: stanzas of fields, whose values may continue in indented lines.
 fn parse_stanzas(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut fields: Vec<(String, String)> = Vec::new();

@@ -1,5 +1,5 @@
-//! What tests are made of: which executable has a suite, with which arguments, and what it is given. Built once for
-//! this host and for all machines.
+//! The parts of a test run: the executable, arguments and environment of a suite. Built once for this host and for all
+//! machines.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,17 +19,17 @@ use crate::{
 
 const TESTS: &str = "ebusy-tests";
 
-/// Asks a suite for all that it has, where it makes a choice else.
+/// Makes a suite run all its tests instead of a choice.
 const FULL: &str = "EBUSY_FULL";
 
-/// What the suite `adversary` is asked for, by whoever runs it.
+/// The user's settings for the suite `adversary`.
 const ADVERSARY: [&str; 3] = [
     "EBUSY_ADVERSARY_SEED",
     "EBUSY_ADVERSARY_RATE",
     "EBUSY_ADVERSARY_SECONDS",
 ];
 
-/// How much longer than usual a run may take, for what it was asked for: each of the two tests that long.
+/// Extra time for a run with these settings: each of the two tests takes that long.
 pub(crate) fn asked_time() -> Duration {
     let seconds = std::env::var(ADVERSARY[2])
         .ok()
@@ -37,13 +37,13 @@ pub(crate) fn asked_time() -> Duration {
     2 * Duration::from_secs(seconds.unwrap_or(0))
 }
 
-/// Which tests of a suite run.
+/// The selected tests of a suite.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Which<'a> {
     All,
     /// Those that have this in their names.
     Like(&'a str),
-    /// The one of this name.
+    /// The test with this name.
     Only(&'a str),
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
-    /// The arguments that run these tests, uncaptured, with an event a line.
+    /// The arguments that run these tests, uncaptured, with one event a line.
     fn args(&self, which: Which<'_>) -> Vec<String> {
         let mut args = vec![self.name.as_str(), "--format", "json", "--nocapture"];
         match which {
@@ -66,16 +66,16 @@ impl Suite {
     }
 }
 
-/// What the tests on a host or in a machine are given.
+/// The environment of tests on a host or in a machine.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) ebusy: PathBuf,
     pub(crate) suites: Vec<Suite>,
     pub(crate) units: Vec<Unit>,
     pub(crate) holder_directory: PathBuf,
-    /// Whether suites leave nothing out.
+    /// Suites leave nothing out.
     pub(crate) full: bool,
-    /// What machines have besides: paths there and here.
+    /// Additional files of machines: paths there and here.
     pub(crate) tools: Vec<(String, PathBuf)>,
     /// All suites are one executable, and all holder programs.
     tests: PathBuf,
@@ -119,7 +119,7 @@ pub(crate) fn build_tests(workspace: &Workspace, ebusy: PathBuf) -> Result<Built
     })
 }
 
-/// What the executable has.
+/// The suites in the executable.
 fn suites(tests: &Path) -> Result<Vec<Suite>> {
     let output = toolchain::bare(tests)
         .arg("--list-suites")
@@ -139,7 +139,7 @@ pub(crate) fn build_ebusy(workspace: &Workspace) -> Result<PathBuf> {
     run::build(workspace, Profile::Ci)
 }
 
-/// The executable of all holder programs, of which the soak is one.
+/// The executable of all holder programs, which include the soak.
 pub(crate) fn holders(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = workspace.cargo("build");
     command.args(["--package", TESTS, "--bins"]);

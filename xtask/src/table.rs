@@ -1,5 +1,5 @@
-//! The table of kinds of reference by kernel and probe tier, with what others see of the same holders: made from the
-//! results of the tests, never written by hand.
+//! The table of kinds of reference by kernel and probe tier, with the findings of peers for the same holders: made from
+//! the results of the tests, never written by hand.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::results::{End, Results};
 
-/// Where it is kept.
+/// Its file.
 pub(crate) const PATH: &str = "docs/kinds.md";
 
-/// The tests that it is made from.
+/// The tests behind it.
 pub(crate) const SUITES: [&str; 4] = ["kinds", "peers", "innocents", "together"];
 
 const HEAD: &str = "# Kinds of reference
@@ -29,7 +29,7 @@ several), `some` if on some file systems only, `accuses` if they named the user 
 
 ";
 
-/// What is known of one row in one column.
+/// The result of one row in one column.
 #[derive(Debug, Default)]
 struct Cell {
     passed: usize,
@@ -101,7 +101,7 @@ impl Notes {
     }
 }
 
-/// The table, from what ran; `None` if nothing of it did.
+/// The table, from the results; `None` if none of its tests ran.
 pub(crate) fn render(results: &Results, host: &str) -> Option<String> {
     let kinds = Kinds::of(results);
     if kinds.rows.is_empty() {
@@ -113,7 +113,7 @@ pub(crate) fn render(results: &Results, host: &str) -> Option<String> {
     let most = kinds.through.values().map(BTreeSet::len).max().unwrap_or(0);
     let own = kinds.columns.iter().map(|column| {
         let name = if *column == "host" { host } else { column };
-        // What a snapshot finds is the same at every tier, which some columns leave to others.
+        // A snapshot finds the same at every tier, so some columns leave rows to others.
         let tried = &kinds.through[column];
         if tried.len() < most {
             let ways: Vec<String> = tried.iter().map(|way| way.replace('_', " ")).collect();
@@ -176,7 +176,7 @@ what was counted was explained, and what remained was told.
 |---|---|
 ";
 
-/// How many tests of a suite passed, by column; those that failed by name.
+/// Number of passed tests of a suite, by column, and the names of failed ones.
 fn suite(results: &Results, host: &str, suite: &str, head: &str) -> String {
     let mut columns: BTreeMap<&str, (usize, Vec<&str>)> = BTreeMap::new();
     for test in &results.tests {
@@ -222,7 +222,7 @@ fn words(cell: &Cell, notes: &mut Notes) -> String {
     text
 }
 
-/// What somebody else said of each row.
+/// A peer's result for each row.
 #[derive(Debug, Default)]
 struct Peer<'t>(BTreeMap<&'t str, BTreeSet<&'t str>>);
 
@@ -256,7 +256,7 @@ impl Peer<'_> {
     }
 }
 
-/// Peers, and for each row whether they named the holder, and a user of a private copy.
+/// Peers, and for each row if they named the holder, and a user of a private copy.
 fn peers(results: &Results) -> BTreeMap<&str, Peer<'_>> {
     let mut peers: BTreeMap<&str, Peer<'_>> = BTreeMap::new();
     for measured in &results.measured {

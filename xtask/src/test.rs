@@ -67,29 +67,29 @@ impl TestArgs {
         }
     }
 
-    /// Whether all of a suite runs. What is asked for by its name is not to be left out.
+    /// True if a whole suite runs. A suite given by name is never left out.
     fn is_full(&self, built: &Built) -> bool {
         self.full || self.table || matches!(self.which(built), Which::Like(_))
     }
 
-    /// Whether a suite is wanted at all.
+    /// True if any test of a suite is wanted.
     pub(crate) fn wants(&self, built: &Built, suite: &str) -> bool {
         (!self.table || table::SUITES.contains(&suite))
             && self.suite(built).is_none_or(|only| only.name == suite)
     }
 
-    /// Whether a tier is wanted in machines.
+    /// True if a tier is wanted in machines.
     pub(crate) fn wants_tier(&self, tier: &str) -> bool {
         self.tier.is_empty() || self.tier.iter().any(|wanted| wanted == tier)
     }
 
-    /// Whether everything that the table is made from runs.
+    /// True if all tests behind the table run.
     fn makes_the_table(&self) -> bool {
         self.table && self.filter.is_none() && !self.quick && self.kernel.is_empty() && self.tier.is_empty()
     }
 }
 
-/// What a run of tests needs.
+/// Everything that a run of tests needs.
 struct Runner<'a> {
     workspace: &'a Workspace,
     args: &'a TestArgs,
@@ -140,8 +140,8 @@ pub(crate) fn main(workspace: &Workspace, args: &TestArgs) -> Result<u8> {
     if args.quick {
         say("the tests under other kernels are left out (--quick)");
     }
-    // The tests on this host wait most of the time, and machines are emulated: beside each other they take less. What a
-    // thread starts ends with it, so that machines stay with threads that wait for them.
+    // The tests on this host mostly wait, and machines are emulated: side by side they take less time. Child processes
+    // end with the thread that started them, so machines stay with threads that wait for them.
     let mut times = Vec::new();
     let (host, done) = phases.time("tests on this host and in machines", || {
         thread::scope(|scope| {
@@ -220,7 +220,7 @@ impl Runner<'_> {
     }
 }
 
-/// Writes and prints what came of it; the sum is the last line.
+/// Writes and prints the results; the sum is the last line.
 fn finish(
     workspace: &Workspace,
     args: &TestArgs,
@@ -267,14 +267,14 @@ fn finish(
     Ok(u8::from(results.have_failed()))
 }
 
-/// Where it is of is said before a line that may stand among those of another place.
+/// A prefix names the place of a line that may stand among those of other places.
 pub(crate) fn show(reader: &mut Reader, place: &str, line: &str) {
     if let Some(shown) = reader.line(line, Instant::now()) {
         println!("{place}{shown}");
     }
 }
 
-/// `6.18 tracepoint`: the host's kernel, and the tier that ebusy takes there.
+/// `6.18 tracepoint`: the host's kernel, and the tier that ebusy chooses there.
 fn host_column(built: &Built) -> String {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let version: Vec<&str> = release.splitn(3, '.').take(2).collect();

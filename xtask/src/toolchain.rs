@@ -13,7 +13,7 @@ use std::{
 /// an object that was built elsewhere.
 pub(crate) const CHOICE: &str = "EBUSY_BPF";
 
-/// The target of the kernel programs on little-endian hosts, the only ones that ebusy runs on.
+/// The target of the kernel programs on little-endian hosts; ebusy runs on no others.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// Debian ships its compiler outside of rustup's reach, under fixed names.
@@ -46,7 +46,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// What was looked for and is not there, one reason each.
+/// Missing parts, one reason each.
 #[derive(Debug)]
 pub(crate) struct Missing(pub(crate) Vec<String>);
 
@@ -56,7 +56,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Takes what [`CHOICE`] says, else Debian's compiler, else a nightly.
+/// Takes the one in [`CHOICE`], else Debian's compiler, else a nightly.
 ///
 /// Debian's comes first because its `core` and the linker's LLVM are from one archive; a nightly may have moved to
 /// an LLVM that the installed linker cannot read.
@@ -113,7 +113,7 @@ fn no_linker() -> String {
     "bpf-linker is not installed".to_owned()
 }
 
-/// Whether Debian's compiler is here and has `core` for the target.
+/// Checks that Debian's compiler is here and has `core` for the target.
 pub(crate) fn debian_compiler() -> bool {
     Path::new(DEBIAN_CARGO).is_file()
         && output(bare(DEBIAN_RUSTC).args(["--print", "target-libdir", "--target", TARGET]))
@@ -127,7 +127,7 @@ pub(crate) fn debian_compiler() -> bool {
             })
 }
 
-/// Whether this rustup toolchain is installed and has the sources that `-Z build-std` needs.
+/// Checks that this rustup toolchain is installed and has the sources that `-Z build-std` needs.
 pub(crate) fn nightly_sources(name: &str) -> bool {
     output(nightly_rustc(name).args(["--print", "sysroot"])).is_some_and(|root| {
         Path::new(&root)
@@ -136,8 +136,8 @@ pub(crate) fn nightly_sources(name: &str) -> bool {
     })
 }
 
-/// The linker for this LLVM: what the set-up built for it, else one in the search path, or where `cargo install` puts
-/// it, of which nobody knows what it was built for.
+/// The linker for this LLVM: the one that the set-up built for it, else one in the search path or in the folder of
+/// `cargo install`, whose LLVM is unknown.
 pub(crate) fn linker(llvm: u32) -> Option<PathBuf> {
     let home = home("CARGO_HOME", ".cargo");
     let path = env::var_os("PATH").unwrap_or_default();
@@ -156,8 +156,8 @@ pub(crate) fn linker_root(llvm: u32) -> Option<PathBuf> {
     Some(target_directory()?.join(format!("tools/bpf-linker-{LINKER_VERSION}-llvm-{llvm}")))
 }
 
-/// Where cargo built this very program. It marks its target directory, and those of targets in it, so that backups
-/// leave them out.
+/// The folder where cargo built this program. Cargo marks its target directory, and those of targets in it, so that
+/// backups skip them.
 pub(crate) fn target_directory() -> Option<PathBuf> {
     let program = env::current_exe().ok()?;
     let marked = program
@@ -182,14 +182,14 @@ pub(crate) fn nightly_rustc(name: &str) -> Command {
     command
 }
 
-/// What this variable names, else this directory of the user's.
+/// The path in this variable, else this directory of the user's.
 pub(crate) fn home(variable: &str, directory: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(directory)))
 }
 
-/// A command without what an outer cargo or rustup left in the environment: it would redirect the compiler.
+/// A command without the variables of an outer cargo or rustup, which would redirect the compiler.
 pub(crate) fn bare(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     for (key, _) in env::vars_os() {

@@ -27,8 +27,7 @@ const TOOLS: [(&str, &str); 5] = [
 /// depend on.
 const ENGINES: [(&str, &str); 3] = [("curl", "curl"), ("dockerd", "docker.io"), ("podman", "podman")];
 
-/// Programs that advice names and busybox has not, or does not understand as it is said (`umount -N`), with their
-/// packages.
+/// Programs in advice that busybox lacks, or whose options it does not know (`umount -N`), with their packages.
 const ADVISED: [(&str, &str); 5] = [
     ("accton", "acct"),
     ("exportfs", "nfs-kernel-server"),
@@ -39,8 +38,8 @@ const ADVISED: [(&str, &str); 5] = [
 
 const FORMAT: &str = "1";
 
-/// The search path of tests: the machine's own, then the directories of unpacked tools. Engines come with all that they
-/// depend on, and are fetched where they are asked for.
+/// The search path of tests: the machine's own, then the directories of unpacked tools. Engines come with all their
+/// dependencies, and are fetched only on request.
 pub(crate) fn search_path(workspace: &Workspace, engines: bool) -> Result<OsString> {
     let own = env::var_os("PATH").unwrap_or_default();
     let unpacked = workspace.target.join("tools");
@@ -70,7 +69,7 @@ pub(crate) fn search_path(workspace: &Workspace, engines: bool) -> Result<OsStri
     env::join_paths(path).context("making the search path of the tests")
 }
 
-/// What a machine needs to run the tools that advice names: paths there and here, with the libraries.
+/// Files that a machine needs to run the tools in advice: paths there and here, with the libraries.
 pub(crate) fn advised(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
     let unpacked = workspace.target.join("tools/advised");
     let own = env::var_os("PATH").unwrap_or_default();
@@ -94,7 +93,7 @@ pub(crate) fn advised(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>
         for library in libraries(&path)? {
             files.insert(library.clone(), PathBuf::from(library));
         }
-        // Where busybox would put its own, which it leaves out then.
+        // At busybox's own path, which it then leaves out.
         files.insert(format!("/bin/{program}"), path);
     }
     Ok(files)
@@ -134,7 +133,7 @@ fn fetch(unpacked: &Path, packages: &[&str]) -> Result<()> {
         let Some(found) = found.iter().find(|path| path.is_file()) else {
             bail!("the packages have no {program}")
         };
-        // A library that the machine lacks shows now, and not as a strange failure of a test.
+        // A missing library shows here, and not as a strange failure of a test.
         let flag = if *program == "containerd-shim-runc-v2" {
             "-v"
         } else {

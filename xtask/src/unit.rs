@@ -1,4 +1,5 @@
-//! Unit tests, by the harness of the standard library. Its JSON is unstable: its lines are read, as little as can be.
+//! Unit tests, by the harness of the standard library. Its JSON is unstable, so this reads its lines, and as few as
+//! possible.
 
 use std::{
     path::PathBuf,
@@ -24,7 +25,7 @@ pub(crate) struct Unit {
     program: PathBuf,
 }
 
-/// Of what cargo built.
+/// Makes it from an executable that cargo has built.
 pub(crate) fn of(artifact: Artifact) -> Unit {
     Unit {
         suite: format!("unit: {}", artifact.name),
@@ -61,7 +62,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Whether the line is about a test that passed.
+    /// True for the line of a passed test.
     fn line(&mut self, line: &str) -> bool {
         let test = line.strip_prefix("test ");
         if let Some((name, end)) = test.and_then(|test| test.split_once(" ... ")) {
@@ -80,7 +81,7 @@ impl Reader {
         matches!(self.tests.last(), Some((_, End::Passed))) && test.is_some()
     }
 
-    /// What the tests printed is of no one of them: the harness prints it at the end.
+    /// Output that belongs to no single test: the harness prints it at the end.
     fn finish(self, suite: &str, end: Result<(), String>, time: Duration) -> Results {
         let has_failed = self.tests.iter().any(|(_, end)| matches!(end, End::Failed(_)));
         let output = self.other.join("\n");

@@ -1,4 +1,4 @@
-//! Where things are, and how cargo is called.
+//! The paths of the workspace, and calls of cargo.
 
 use std::{
     env,
@@ -17,11 +17,11 @@ use crate::{command, toolchain};
 pub(crate) struct Workspace {
     /// The directory of the workspace.
     pub(crate) root: PathBuf,
-    /// Where cargo builds, which `CARGO_TARGET_DIR` or a configuration may have moved.
+    /// The folder in which cargo builds, which `CARGO_TARGET_DIR` or a configuration may have moved.
     pub(crate) target: PathBuf,
 }
 
-/// Something executable that cargo has built.
+/// An executable that cargo has built.
 #[derive(Clone, Debug)]
 pub(crate) struct Artifact {
     /// The name of the program or test.
@@ -30,14 +30,14 @@ pub(crate) struct Artifact {
     pub(crate) package: PathBuf,
     /// `bin`, `test`, `lib`, ...
     pub(crate) kind: String,
-    /// Whether the test harness is in it.
+    /// It has the test harness.
     pub(crate) harness: bool,
     /// The file.
     pub(crate) path: PathBuf,
 }
 
 impl Workspace {
-    /// Of this very program, which cargo has built and started.
+    /// The workspace of this program, which cargo has built and started.
     pub(crate) fn discover() -> Result<Self> {
         let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&manifest)

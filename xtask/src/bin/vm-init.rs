@@ -1,6 +1,6 @@
 //! The first process of a test machine: makes the machine look like a host, says that it is ready on the second serial
-//! port, reads a job from there, runs its program, and reports the status. Whoever started the machine ends it, and may
-//! have saved it when it was ready, to let it go on from there for another job.
+//! port, reads a job from there, runs its program, and reports the status. The host ends the machine, and may have
+//! saved it when it was ready, to continue from there for another job.
 //!
 //! Built static; it is `/init` of an initramfs. The root of an initramfs can be neither unmounted nor pivoted and
 //! has no parent, so everything moves to a tmpfs first: `/` is then an ordinary, shared mount, as on a host.
@@ -87,7 +87,7 @@ fn run() -> Result<Infallible> {
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         finit_module(&file, c"", 0).with_context(|| format!("loading the module {module}"))?;
     }
-    // Conveniences of a host: a failure shows in what needs them.
+    // Conveniences of a host: a failure shows in the tests that need them.
     for command in [
         ["busybox", "--install", "-s"].as_slice(),
         &["ip", "link", "set", "lo", "up"],
@@ -106,7 +106,7 @@ fn run() -> Result<Infallible> {
 /// Reads up to the line that ends a job.
 fn read_job(port: &mut File) -> Result<Config> {
     let end = format!("\n{RUN}\n");
-    // Begun as if a line had ended, for a job of that line alone.
+    // Starts as if a line had ended, for a job that consists of that line alone.
     let mut bytes = vec![b'\n'];
     while !bytes.ends_with(end.as_bytes()) {
         let mut byte = [0];
@@ -143,7 +143,7 @@ fn run_program(config: &Config, mut results: File) -> Result<Infallible> {
             break status;
         }
     };
-    // Until all is written, or nothing comes any more from what the program left behind.
+    // Until everything is written, or the leftover processes of the program print nothing more.
     while copied.recv_timeout(Duration::from_millis(500)).is_ok() {}
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => writeln!(results, "{MARK}{EXIT}{code}")?,
@@ -154,7 +154,7 @@ fn run_program(config: &Config, mut results: File) -> Result<Infallible> {
     power_off();
 }
 
-/// Copies to the port; each piece is told, and the end by hanging up.
+/// Copies to the port; sends a message for each piece, and hangs up at the end.
 fn copy(mut from: PipeReader, mut to: File) -> Receiver<()> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
@@ -163,7 +163,7 @@ fn copy(mut from: PipeReader, mut to: File) -> Receiver<()> {
             if to.write_all(&buffer[..length]).is_err() {
                 return;
             }
-            // Nobody listens before the program has ended; an unbounded channel of nothing costs little.
+            // Nobody listens before the program has ended; an unbounded channel of empty messages costs little.
             let _ = sender.send(());
         }
     });
@@ -222,7 +222,7 @@ fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {
     }
 }
 
-/// Opened so that it does not become anybody's terminal, and without what a terminal does to bytes, either way.
+/// Opened so that it does not become a controlling terminal, and in raw mode both ways.
 fn open_results() -> Result<File> {
     const O_NOCTTY: i32 = rustix::fs::OFlags::NOCTTY.bits().cast_signed();
     let port = OpenOptions::new()
@@ -238,7 +238,7 @@ fn open_results() -> Result<File> {
 
 fn power_off() -> ! {
     let _ = reboot(RebootCommand::PowerOff);
-    // Without ACPI; the emulator is told to end at a restart.
+    // Without ACPI; the emulator's options make it end at a restart.
     let _ = reboot(RebootCommand::Restart);
     loop {
         thread::park();

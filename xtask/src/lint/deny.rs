@@ -1,4 +1,4 @@
-//! cargo-deny, of a version that is known to read `deny.toml`: kept beside the build.
+//! cargo-deny, in a version that can read `deny.toml`: kept beside the build.
 
 use std::{path::Path, process::Stdio};
 

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: what the checks of a change look at before any test runs.
+//! `cargo xtask lint`: the checks of a change before any test runs.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ mod deny;
 mod rooms;
 mod sleeps;
 
-/// Format, pauses, clippy on both sides, and the licences of the dependencies: what fails fast comes first.
+/// Format, pauses, clippy on both sides, and the licences of the dependencies: fast checks come first.
 pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
     let mut phases = Phases::of_this_run(workspace);
     let mut failed = Vec::new();
@@ -39,7 +39,8 @@ pub(crate) fn main(workspace: &Workspace) -> Result<u8> {
         let all = ["--workspace", "--exclude", "tracer-ebpf", "--all-targets"];
         cargo(&[["clippy"].as_slice(), &all, &["--", "-D", "warnings"]].concat())
     })?;
-    // Without unwinding, which the host has in every other profile; what it builds is of use to the tests' ebusy.
+    // Without unwinding, which the host has in every other profile; the build of the tests' ebusy can reuse its
+    // results.
     check("clippy of the kernel side", &mut || {
         let kernel = ["clippy", "--package", "tracer-ebpf", "--profile", "ci"];
         cargo(&[kernel.as_slice(), &["--", "-D", "warnings"]].concat())

@@ -1,5 +1,5 @@
-//! Fixed pauses in the tests: each costs its time in every run, and is too short on some machine. They wait for what
-//! they need, or say by `pause::nothing_happens_for` that nothing is to happen.
+//! Fixed pauses in the tests: each costs its time in every run, and is too short on some machine. Tests wait for an
+//! event, or say by `pause::nothing_happens_for` that nothing may happen.
 
 use std::{fs, path::Path};
 
@@ -8,16 +8,16 @@ use anyhow::{Context as _, Result};
 use super::sources;
 use crate::say;
 
-/// Where a pause may be: the module that names them.
+/// The module that names pauses: the only place for one.
 const ALLOWED: &str = "tests/src/pause.rs";
 
-/// What pauses.
+/// Functions that pause.
 const SLEEPS: [&str; 4] = ["sleep(", "sleep_until(", "park_timeout(", "nanosleep("];
 
-/// What pauses by name.
+/// Named functions that pause.
 const NAMED: [&str; 3] = ["nothing_happens_for(", "takes(", "kernel_works("];
 
-/// Lists the pauses without a name; whether there are none.
+/// Lists the pauses without a name; returns true if there are none.
 pub(crate) fn check(root: &Path) -> Result<bool> {
     let (mut bare, mut named) = (Vec::new(), 0);
     for file in sources(&root.join("tests"))? {
@@ -59,7 +59,7 @@ fn scan(file: &Path, text: &str) -> Found {
     found
 }
 
-/// Whether this function is called, and not one whose name ends so, nor one of this name is defined.
+/// True if the line calls this function: not one whose name only ends so, and not its definition.
 fn calls(code: &str, function: &str) -> bool {
     code.match_indices(function).any(|(at, _)| {
         let before = &code[..at];

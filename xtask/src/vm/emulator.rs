@@ -1,5 +1,5 @@
-//! QEMU: the machine's own; else installed; else unpacked beside the build, which needs no root and gets along with
-//! packages that the machine's owner took from elsewhere (a newer `qemu-utils` keeps apt from installing it).
+//! QEMU: the machine's own; else installed; else unpacked beside the build, which needs no root and tolerates packages
+//! from other archives (a newer `qemu-utils` keeps apt from installing it).
 
 use std::{
     env, fs,
@@ -23,10 +23,10 @@ const PACKAGES: [&str; 2] = ["qemu-system-x86", "xz-utils"];
 
 const FORMAT: &str = "1";
 
-/// How the emulator is started.
+/// The emulator to start.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Emulator {
-    /// Where it was unpacked to; `None` for the machine's own.
+    /// The folder to which it was unpacked; `None` for the machine's own.
     root: Option<PathBuf>,
 }
 
@@ -83,7 +83,7 @@ impl Emulator {
         }
     }
 
-    /// A command that starts it: one that was unpacked looks for its libraries, modules and firmware where it is.
+    /// A command that starts it: an unpacked one needs the paths of its libraries, modules and firmware.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.program());
         if let Some(root) = &self.root {

@@ -17,7 +17,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// What every machine has.
+    /// The common files of every machine.
     pub(crate) fn new(kernel: &Kernel, init: &Path) -> Result<Self> {
         let mut archive = Archive::default();
         for directory in [
@@ -81,7 +81,7 @@ impl Image {
     }
 }
 
-/// Whether this is a 64-bit little-endian ELF program that asks for a dynamic loader.
+/// True for a 64-bit little-endian ELF program that requests a dynamic loader.
 fn interpreter(elf: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
     let number = |at: usize, width: usize| -> Option<usize> {

@@ -1,4 +1,4 @@
-//! A machine that runs: it becomes ready, is saved, runs a job, and is ended by its own process id.
+//! A running machine: it becomes ready, is saved, runs a job, and is ended by its own process id.
 
 use std::{
     fs::File,
@@ -21,10 +21,10 @@ use super::{
     qmp::Monitor,
 };
 
-/// How long a machine that goes on from a saved state may take to begin its job: 0.5 s on an idle host.
+/// How long a machine that continues from a saved state may take to begin its job: 0.5 s on an idle host.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How a job ended, with what is needed to say why.
+/// The verdict on a job, with details for its reason.
 #[derive(Debug)]
 pub(crate) struct Run {
     /// The verdict.
@@ -60,7 +60,7 @@ impl Instance {
         Self::start(machine, accelerator, None, show_console)
     }
 
-    /// Lets it go on from a state that [`Instance::save`] wrote when it was ready.
+    /// Starts it from a state that [`Instance::save`] wrote when it was ready.
     pub(super) fn restore(
         machine: &Machine,
         accelerator: Accelerator,
@@ -140,7 +140,7 @@ impl Instance {
         Ok(self.verdict(outcome))
     }
 
-    /// What is told of one that ended.
+    /// The report of one that ended.
     pub(super) fn verdict(mut self, outcome: Option<Outcome>) -> Run {
         let status = end(&mut self.child);
         let outcome = outcome.unwrap_or_else(|| {
@@ -157,7 +157,7 @@ impl Instance {
         }
     }
 
-    /// Reads lines until they say it. Else how the machine ended, or that the limit has passed.
+    /// Reads lines until they show this state. Otherwise returns how the machine ended, or that the limit has passed.
     fn follow(
         &mut self,
         limit: Duration,
@@ -206,7 +206,7 @@ impl Drop for Instance {
     }
 }
 
-/// Ends the process unless it has ended. `None` if the kernel does not let go of it (a hung KVM).
+/// Ends the process unless it has ended. `None` if the kernel does not release it (a hung KVM).
 fn end(child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {

@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{apt::Private, command, say};
 
-/// Changes when what is kept of a kernel changes.
+/// Change this when the kept files of a kernel change.
 const FORMAT: &str = "2";
 
-/// What the tests need beyond what Debian builds in; one that a kernel does not have as a module is skipped.
+/// Modules for the tests that Debian does not build in; one that a kernel does not have as a module is skipped.
 const MODULES: [&str; 7] = [
     "overlay",
     "loop",
@@ -28,16 +28,16 @@ const MODULES: [&str; 7] = [
 /// A release of Debian and its kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Release {
-    /// How the command line names it.
+    /// Its name on the command line.
     pub(crate) name: &'static str,
     suites: &'static [&'static str],
     /// Between these two a package's name has the version.
     image: (&'static str, &'static str),
-    /// Packages of the same version that have the rest, by what goes before the version.
+    /// Prefixes of the packages of the same version that have the rest.
     rest: &'static [&'static str],
 }
 
-/// All that ebusy is tested on. The versions move on: the newest is taken.
+/// All kernels that ebusy is tested on. Versions change: the newest is taken.
 pub(crate) const RELEASES: [Release; 4] = [
     Release {
         name: "5.10",
@@ -150,7 +150,7 @@ impl Kernel {
         Err(failure)
     }
 
-    /// Unpacks beside the final place and moves it there last, so that what is there is whole.
+    /// Unpacks beside the final place and moves it there last, so that the place never has a partial kernel.
     fn unpack(&self, apt: &Private, packages: &[String]) -> Result<()> {
         let scratch = self.directory.with_extension("partial");
         let unpacked = scratch.join("unpacked");
@@ -203,7 +203,7 @@ impl Kernel {
     }
 }
 
-/// The line of a stamp that says which modules were looked for.
+/// The line of a stamp that lists the requested modules.
 fn wanted() -> String {
     format!("modules {}", MODULES.join(" "))
 }
@@ -247,7 +247,7 @@ fn module_name(file: &str) -> Option<String> {
     Some(stem.replace('-', "_"))
 }
 
-/// What `depends=` in the module's information section says: strings that end with a zero byte.
+/// The `depends=` entry of the module's information section, which has strings that end with a zero byte.
 fn depends(module: &[u8]) -> Vec<String> {
     let mark = b"\0depends=";
     let Some(at) = module.windows(mark.len()).position(|window| window == mark) else {
@@ -277,7 +277,7 @@ fn decompress(tool: &str, path: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Only of numbers: others are variants (`rt`, `16k`, `bpo`).
+/// Only numbers: others are variants (`rt`, `16k`, `bpo`).
 fn is_version(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_digit()) && !text.contains('-') && !text.contains("bpo")
 }

@@ -68,7 +68,7 @@ pub(crate) struct VmArgs {
     command: Vec<String>,
 }
 
-/// What machines are made from.
+/// The parts of machines.
 #[derive(Debug)]
 pub(crate) struct Lab {
     cache: PathBuf,
@@ -79,7 +79,7 @@ pub(crate) struct Lab {
     cannot_save: AtomicBool,
 }
 
-/// What to run in a machine.
+/// A job for a machine.
 #[derive(Debug, Default)]
 pub(crate) struct Job {
     /// Static programs by their path in the machine.
@@ -98,7 +98,8 @@ pub(crate) struct Job {
     pub(crate) timeout: Duration,
     /// Show the console.
     pub(crate) console: bool,
-    /// Go on from a machine that was saved when it was ready, or save one: worth it for many jobs with the same files.
+    /// Continue from a machine that was saved when it was ready, or save one: worth it for many jobs with the same
+    /// files.
     pub(crate) saved: bool,
 }
 
@@ -117,7 +118,7 @@ impl Lab {
         let emulator = Emulator::find(workspace)?;
         let cache = workspace.target.join("vm");
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-        // Of those who were killed, and could not.
+        // Files of killed runs, which could not remove them.
         remove_temporary(&cache, |owner| {
             !Path::new("/proc").join(owner.to_string()).exists()
         });
@@ -152,7 +153,7 @@ impl Lab {
         }
     }
 
-    /// What executes machines here.
+    /// The accelerator here.
     pub(crate) fn accelerator(&self, kernel: &Kernel) -> Result<Accelerator> {
         qemu::choose(&self.cache, || {
             let probe = Job {
@@ -169,8 +170,8 @@ impl Lab {
         })
     }
 
-    /// Runs the job in a machine that goes on from its saved state, which is made if there is none. `None` where it has to
-    /// be booted for the job: said, with the reason.
+    /// Runs the job in a machine that continues from its saved state, which is made if there is none. `None`, after a
+    /// message with the reason, if a machine has to be booted for the job.
     fn run_saved(
         &self,
         machine: &Machine,
@@ -208,8 +209,8 @@ impl Lab {
         Ok(None)
     }
 
-    /// A machine that waits for a job and the kernel's release, at the second try if the kernel gave up or hung before (an
-    /// emulated boot does so about once in fifty); or how it ended.
+    /// A machine that waits for a job and the kernel's release, at the second try if the kernel gave up or hung before
+    /// (an emulated boot does so about once in fifty); or its verdict.
     fn boot(
         &self,
         machine: &Machine,
@@ -279,7 +280,7 @@ pub(crate) fn remove_temporary(cache: &Path, is_over: impl Fn(u32) -> bool) {
     }
 }
 
-/// A file that goes with its owner.
+/// A file that is removed with its owner.
 #[derive(Debug)]
 struct Temporary(PathBuf);
 

@@ -1,4 +1,4 @@
-//! Reads the two serial lines of a virtual machine and says how its run ended. No input or output here.
+//! Derives from the two serial lines of a virtual machine how its run ended. No input or output here.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use super::protocol::{BEGIN, ERROR, EXIT, MARK, READY, SIGNAL};
 /// Lines of the console that are kept for the report of a failure.
 const TAIL: usize = 60;
 
-/// What the kernel prints when it cannot go on. With `oops=panic` each of them ends the machine.
+/// Messages of a kernel that cannot continue. With `oops=panic` each of them ends the machine.
 const TROUBLE: [&str; 9] = [
     "Kernel panic - not syncing",
     "Oops: ",
@@ -20,7 +20,7 @@ const TROUBLE: [&str; 9] = [
     "invalid opcode: 0000",
 ];
 
-/// How a run ended.
+/// The verdict on a run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
     /// The program ended with this status.
@@ -59,7 +59,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// What the lines so far say.
+/// The state by the lines so far.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     release: Option<String>,
@@ -70,7 +70,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Of a machine that goes on from when it was ready.
+    /// For a machine that continues from its saved state.
     pub(crate) fn ready(release: &str) -> Self {
         Self {
             release: Some(release.to_owned()),
@@ -98,7 +98,7 @@ impl Watch {
         self.release.as_deref()
     }
 
-    /// The end of the run, once the lines tell it. The program's own verdict goes before a late panic.
+    /// The verdict, once the lines show it. The program's own verdict goes before a late panic.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.verdict
             .clone()
@@ -110,10 +110,10 @@ impl Watch {
         self.tail.iter().map(String::as_str)
     }
 
-    /// A line of the result port; returns what of it is the program's.
+    /// Takes a line of the result port; returns the program's part of it.
     pub(crate) fn result_line<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let line = line.trim_end_matches('\r');
-        // The program's last line may have no end: the mark need not be at the start.
+        // The program's last line may have no line end: so the mark may be inside a line.
         let Some(at) = line.find(MARK) else {
             return Some(line);
         };

@@ -1,4 +1,4 @@
-//! What the host and the init of a virtual machine say to each other. Both include this file.
+//! The protocol between the host and the init of a virtual machine. Both include this file.
 
 /// Where the image keeps the modules, and their names in the order in which they are loaded.
 pub(crate) const DIRECTORY: &str = "/vm";
@@ -27,11 +27,11 @@ pub(crate) const ERROR: &str = "error ";
 /// The last line of a job.
 pub(crate) const RUN: &str = "run";
 
-/// A job is sent by a serial line, whose buffer in the kernel has 4 KiB: what it does not hold may be lost.
+/// A job is sent by a serial line, whose buffer in the kernel has 4 KiB: the rest may be lost.
 #[allow(dead_code, reason = "the init only reads")]
 const JOB_MAX: usize = 4000;
 
-/// A program that the init is to run.
+/// A program for the init to run.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Config {
     /// Names and values.
@@ -41,7 +41,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// One item a line, and [`RUN`]; fails on what cannot be said so.
+    /// One item a line, and [`RUN`]; fails on items that this format cannot express.
     #[allow(dead_code, reason = "the init only reads")]
     pub(crate) fn render(&self) -> Result<String, String> {
         let env = self.env.iter().map(|(name, value)| format!("env {name}={value}"));

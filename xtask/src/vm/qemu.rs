@@ -1,4 +1,4 @@
-//! How QEMU is started for a test machine, and what executes it.
+//! The command line of QEMU for a test machine, and the accelerator.
 
 use std::{
     fs::{self, File},
@@ -22,13 +22,13 @@ use super::{emulator::Emulator, outcome::Outcome};
 /// How long a machine may take until it waits for a job. Emulated, it takes 7 s on an idle host.
 const BOOT_LIMIT: Duration = Duration::from_mins(3);
 
-/// The same where the processor runs the machine: 1 s.
+/// The limit with KVM: a boot takes 1 s.
 pub(super) const KVM_LIMIT: Duration = Duration::from_secs(10);
 
-/// How much the tests on this host go before a machine.
+/// Niceness of a machine, so that the tests on this host go first.
 const NICE: i32 = 5;
 
-/// What executes the machine.
+/// The accelerator of the machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Accelerator {
     /// The processor.
@@ -62,10 +62,10 @@ impl Accelerator {
     }
 }
 
-/// What a machine is made from.
+/// The parts of a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
-    /// What runs it.
+    /// Its accelerator.
     pub(crate) emulator: Emulator,
     /// The kernel's image.
     pub(crate) kernel: PathBuf,
@@ -89,7 +89,7 @@ pub(super) struct Prepared {
 }
 
 impl Machine {
-    /// The command for a boot, or to go on from a saved state. The console is its standard error.
+    /// The command for a boot, or to continue from a saved state. The console is its standard error.
     pub(super) fn prepare(&self, accelerator: Accelerator, state: Option<File>) -> Result<Prepared> {
         let (results, their_results) = UnixStream::pair().context("making a pair of sockets")?;
         let (monitor, their_monitor) = UnixStream::pair().context("making a pair of sockets")?;
@@ -129,9 +129,9 @@ impl Machine {
         // SAFETY: between fork and exec this makes system calls alone, and neither allocates nor takes a lock.
         unsafe {
             command.pre_exec(move || {
-                // Whatever ends this program, no machine is left behind.
+                // However this program ends, no machine is left behind.
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                // What runs on this host beside it is quick, and waits for the clock of this host.
+                // The tests on this host beside it are short, and wait for the clock of this host.
                 nice(NICE)?;
                 for fd in &raw {
                     // SAFETY: the descriptors are open until the process has been started.
@@ -149,7 +149,7 @@ impl Machine {
     }
 }
 
-/// Takes what `EBUSY_VM_ACCEL` says, else KVM if `probe` boots by it within seconds, else the emulator. Some hosts
+/// Takes the one in `EBUSY_VM_ACCEL`, else KVM if `probe` boots with it within seconds, else the emulator. Some hosts
 /// have a `/dev/kvm` that hangs; the answer is kept until the next boot of this host.
 pub(crate) fn choose(cache: &Path, probe: impl FnOnce() -> Result<Outcome>) -> Result<Accelerator> {
     match std::env::var("EBUSY_VM_ACCEL").as_deref() {

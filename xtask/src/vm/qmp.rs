@@ -39,7 +39,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Executes a command and gives what it returns.
+    /// Executes a command and returns its result.
     fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{line}")
@@ -68,13 +68,13 @@ impl Monitor {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// Lets a machine go on from the state that it was stopped and saved in, once that is read.
+    /// Loads a saved state and lets the machine continue from it.
     pub(super) fn go_on(&mut self) -> Result<()> {
         self.wait("query-status", LOAD_LIMIT, |status| Ok(status != "inmigrate"))?;
         self.execute("cont", &json!({})).map(drop)
     }
 
-    /// Asks again and again, until the status that is told is the one.
+    /// Polls until the status is this one.
     fn wait(&mut self, query: &str, limit: Duration, is_it: impl Fn(&str) -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {

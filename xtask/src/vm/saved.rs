@@ -1,4 +1,4 @@
-//! Machines that were saved when they were ready: a boot takes seconds, going on from a saved state half of one.
+//! Machines that were saved when they were ready: a boot takes seconds, a start from a saved state half of one.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -14,10 +14,10 @@ use super::{
     qemu::{Accelerator, Machine},
 };
 
-/// Changes when what is saved changes.
+/// Change this when the saved files change.
 const FORMAT: &str = "1";
 
-/// Where a machine is saved, and what it has to be made from.
+/// The file of a saved machine, and the parts that it must match.
 #[derive(Clone, Debug)]
 pub(super) struct Saved {
     state: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// Of a machine of this kernel with this root. One of another emulator, kernel or root is not this one.
+    /// The saved machine for this kernel and root. A different emulator, kernel or root makes a different one.
     pub(super) fn of(
         cache: &Path,
         kernel: &str,
@@ -85,7 +85,7 @@ impl Saved {
             .with_context(|| format!("keeping {}", self.state.display()))
     }
 
-    /// It is not to be used again.
+    /// Removes it, so that it is not used again.
     pub(super) fn forget(&self) {
         let _ = fs::remove_file(&self.stamp);
         let _ = fs::remove_file(&self.state);

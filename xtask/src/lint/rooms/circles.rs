@@ -25,14 +25,14 @@ pub(super) fn circles<'a>(pairs: &BTreeSet<(&'a str, &'a str)>) -> Vec<Vec<&'a s
 
 struct Search<'a, 'n> {
     next: &'n BTreeMap<&'a str, Vec<&'a str>>,
-    /// The order in which a node was seen, and the first of those on the stack that it leads to.
+    /// The order in which a node was seen, and the first node on the stack that it leads to.
     seen: BTreeMap<&'a str, usize>,
     stack: Vec<&'a str>,
     found: Vec<Vec<&'a str>>,
 }
 
 impl<'a> Search<'a, '_> {
-    /// The depth of the calls is that of the longest chain of files.
+    /// Calls nest as deep as the longest chain of files.
     fn visit(&mut self, node: &'a str) -> usize {
         let order = self.seen.len();
         self.seen.insert(node, order);

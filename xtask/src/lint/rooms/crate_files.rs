@@ -1,4 +1,4 @@
-//! The files of a crate, and which uses which.
+//! The files of a crate, and the uses between them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use super::{
     paths::{self, Module, Names},
 };
 
-/// Names that are handed on from module to module at the most.
+/// Maximum length of a chain of re-exports.
 const HANDED_ON_MAX: usize = 16;
 
 /// All files of a crate.
@@ -65,7 +65,7 @@ impl CrateFiles {
         self.uses.len()
     }
 
-    /// Who uses what of whom.
+    /// All uses between files.
     pub(super) fn arrows(&self) -> Vec<Arrow> {
         let mut arrows = BTreeSet::new();
         for (from, uses) in &self.uses {
@@ -87,7 +87,7 @@ impl CrateFiles {
         arrows.into_iter().collect()
     }
 
-    /// The file in which that is defined.
+    /// The file that defines it.
     fn file_of(&self, path: &[String], handed_on: usize) -> Option<&str> {
         let depth = (0..=path.len())
             .rev()

@@ -18,7 +18,7 @@ const ROOMS: [&str; 27] = [
     "stderr", "outlet", "confine", "lib", "main",
 ];
 
-/// Arrows up and circles that are left to be undone: these numbers only go down.
+/// Known arrows up and circles: these numbers only go down.
 const LEFT: (usize, usize) = (6, 1);
 
 /// One file uses something of another.
@@ -28,11 +28,11 @@ struct Arrow {
     to: String,
     /// The path as it is written.
     what: String,
-    /// Only a test does: it may use the whole of its room.
+    /// Only a test does: tests may use their whole room.
     test: bool,
 }
 
-/// Lists the arrows that run up and the circles; whether there are no more than are known.
+/// Lists the arrows that run up and the circles; returns true if there are no more than the known ones.
 pub(crate) fn check(root: &Path) -> Result<bool> {
     let folder = root.join("tracer/src");
     let files = crate_files::read(&folder)?;
@@ -82,7 +82,7 @@ fn floor(file: &str) -> Option<usize> {
     ROOMS.iter().position(|known| *known == room(file))
 }
 
-/// A file in no room may use nothing: it has to get one.
+/// A file in no room may use nothing: add it to a room.
 fn runs_up(arrow: &Arrow) -> bool {
     match (floor(&arrow.from), floor(&arrow.to)) {
         (Some(from), Some(to)) => from > to,

@@ -1,4 +1,4 @@
-//! The paths in a file: what it defines, what it hands on under another name, and what it uses.
+//! The paths in a file: those that it defines, re-exports under another name, and uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ pub(super) struct Module {
     pub(super) exports: BTreeMap<String, Names>,
 }
 
-/// What one file says.
+/// The paths of one file.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) modules: BTreeMap<Names, Module>,
-    /// Paths from the root of the crate that something in this file uses, and whether only a test does.
+    /// Paths from the root of the crate that this file uses, with true if only a test does.
     pub(super) uses: BTreeSet<(Names, bool)>,
     /// Modules that are there for tests only.
     pub(super) tests: BTreeSet<Names>,
@@ -48,7 +48,7 @@ struct Reader<'t> {
     at: Names,
     /// Modules in it, which a path may begin with.
     children: BTreeSet<String>,
-    /// Whether it is there for tests only.
+    /// The module is for tests only.
     testing: bool,
 }
 
@@ -143,7 +143,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             let Some(module) = self.said.modules.get_mut(&self.at) else {
                 continue;
             };
-            // What is imported can be named by modules below, too; only what is handed on is no use of it here.
+            // Modules below can use an import, too; a re-export alone is no use of it here.
             if let Some(name) = name {
                 module.exports.insert(name, path.clone());
             }

@@ -1,4 +1,4 @@
-//! Cuts BTF down to some types, so that a test can keep what a kernel says about them in a small file.
+//! Cuts BTF down to some types, so that a test can keep a kernel's description of them in a small file.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,8 +10,8 @@ use super::{
 impl Btf {
     /// New BTF with every struct, union, enum, typedef and function of these names.
     ///
-    /// What they embed keeps its name and its size, but loses its members unless it is named as well or has no
-    /// name; what they point to is only declared. Names that are not there are left out.
+    /// Embedded types keep name and size, but lose their members unless they are named as well or have no name; types
+    /// behind pointers are only declared. Names that are not there are left out.
     #[must_use]
     pub fn cut(&self, names: &[&str]) -> Vec<u8> {
         let mut reach = Reach::default();
@@ -55,7 +55,7 @@ impl Btf {
     }
 }
 
-/// How much of a type is kept.
+/// The kept part of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Keep {
     /// Its name: something points to it.

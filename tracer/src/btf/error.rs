@@ -1,4 +1,4 @@
-//! What can go wrong; every text names the thing.
+//! Errors; every text names its object.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub enum BtfError {
     Read {
         /// The file.
         path: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// Shorter than a header.
@@ -41,7 +41,7 @@ pub enum BtfError {
         /// Length of the input.
         len: usize,
     },
-    /// Something else than BTF.
+    /// Not BTF.
     #[error("not BTF: it begins with {found:#06x}, not with 0xeb9f")]
     BadMagic {
         /// The first two bytes, as a little-endian number.
@@ -50,7 +50,7 @@ pub enum BtfError {
     /// BTF of a big-endian machine.
     #[error("this BTF is big-endian; only little-endian kernels are supported")]
     BigEndian,
-    /// A version that did not exist when this was written.
+    /// A version that is newer than this code.
     #[error("BTF version {found} is not known (only 1 is)")]
     BadVersion {
         /// Its version.
@@ -100,22 +100,22 @@ pub enum ResolveError {
         /// The step that was not found.
         member: String,
     },
-    /// Several definitions of one name disagree about what was asked.
+    /// Several definitions of one name disagree.
     #[error("{name} is ambiguous: {}", .candidates.join("; "))]
     Ambiguous {
-        /// What was asked for.
+        /// The query.
         name: String,
-        /// What each definition says.
+        /// The answer of each definition.
         candidates: Vec<String>,
     },
-    /// The field is not as large as the caller is about to read.
+    /// The field has another size than the caller is about to read.
     #[error("{path} has {found} bytes, {expected} were expected")]
     WrongSize {
         /// The whole path.
         path: String,
-        /// What the caller wants.
+        /// The size that the caller wants.
         expected: u32,
-        /// What this kernel has.
+        /// The size in this kernel.
         found: u32,
     },
     /// The field is a bitfield, or lies in one, where a whole number of bytes is needed.
@@ -135,7 +135,7 @@ pub enum ResolveError {
         path: String,
         /// The step whose type it is.
         step: String,
-        /// What it is.
+        /// That type.
         kind: String,
     },
     /// The path is empty, or has an empty step.
@@ -147,7 +147,7 @@ pub enum ResolveError {
     /// The types contradict themselves: a cycle, an id out of range, a size that overflows.
     #[error("{path}: broken BTF at type {id}")]
     Broken {
-        /// What was asked for.
+        /// The query.
         path: String,
         /// The type at which it was noticed.
         id: u32,

@@ -1,4 +1,4 @@
-//! Input that was made to do harm, or was damaged on its way.
+//! Input that was made to do harm, or was damaged.
 
 use std::{sync::Arc, time::Instant};
 
@@ -40,7 +40,7 @@ fn rich() -> Builder {
     builder
 }
 
-/// Everything that can be asked.
+/// Calls every query.
 fn ask(btf: &Btf) {
     let paths = [
         "s.a", "s.b", "s.deep", "s.y", "s.u.x", "s.p", "t.array", "t.u.deep", "u_t.x", "s", "s.a.b.c", "e.x",

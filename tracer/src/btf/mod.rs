@@ -1,11 +1,11 @@
-//! Kernel structures as the running kernel describes them: a parser of BTF and a resolver of dotted paths.
+//! The running kernel's own description of its structures: a parser of BTF and a resolver of dotted paths.
 //!
 //! BPF programs written in Rust carry no CO-RE relocations, so every offset that ebusy uses is looked up here,
 //! in the kernel that it runs on. Nothing is baked in, and nothing is guessed: two different definitions of one
 //! name are refused, and so is a field whose size is not the expected one.
 //!
-//! BTF comes from the kernel, but also from files that somebody else wrote (captures, fixtures), so no input
-//! makes this code panic, recurse without end or take more than time linear in its size.
+//! BTF comes from the kernel, but also from foreign files (captures, fixtures), so no input may make this code panic,
+//! recurse without end or take more than linear time in its size.
 
 mod cut;
 mod error;
@@ -28,7 +28,7 @@ pub use self::{
 };
 pub use tracer_common::{ABSENT, FieldEntry as FieldSpec};
 
-/// Where the kernel shows the types of its built-in code.
+/// The file with the types of the kernel's built-in code.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 impl Btf {
@@ -58,7 +58,7 @@ impl Btf {
     }
 }
 
-/// Reads the kernel's BTF; the errors say what would mend it.
+/// Reads the kernel's BTF; the errors say how to fix the problem.
 fn read(path: &Path) -> Result<Vec<u8>, BtfError> {
     let shown = path.display().to_string();
     match fs::read(path) {

@@ -1,6 +1,6 @@
 //! The format: header, type records, strings, and the index over them.
 //!
-//! One pass finds where each record begins and what is looked up by name. Records are decoded when asked for.
+//! One pass finds the begin of each record and the names for look-ups. Records are decoded on demand.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,7 +17,7 @@ const NAME_MAX: usize = 1024;
 pub struct Btf {
     bytes: Vec<u8>,
     strings: Range<usize>,
-    /// Where each own type begins, and at last where the last one ends.
+    /// The begin of each own type, and then the end of the last one.
     starts: Vec<u32>,
     /// Hash of the name, and id, sorted: the types that are looked up by name.
     index: Vec<(u32, u32)>,
@@ -26,7 +26,7 @@ pub struct Btf {
     first_id: u32,
     /// Offset of the first own string.
     string_base: usize,
-    /// What the ids and the strings of a module's types build upon.
+    /// The base of the ids and strings of a module's types.
     base: Option<Arc<Btf>>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Record<'a> {
     pub(super) name: u32,
     /// Kind, flag and number of elements as they are written.
     pub(super) info: u32,
-    /// What the kind makes of it: bitfield offsets, a union, a signed enum.
+    /// Its meaning depends on the kind: bitfield offsets, a union, a signed enum.
     pub(super) flag: bool,
     /// Size in bytes, or the type that this one refers to.
     pub(super) size_or_type: u32,
@@ -66,7 +66,7 @@ pub(super) struct Member {
 }
 
 impl<'a> Record<'a> {
-    /// What follows the first 12 bytes, in groups of `N` words.
+    /// The data after the first 12 bytes, in groups of `N` words.
     pub(super) fn words<const N: usize>(self) -> impl Iterator<Item = [u32; N]> + 'a {
         self.tail.chunks_exact(4 * N).map(|chunk| {
             let mut words = [0; N];
@@ -177,7 +177,7 @@ impl Btf {
         self.pointer_size
     }
 
-    /// Finds where each record begins.
+    /// Finds the begin of each record.
     fn scan(&self, header: &Header) -> Result<Vec<u32>, BtfError> {
         let first = self.first_id;
         let mut at = header.types.start;
@@ -314,7 +314,7 @@ impl Btf {
     }
 }
 
-/// Where the sections are, checked against the length of the input.
+/// The places of the sections, checked against the length of the input.
 struct Header {
     types: Range<usize>,
     strings: Range<usize>,
@@ -364,7 +364,7 @@ impl Header {
         })
     }
 
-    /// Length of the tail of a kind that is newer than this code, when the BTF itself says so.
+    /// Length of the tail of a kind that is newer than this code, if the BTF itself has it.
     fn tail(&self, bytes: &[u8], kind: u8) -> Option<(usize, usize)> {
         let entry = bytes
             .get(self.layout.clone())?

@@ -22,7 +22,7 @@ pub struct Field {
     pub offset: u32,
     /// Bytes to read at `offset`; for a bitfield as many as hold all of its bits.
     pub size: u32,
-    /// What it is, without its typedefs and qualifiers.
+    /// Its type, without typedefs and qualifiers.
     pub kind: FieldKind,
     /// Which of those bits; `None` when the field is all of its bytes.
     pub bits: Option<Bits>,
@@ -37,12 +37,12 @@ pub struct Bits {
     pub width: u32,
 }
 
-/// What a field is, without its typedefs and qualifiers.
+/// The type of a field, without typedefs and qualifiers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FieldKind {
     /// An integer, a `char` or a `bool`.
     Int {
-        /// Whether it has a sign.
+        /// True if it has a sign.
         signed: bool,
     },
     /// A floating-point number.
@@ -104,7 +104,7 @@ impl Btf {
         agree(name, sizes, PartialEq::eq, |size| format!("{size} bytes"))
     }
 
-    /// Whether there is a definition, not just a declaration, of this struct, union, or typedef of one.
+    /// True if there is a definition, not just a declaration, of this struct, union, or typedef of one.
     #[must_use]
     pub fn has_struct(&self, name: &str) -> bool {
         self.roots(name).is_ok()
@@ -190,7 +190,7 @@ impl Btf {
         }
     }
 
-    /// Asks every definition of the path's first step, and refuses when they disagree.
+    /// Resolves the path in every definition of its first step, and fails if they disagree.
     fn agreed<T>(
         &self,
         path: &str,
@@ -279,7 +279,7 @@ impl Btf {
         None
     }
 
-    /// What lies at a place.
+    /// The type at a place.
     fn describe(&self, path: &str, place: Place) -> Result<Field, ResolveError> {
         let (id, record) = self
             .strip(place.type_id)
@@ -353,7 +353,7 @@ impl Btf {
         None
     }
 
-    /// Size in bytes; `None` for what has none, and when it does not fit.
+    /// Size in bytes; `None` if the type has none, or if it does not fit.
     fn size_of(&self, mut id: u32) -> Option<u32> {
         let mut count = 1_u32;
         for _ in 0..CHAIN_MAX {
@@ -432,7 +432,7 @@ impl Btf {
     }
 }
 
-/// A place in a struct, and the type of what is there.
+/// A place in a struct, and its type.
 #[derive(Clone, Copy)]
 struct Place {
     type_id: u32,

@@ -4,18 +4,18 @@ use tracer_common::{ABSENT, FieldEntry};
 
 use super::{error::ResolveError, parse::Btf, resolve::Field};
 
-/// What became of a [`FieldEntry`] on one kernel.
+/// The result for a [`FieldEntry`] on one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    /// What ebusy calls it.
+    /// ebusy's name for it.
     pub name: &'static str,
-    /// The path that this kernel has; `None` when it has none, or not one that can be used.
+    /// The path that this kernel has; `None` if it has none, or no usable one.
     pub path: Option<&'static str>,
     /// Bytes from the start of the path's struct; [`ABSENT`] without a path.
     pub offset: u32,
     /// Bytes of the field; 0 without a path.
     pub size: u32,
-    /// Why there is no path. An optional field that this kernel simply does not have is no error.
+    /// The reason if there is no path. An optional field that this kernel does not have is no error.
     pub error: Option<String>,
     /// Nothing works without it.
     pub required: bool,
@@ -47,7 +47,7 @@ fn resolve(btf: &Btf, spec: &FieldEntry) -> Resolved {
                     ..resolved
                 };
             }
-            // This kernel is laid out otherwise: that is what the other paths are for.
+            // This kernel has another layout: the other paths are for such kernels.
             Err(
                 error @ (ResolveError::NoSuchStruct { .. }
                 | ResolveError::Missing { .. }
@@ -72,7 +72,7 @@ fn resolve(btf: &Btf, spec: &FieldEntry) -> Resolved {
     resolved
 }
 
-/// An offset and a size are all that is handed on, so the field has to be nothing but that.
+/// Callers get only an offset and a size, so the field must be nothing more.
 fn usable(path: &str, field: Field, size: u32) -> Result<Field, ResolveError> {
     if let Some(bits) = field.bits {
         let bit = u64::from(field.offset) * 8 + u64::from(bits.shift);

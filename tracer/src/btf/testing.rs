@@ -49,7 +49,7 @@ impl Builder {
         self.strings.len() as u32
     }
 
-    /// The number that the type written next is going to have, for types that refer to later ones.
+    /// The number of the next type, for types that refer to later ones.
     pub(super) fn next(&self) -> u32 {
         self.first + self.count
     }
@@ -121,7 +121,7 @@ impl Builder {
         self.bytes_with_layout(&[])
     }
 
-    /// With the section that tells the lengths of the kinds, when it is not empty.
+    /// With the section of the kinds' lengths, if it is not empty.
     pub(super) fn bytes_with_layout(&self, layout: &[u8]) -> Vec<u8> {
         let header: u32 = if layout.is_empty() { 24 } else { 32 };
         let types = self.types.len() as u32;

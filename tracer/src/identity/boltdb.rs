@@ -1,8 +1,8 @@
 //! Reads a value from a bbolt database while its owner writes to it.
 //!
 //! bbolt's own readers lock the file, which containerd keeps locked for as long as it runs. That is not needed here: a
-//! write transaction never changes a page that the last committed one reaches, and the pages that it gives up are used
-//! again only by the one after it. What was read is sound if no transaction was committed meanwhile (bbolt `db.go`,
+//! write transaction never changes a page that the last committed one reaches, and the pages that it frees are reused
+//! only by the next one. The data read is sound if no transaction was committed meanwhile (bbolt `db.go`,
 //! `freelist.go`; the format is that of `page.go` and `meta.go`, the same since bolt 1.0).
 
 use std::{cell::Cell, collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _};
@@ -11,27 +11,27 @@ const MAGIC: u32 = 0xED0C_DAED;
 const VERSION: u32 = 2;
 const PAGE_HEADER: usize = 16;
 const ELEMENT: usize = 16;
-/// What the header of a page says it is.
+/// The type in the header of a page.
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
-/// Of an entry of a leaf: the value is a bucket.
+/// Flag of a leaf's entry: the value is a bucket.
 const IS_BUCKET: u32 = 0x01;
 /// Root page and sequence number, before the page of a small bucket that is stored within its parent.
 const BUCKET_HEADER: usize = 16;
 
-/// Deeper is no tree of containerd's.
+/// Containerd's trees are not deeper.
 const MAX_DEPTH: usize = 32;
 /// A page with its overflow.
 const MAX_PAGE: usize = 4 << 20;
 /// Entries of one bucket that are read.
 const MAX_ENTRIES: usize = 1024;
-/// Bytes of the entries that are read: those of a container have some kilobytes. Entries of a damaged file may all be the
-/// same bytes, and far more than it is long.
+/// Bytes of the entries that are read: those of a container have some kilobytes. In a damaged file all entries may
+/// share the same bytes, and add up to far more than its length.
 const MAX_BYTES: usize = 8 << 20;
-/// Pages that one answer may take: ten are usual.
+/// Limit of pages for one answer: ten are usual.
 const MAX_PAGES: usize = 512;
-/// How often an answer that changed while it was read is looked for anew.
+/// How often to retry an answer that changed while it was read.
 const TRIES: usize = 3;
 
 /// Bytes at an offset: a file, or a test's memory.
@@ -55,7 +55,7 @@ impl Source for Vec<u8> {
     }
 }
 
-/// What stands in a bucket, without the buckets in it.
+/// The entries of a bucket, without the buckets in it.
 pub(super) type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The entries of the bucket that the keys lead to; `None` if there is none, or if it cannot be read.
@@ -69,7 +69,7 @@ pub(super) fn bucket(source: &impl Source, path: &[&[u8]]) -> Option<Entries> {
             bytes_left: Cell::new(MAX_BYTES),
         };
         let found = reader.bucket(path);
-        // Read in between is read again.
+        // If a transaction came in between, read again.
         if Meta::newest(source)? == meta {
             return found;
         }
@@ -147,7 +147,7 @@ impl<S: Source> Reader<'_, S> {
         Some(entries)
     }
 
-    /// A page with those that it runs over into.
+    /// A page with its overflow pages.
     fn page(&self, number: u64) -> Option<Vec<u8>> {
         self.pages_left.set(self.pages_left.get().checked_sub(1)?);
         let offset = number.checked_mul(self.meta.page_size as u64)?;
@@ -343,7 +343,7 @@ pub(super) mod testing {
         for mut page in metas.into_iter().chain(pages) {
             let whole = page.len().next_multiple_of(PAGE);
             page.resize(whole, 0);
-            // What did not fit is in the pages after it.
+            // The overflow is in the pages after it.
             page[12..16].copy_from_slice(&((whole / PAGE - 1) as u32).to_le_bytes());
             file.extend(page);
         }

@@ -1,4 +1,4 @@
-//! From a container's `config.json` to the container.
+//! Makes a container from its `config.json`.
 
 use std::collections::BTreeMap;
 
@@ -11,27 +11,27 @@ use super::{
 };
 use crate::model::{Container, HostMount, Text};
 
-/// A container and what its mounts can be found by.
+/// A container and the keys by which its mounts are found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Details {
     pub(super) container: Container,
     pub(super) pod_uid: Option<String>,
     /// Root file system, as the configuration has it: may be relative to the bundle.
     pub(super) root: Option<String>,
-    /// Its cgroup, as the runtime was told (`linux.cgroupsPath`).
+    /// Its configured cgroup (`linux.cgroupsPath`).
     pub(super) cgroups_path: Option<String>,
     /// Last component of the path that keeps its network namespace.
     pub(super) network_namespace: Option<String>,
-    /// It is the pod's own container, which runs nothing but keeps its namespaces.
+    /// It is the pod's sandbox, which runs nothing but keeps its namespaces.
     pub(super) sandbox: bool,
-    /// The id of that container, of others of the pod.
+    /// In other containers of the pod: the id of the sandbox.
     pub(super) sandbox_id: Option<String>,
-    /// What the kubelet told of the pod, as far as the configuration has it.
+    /// The kubelet's facts about the pod, as far as the configuration has them.
     pub(super) notes: PodNotes,
 }
 
 impl Details {
-    /// Names the pod's controller by what is known now; the sandbox may know more.
+    /// Names the pod's controller from the known facts; the sandbox may have more.
     pub(super) fn name_owner(&mut self, sandbox: Option<&PodNotes>) {
         let container = &mut self.container;
         let Some(pod) = container.pod.as_deref() else {
@@ -42,7 +42,7 @@ impl Details {
     }
 }
 
-/// Directories of the runtimes and of the kubelet: a bind mount from there is their own doing, no path of the host.
+/// Directories of the runtimes and of the kubelet: bind mounts from there are their own, and no paths of the host.
 const OWN_DIRECTORIES: &[&str] = &[
     "/run/containerd/",
     "/var/run/containerd/",
@@ -60,13 +60,13 @@ const OWN_DIRECTORIES: &[&str] = &[
     "/var/lib/kubelet/pods/",
 ];
 
-/// The same below whatever root directory a runtime was given.
+/// Such directories below any configured root directory of a runtime.
 const OWN_PARTS: &[&str] = &["/io.containerd.", "/overlay-containers/", "/kubelet/pods/"];
 
-/// More than that is no longer worth carrying with every mention of the container.
+/// Limit, since every mention of the container carries these.
 const MAX_HOST_PATHS: usize = 32;
 
-/// What a configuration says. `namespace` is containerd's, where the bundle lies in one; `id` is the directory's.
+/// Makes it from a configuration. `namespace` is containerd's, if the bundle is in one; `id` is the directory's name.
 pub(super) fn details(spec: &Spec, namespace: Option<&str>, id: &str) -> Details {
     let notes = &spec.annotations;
     let note = |key: &str| notes.get(key).filter(|value| !value.is_empty()).cloned();
@@ -143,7 +143,7 @@ fn runtime(notes: &BTreeMap<String, String>, namespace: Option<&str>) -> &'stati
     }
 }
 
-/// Best effort: runtimes write down what "privileged" does, not that it was asked for.
+/// Best effort: runtimes record the effects of "privileged", not the request.
 fn privileged(spec: &Spec) -> Option<bool> {
     let noted = [
         "io.kubernetes.cri-o.PrivilegedRuntime",
@@ -196,7 +196,7 @@ pub(super) fn host_paths_and_mounts(binds: &[BindMount]) -> (Vec<Text>, Vec<Host
     (paths, mounts)
 }
 
-/// What the kubelet told of a pod: only CRI-O writes it into the configuration, all of it into that of the sandbox.
+/// The kubelet's facts about a pod: only CRI-O writes them into the configuration, and all of them into the sandbox's.
 pub(super) fn notes_of(notes: &BTreeMap<String, String>) -> PodNotes {
     let object = |key: &str| {
         let json = notes.get(key).map_or("", String::as_str);

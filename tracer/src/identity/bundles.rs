@@ -1,8 +1,7 @@
-//! Reading the files in which runtimes describe their containers.
+//! Reads the files in which runtimes describe their containers.
 //!
-//! Whoever reads a file is for that time a reference to the mount that it is on, and an umount in that moment fails. So
-//! what runtimes say is read when ebusy starts and when a container appears, never because of an umount: see
-//! [`super::Containers`].
+//! Reading a file takes a reference to its mount for that time, and an umount in that moment fails. So ebusy reads the
+//! runtimes' files when it starts and when a container appears, never because of an umount: see [`super::Containers`].
 
 use std::{
     collections::HashSet,
@@ -26,7 +25,7 @@ use super::{
 };
 use crate::model::Container;
 
-/// Directories that are tried at a start; a host has a few.
+/// Directories that are tried at the start; a host has a few.
 const TRIED_MAX: usize = 64;
 
 /// Lists of containers/storage that are remembered: it has two in each directory.
@@ -41,10 +40,10 @@ const LISTS: [&str; 2] = [
 /// Below Docker's data directory: a directory for each container, with the id of its layer in a file.
 const DOCKER_LAYERS: &str = "image/overlay2/layerdb/mounts";
 
-/// Lists, each as it was when its file had that stamp.
+/// Lists, each with the stamp of its file when it was read.
 type Lists = Bounded<PathBuf, (Stamp, Arc<Vec<StorageEntry>>)>;
 
-/// Reads bundles, and remembers what it read.
+/// Reads bundles, and remembers them.
 #[derive(Debug)]
 pub(super) struct Bundles {
     host: PathBuf,
@@ -66,7 +65,7 @@ impl Bundles {
         }
     }
 
-    /// What was read so far.
+    /// The facts read so far.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         locked(&self.known)
     }
@@ -79,14 +78,15 @@ impl Bundles {
         Folder::open(&self.host, directory, &self.watched)
     }
 
-    /// Opens a directory that was learnt from a mount; others of the same runtime are looked for there from now on.
+    /// Opens a directory that was learnt from a mount; from now on other containers of the same runtime are searched
+    /// there.
     fn learn_place(&self, keeper: Keeper, directory: &Path) -> Option<Folder> {
         let folder = self.folder(directory)?;
         locked(&self.places).learn(keeper, directory.to_path_buf());
         Some(folder)
     }
 
-    /// Learns where the runtimes keep their state whose mounts these are.
+    /// Learns the state directories of the runtimes that made these mounts.
     pub(super) fn learn_places_of(&self, owners: impl Iterator<Item = MountOwner>) {
         let mut tried = HashSet::new();
         for (keeper, directory) in owners.filter_map(|owner| place_of(&owner)) {
@@ -99,7 +99,7 @@ impl Bundles {
         }
     }
 
-    /// Reads what is said of the container that a mount was made for.
+    /// Reads the files of the container that a mount was made for.
     pub(super) fn learn(&self, owner: &MountOwner) {
         match owner {
             MountOwner::Task {
@@ -126,7 +126,7 @@ impl Bundles {
             }
             MountOwner::StorageLayer { root, layer } => {
                 self.learn_place(Keeper::Storage, root);
-                // Containers that are not to outlive a reboot are listed below /run.
+                // Containers that must not outlive a reboot are listed below /run.
                 for root in self.places(Keeper::Storage) {
                     self.read_storage(&root, |entry| entry.layer.as_deref() == Some(layer));
                 }
@@ -138,8 +138,8 @@ impl Bundles {
                 }
             }
             MountOwner::DockerLayer { root, layer } => {
-                // The bundle names the layer. To find that in Docker's own files takes one for each container: too long to
-                // be on their file system.
+                // The bundle names the layer. Docker's own files have it in one file for each container: reading them
+                // all would keep their file system busy for too long.
                 self.read_new_tasks("moby");
                 let id = self.known().of_layer(layer).map(str::to_owned);
                 let folder = self.learn_place(Keeper::Docker, root);
@@ -151,7 +151,7 @@ impl Bundles {
         }
     }
 
-    /// Reads what is said of all containers in the directories that are known.
+    /// Reads the files of all containers in the known directories.
     pub(super) fn learn_all(&self) {
         for state in self.places(Keeper::Containerd) {
             let Some(folder) = self.folder(&state) else {
@@ -191,7 +191,7 @@ impl Bundles {
         }
     }
 
-    /// Reads `config.json` in a bundle below a directory that is open; whether there is one.
+    /// Reads `config.json` in a bundle below an open directory; true if there is one.
     fn read(&self, folder: &Folder, base: &Path, bundle: &Path, namespace: Option<&str>, id: &str) -> bool {
         let Ok(below) = bundle.strip_prefix(base) else {
             return false;
@@ -238,7 +238,7 @@ impl Bundles {
         }
     }
 
-    /// The tasks in a namespace of containerd that nothing is known of.
+    /// The unknown tasks in a namespace of containerd.
     fn read_new_tasks(&self, namespace: &str) {
         for state in self.places(Keeper::Containerd) {
             let Some(folder) = self.folder(&state) else {
@@ -256,7 +256,7 @@ impl Bundles {
         }
     }
 
-    /// Those containers in the lists of containers/storage that are wanted, with their bundles if they have some.
+    /// The wanted containers in the lists of containers/storage, with their bundles if they have some.
     fn read_storage(&self, root: &Path, is_wanted: impl Fn(&StorageEntry) -> bool) {
         let Some(folder) = self.folder(root) else { return };
         for listed in self.storage_entries(&folder, root) {
@@ -311,7 +311,7 @@ impl Bundles {
         Some(list)
     }
 
-    /// A container by Docker's own files: one that does not run has no bundle.
+    /// A container by Docker's own files: a stopped one has no bundle.
     fn read_docker(&self, folder: &Folder, root: &Path, id: &str) {
         if self.known().find(id, None).is_some() {
             return;
@@ -331,7 +331,7 @@ impl Bundles {
         }
     }
 
-    /// Which container has which layer: that does not change, and is read once.
+    /// The layer of each container: it does not change, and is read once.
     fn read_docker_layers(&self, folder: &Folder) {
         let mounts = Path::new(DOCKER_LAYERS);
         for id in folder.names(mounts) {
@@ -354,7 +354,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the runtime of a mount keeps its state.
+/// The state directory of a mount's runtime.
 fn place_of(owner: &MountOwner) -> Option<(Keeper, PathBuf)> {
     let (keeper, directory) = match owner {
         MountOwner::Task { bundle, .. } => (Keeper::Containerd, state_of(bundle)?),

@@ -6,7 +6,7 @@ use std::{
     hash::Hash,
 };
 
-/// At most `capacity` entries; a node makes new containers for ever.
+/// At most `capacity` entries; a node makes new containers forever.
 #[derive(Debug)]
 pub(crate) struct Bounded<K, V> {
     entries: HashMap<K, V>,

@@ -1,24 +1,24 @@
-//! What the cgroup of a process says about its container: the text of /proc/PID/cgroup, v1, v2 and both at once.
+//! Derives a process's container from its cgroup: the text of /proc/PID/cgroup, v1, v2 and both at once.
 //!
-//! A cgroup path is a claim, not a proof: whoever has a cgroup of its own may make others below it, of any name. What a
-//! runtime was told to make is in its own record of the container, from the root of the tree on; a process in that cgroup
-//! is in that container. Where there is no record, an unmistakable name (64 hexadecimal digits in one of the runtimes'
-//! forms) is taken as a claim, any other (`/default/web` of a plain containerd) as none.
+//! A cgroup path is a claim, not a proof: the owner of a cgroup may make others below it, with any name. The runtime's
+//! own record of the container has the requested cgroup, from the root of the tree on; a process in that cgroup is in
+//! that container. Where there is no record, an unmistakable name (64 hexadecimal digits in one of the runtimes' forms)
+//! is taken as a claim, any other (`/default/web` of a plain containerd) as none.
 
 /// A container that a cgroup path seems to belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupClaim {
-    /// The runtime, where the form of the path gives it away.
+    /// The runtime, if the form of the path shows it.
     pub runtime: Option<&'static str>,
-    /// containerd's namespace, where the path has it.
+    /// containerd's namespace, if the path has it.
     pub namespace: Option<String>,
     /// The runtime's id.
     pub id: String,
-    /// Whether it takes a bundle of that name to believe it.
+    /// The claim counts only if there is a bundle of that name.
     pub needs_bundle: bool,
 }
 
-/// What /proc/PID/cgroup says.
+/// The contents of /proc/PID/cgroup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Membership {
     /// Candidates, the most credible first.
@@ -32,14 +32,14 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Whether it is in the cgroup that a runtime was told to make (`linux.cgroupsPath` of the OCI's runtime
+    /// True if it is in the cgroup that a runtime was configured to make (`linux.cgroupsPath` of the OCI's runtime
     /// specification): a path from the root, or `slice:prefix:name` where systemd makes it (runc,
     /// `libcontainer/cgroups/systemd/common.go`). One that is relative to the runtime's own cgroup says too little.
     pub(super) fn is_in(&self, cgroups_path: &str) -> bool {
         place(cgroups_path).is_some_and(|place| self.starts_with(&place))
     }
 
-    /// Whether it is in the cgroup in which that one is: a pod's.
+    /// True if it is in the parent of that cgroup: a pod's.
     pub(super) fn is_beside(&self, cgroups_path: &str) -> bool {
         place(cgroups_path)
             .and_then(|mut place| place.pop().map(|_| place))
@@ -51,7 +51,7 @@ impl Membership {
     }
 }
 
-/// The components of what a runtime was told.
+/// The components of a configured cgroup.
 fn place(cgroups_path: &str) -> Option<Vec<String>> {
     let owned = |parts: Vec<&str>| parts.into_iter().map(str::to_owned).collect::<Vec<_>>();
     if cgroups_path.starts_with('/') {
@@ -117,8 +117,8 @@ pub fn membership(text: &[u8]) -> Membership {
     found
 }
 
-/// The systemd unit of the host in the text of /proc/PID/cgroup: the first component of the path that is a unit, but
-/// for slices. What runs in a container has none that the host's systemd knows, unless the container is a scope.
+/// The systemd unit of the host in the text of /proc/PID/cgroup: the first component of the path that is a unit, except
+/// slices. A process in a container has none that the host's systemd knows, unless the container is a scope.
 #[must_use]
 pub fn systemd_unit(text: &[u8]) -> Option<String> {
     // systemd's own hierarchy comes first: on a hybrid host the unified one may be unused.
@@ -142,7 +142,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The parts of a path that can name something: cgroups of runtimes are plain text.
+/// The components of a path that are text: cgroups of runtimes are plain text.
 fn components(path: &[u8]) -> impl Iterator<Item = &str> {
     path.split(|byte| *byte == b'/')
         .filter_map(|part| std::str::from_utf8(part).ok())
@@ -177,7 +177,7 @@ fn certain(parts: &[&str], index: usize) -> Option<CgroupClaim> {
         "crio" => Some("cri-o"),
         "docker" => Some("docker"),
         "libpod" => Some("podman"),
-        // The monitor beside the container, in a cgroup of its own: it is no part of it.
+        // The monitor beside the container, in a cgroup of its own: it is not part of the container.
         "crio-conmon" | "libpod-conmon" => return None,
         "" if parent == "docker" => Some("docker"),
         "" if parent == "libpod_parent" => Some("podman"),
@@ -193,7 +193,7 @@ fn certain(parts: &[&str], index: usize) -> Option<CgroupClaim> {
     })
 }
 
-/// `/namespace/id`, where a plain containerd puts its containers.
+/// `/namespace/id`: the cgroups of a plain containerd's containers.
 fn unsure_pair(pair: &[&str]) -> Option<CgroupClaim> {
     let [namespace, id] = pair else { return None };
     let plain = |name: &str| !is_unit_or_slice(name) && is_containerd_name(name);
@@ -239,7 +239,7 @@ pub(super) fn is_full_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What containerd allows as a namespace or id; no dot alone can be a path component of the wrong kind.
+/// A namespace or id as containerd allows it; a lone dot cannot pass as a path component.
 pub(super) fn is_containerd_name(text: &str) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
@@ -301,7 +301,7 @@ mod tests {
             ("/default/web2".to_owned(), "/default/web", false, true),
             ("/user.slice/default/web".to_owned(), "/default/web", false, false),
             ("/web".to_owned(), "/web", true, false),
-            // Relative to the runtime's own cgroup, and what is no place at all.
+            // Relative to the runtime's own cgroup, and invalid paths.
             ("/default/web".to_owned(), "default/web", false, false),
             ("/default/web".to_owned(), "/", false, false),
             ("/default/web".to_owned(), "", false, false),
@@ -314,7 +314,7 @@ mod tests {
                 "{path} {told}"
             );
         }
-        // One of the hierarchies is enough: whoever is in a runtime's own cgroup of any was put there.
+        // One of the hierarchies is enough: a process in a runtime's own cgroup of any hierarchy was put there.
         let text = "12:pids:/default/web\n1:name=systemd:/system.slice/x.service\n";
         assert!(membership(text.as_bytes()).is_in("/default/web"));
     }

@@ -7,8 +7,8 @@ use crate::model::Timestamp;
 
 const SAMPLES: usize = 8;
 
-/// Maps `CLOCK_BOOTTIME` to the wall clock by one offset for a whole run, so that times within a report agree with
-/// each other even when the wall clock is stepped meanwhile.
+/// Maps `CLOCK_BOOTTIME` to the wall clock by one offset for a whole run, so that times within a report agree with each
+/// other even if the wall clock is stepped meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootClock {
     /// Wall clock minus time since boot, in nanoseconds.

@@ -1,4 +1,4 @@
-//! What the engines above the runtime know of a container, beside its bundle.
+//! Facts about a container from the engines above the runtime, beside its bundle.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::Container;
 
-/// Whether Docker has files of the container below its data directory.
+/// Docker has files of the container below its data directory.
 pub(super) fn complete_from_docker(found: &mut Details, root: &Folder) -> bool {
     let read = |id: &str, name: &str| Some(root.read(&Path::new("containers").join(id).join(name))?.1);
     let config = |id: &str| docker_config(&read(id, "config.v2.json")?);
@@ -38,7 +38,7 @@ pub(super) fn complete_from_docker(found: &mut Details, root: &Folder) -> bool {
     true
 }
 
-/// What the configuration of a sandbox of CRI-O says of its pod.
+/// The facts about a pod in the configuration of its CRI-O sandbox.
 pub(super) fn sandbox_in_storage(root: &Folder, id: &str) -> Option<PodNotes> {
     let bundle = Path::new("overlay-containers").join(id).join("userdata");
     let (_, json) = root.read(&bundle.join("config.json"))?;
@@ -59,7 +59,7 @@ pub(super) fn complete_from_metadata(found: &mut Details, known: &Metadata) {
     let namespace = container.pod_namespace.take();
     container.pod_namespace = namespace.or_else(|| label("io.kubernetes.pod.namespace"));
     found.pod_uid = found.pod_uid.take().or_else(|| label("io.kubernetes.pod.uid"));
-    // What was asked for, where the bundle only has what followed from it.
+    // The request itself; the bundle only has its consequences.
     container.privileged = known.privileged.or(container.privileged);
     container.host_pid = known.host_pid.or(container.host_pid);
 }

@@ -1,7 +1,7 @@
 //! Containers, by process, by mount and by name.
 //!
-//! What runtimes say of them is read by [`Containers::learn_all`] and [`Containers::learn`] and by nothing else: whoever
-//! reads a file keeps its mount busy for that moment. All other questions are answered from what was read.
+//! Only [`Containers::learn_all`] and [`Containers::learn`] read the files of runtimes, because reading a file keeps
+//! its mount busy for that moment. All other methods answer from the data read before.
 
 use std::{
     collections::HashMap,
@@ -31,25 +31,25 @@ pub struct Containers {
     bundles: Bundles,
 }
 
-/// A container and where its files are.
+/// A container and the places of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The container.
     pub container: Container,
     /// The directory with its `config.json`.
     pub bundle: PathBuf,
-    /// Where its root file system is mounted.
+    /// The mountpoint of its root file system.
     pub rootfs: Option<PathBuf>,
     /// The uid of its pod, by which the kubelet's mounts are named.
     pub pod_uid: Option<String>,
-    /// It is the pod's own container, which only keeps its namespaces.
+    /// It is the pod's sandbox, which only keeps its namespaces.
     pub sandbox: bool,
 }
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// Nothing that is known.
+    /// Unknown.
     Nothing,
     /// One container, or all containers of one pod.
     Found(Vec<Found>),
@@ -73,8 +73,8 @@ impl Containers {
         }
     }
 
-    /// Reads what all runtimes say of all their containers, in the usual places and in those that mounts of ebusy's own
-    /// namespace lead to. Only for a start: it takes a moment, in which it keeps the mounts busy on which that is.
+    /// Reads the files of all containers of all runtimes, in the usual places and in those that mounts of ebusy's own
+    /// namespace lead to. Only for the start: meanwhile it keeps the mounts busy that have these files.
     pub fn learn_all<'p>(&self, mounts: impl Iterator<Item = &'p [u8]>) {
         let _step = watchdog::within(Step::Runtimes, &[]);
         let owners = mounts.filter_map(|path| mount_claim(path)?.owner);
@@ -87,7 +87,7 @@ impl Containers {
         self.bundles.folder(directory)
     }
 
-    /// Reads what is said of the container that a mount was made for, and learns where its runtime keeps that. The path
+    /// Reads the files of the container that a mount was made for, and learns the directory of its runtime. The path
     /// must be that of a mount in ebusy's own namespace which nobody is about to unmount.
     pub fn learn(&self, path: &[u8]) {
         let _step = watchdog::within(Step::Runtimes, path);
@@ -96,7 +96,7 @@ impl Containers {
         }
     }
 
-    /// A number that is another one as soon as something was learnt.
+    /// A number that changes whenever something was learnt.
     pub(crate) fn learned(&self) -> u64 {
         self.bundles.known().learned
     }
@@ -107,8 +107,8 @@ impl Containers {
         self.of_membership(&membership(text))
     }
 
-    /// Whoever may make cgroups may give them any name: what a runtime recorded has to agree. Without a record, all that
-    /// is left is what the name claims.
+    /// Anybody who may make cgroups can give them any name: the runtime's record has to agree. Without a record, only
+    /// the claim of the name is left.
     pub(super) fn of_membership(&self, member: &Membership) -> Option<Container> {
         let known = self.bundles.known();
         let proven = member
@@ -192,7 +192,7 @@ impl Containers {
         }
     }
 
-    /// How many live processes every container has. A container that is missing here has none left.
+    /// Number of live processes of every container. A container that is missing here has none left.
     #[must_use]
     pub fn containers_alive(&self) -> HashMap<String, usize> {
         let mut alive = HashMap::new();
@@ -222,15 +222,15 @@ impl Containers {
         alive
     }
 
-    /// All containers that were read of.
+    /// All known containers.
     #[must_use]
     pub fn all(&self) -> Vec<Found> {
         let all = self.bundles.known().all();
         all.into_iter().map(found).collect()
     }
 
-    /// What a user means by a container id or the unique beginning of one, by NAMESPACE/POD, by containerd's
-    /// NAMESPACE/ID, or by the name of a container that belongs to no pod.
+    /// Resolves a container id or a unique prefix of one, NAMESPACE/POD, containerd's NAMESPACE/ID, or the name of a
+    /// container that belongs to no pod.
     #[must_use]
     pub fn lookup(&self, what: &str) -> Lookup {
         if what.is_empty() {
@@ -269,7 +269,7 @@ impl Containers {
     }
 }
 
-/// The container that a cgroup claims to be of, if its runtime has it in that cgroup.
+/// The container that a cgroup claims, if its runtime has it in that cgroup.
 fn recorded<'k>(known: &'k Known, member: &Membership, claim: &CgroupClaim) -> Option<&'k Entry> {
     let entry = known.find(&claim.id, claim.namespace.as_deref())?;
     let path = entry.details.cgroups_path.as_deref();
@@ -288,7 +288,7 @@ fn pod<'k>(known: &'k Known, uid: &str) -> Option<&'k Entry> {
     Some(of_pod.find(|entry| entry.details.sandbox).unwrap_or(first))
 }
 
-/// What is the pod's, and nothing of one container.
+/// The pod's facts only, without those of a single container.
 fn of_pod(known: &Known, uid: &str) -> Option<Container> {
     let entry = pod(known, uid)?;
     let mut container = entry.details.container.clone();
@@ -314,7 +314,7 @@ fn of_root<'k>(known: &'k Known, end: &str) -> Option<&'k Entry> {
     known.iter().find(same)
 }
 
-/// What the path alone says.
+/// The facts from the path alone.
 fn bare(runtime: Option<&str>, id: &str, namespace: Option<&str>) -> Container {
     Container {
         runtime: runtime.map(str::to_owned),

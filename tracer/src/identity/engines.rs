@@ -1,4 +1,4 @@
-//! Where the engines above the runtime are asked about a container that a bundle describes.
+//! Adds the facts of the engines above the runtime to a container that a bundle describes.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::{
 };
 
 impl Bundles {
-    /// Adds what the engine knows to what a bundle says, which lies in a directory that is open.
+    /// Adds the engine's facts to those of a bundle, which is in an open directory.
     pub(super) fn complete(&self, found: &mut Details, folder: &Folder, base: &Path, bundle: &Path) {
         match found.container.runtime.as_deref() {
             Some("docker") => {

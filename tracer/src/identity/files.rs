@@ -9,10 +9,10 @@ use std::{
 
 use rustix::fs::{AtFlags, Stat, StatxFlags, statx};
 
-/// Longest text of /proc that is looked at.
+/// Longest text of /proc that is read.
 const PROC_CAP: u64 = 64 * 1024;
 
-/// What a file was when it was read.
+/// Identifies the version of a file that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,

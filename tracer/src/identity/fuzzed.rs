@@ -1,4 +1,4 @@
-//! What is read of /proc and of runtimes, as functions of bytes that give nothing: for fuzzing.
+//! The parsers of /proc and of runtime files, as functions of bytes without a result: for fuzzing.
 
 use super::{
     bundle::{details, notes_of},
@@ -15,7 +15,7 @@ pub(crate) fn process_text(bytes: &[u8]) {
     let _ = process::arguments(bytes);
 }
 
-/// `config.json` of a bundle, and what is known of a container by it.
+/// `config.json` of a bundle, and the container made from it.
 pub(crate) fn config(bytes: &[u8]) {
     if let Some(spec) = spec::parse(bytes) {
         let _ = notes_of(&spec.annotations);

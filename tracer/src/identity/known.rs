@@ -1,4 +1,4 @@
-//! What was read of containers. What is asked later is answered from here: a container outlives its files.
+//! Facts read about containers. Later questions are answered from here: a container outlives its files.
 
 use std::{
     collections::HashSet,
@@ -8,7 +8,7 @@ use std::{
 
 use super::{bundle::Details, cache::Bounded, files::Stamp};
 
-/// A node has some hundred containers.
+/// A node has some hundreds of containers.
 const ENTRIES_MAX: usize = 8192;
 
 /// A container and the directory of its configuration.
@@ -19,13 +19,13 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether it has its configuration as the runtime was given it: what an engine keeps says less.
+    /// It has the runtime's configuration: an engine's files have less.
     fn is_whole(&self) -> bool {
         self.details.root.is_some()
     }
 }
 
-/// All that is known.
+/// All known containers.
 #[derive(Debug)]
 pub(super) struct Known {
     entries: Bounded<PathBuf, (Option<Stamp>, Entry)>,
@@ -33,7 +33,7 @@ pub(super) struct Known {
     layers: Bounded<String, String>,
     /// The ids of those containers.
     have_layers: Bounded<String, ()>,
-    /// How often something was learnt.
+    /// Number of changes.
     pub(super) learned: u64,
 }
 
@@ -49,7 +49,7 @@ impl Default for Known {
 }
 
 impl Known {
-    /// Whether the configuration was read when its file had this stamp.
+    /// True if the configuration was read when its file had this stamp.
     pub(super) fn read_before(&self, bundle: &Path, stamp: Stamp) -> bool {
         self.entries
             .get(bundle)
@@ -66,7 +66,7 @@ impl Known {
         self.layers.insert(layer, id);
     }
 
-    /// Whether the layer of a container is known.
+    /// True if the layer of a container is known.
     pub(super) fn has_layer(&self, id: &str) -> bool {
         self.have_layers.get(id).is_some()
     }
@@ -80,7 +80,7 @@ impl Known {
         self.entries.get(bundle).map(|(_, entry)| entry)
     }
 
-    /// The container of an id, in containerd's namespace if that is known.
+    /// The container with an id, in containerd's namespace if that is known.
     pub(super) fn find(&self, id: &str, namespace: Option<&str>) -> Option<&Entry> {
         let is_it = |entry: &&Entry| {
             let container = &entry.details.container;

@@ -1,5 +1,5 @@
-//! What containerd itself knows of a container and writes into no bundle: labels, the image, what the kubelet asked
-//! for. It is in the database below containerd's root directory.
+//! Facts about a container that containerd writes into no bundle: labels, the image, the kubelet's request. They are in
+//! the database below containerd's root directory.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ const DATABASE: &str = "io.containerd.metadata.v1.bolt/meta.db";
 /// Version of its schema: the outermost bucket.
 const SCHEMA: &[u8] = b"v1";
 
-/// Where the root directory belongs to which state directory, as packagers set them up.
+/// Pairs of root and state directories, as packagers set them up.
 const ROOTS: &[(&str, &str)] = &[
     ("/run/containerd", "/var/lib/containerd"),
     ("/run/k3s/containerd", "/var/lib/rancher/k3s/agent/containerd"),
@@ -38,14 +38,14 @@ const NODE: u64 = 2;
 pub(super) struct Metadata {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) image: Option<String>,
-    /// What was asked of the CRI plugin.
+    /// The request to the CRI plugin.
     pub(super) privileged: Option<bool>,
     pub(super) host_pid: Option<bool>,
     pub(super) annotations: BTreeMap<String, String>,
 }
 
 impl Metadata {
-    /// What it says of a pod, if it is that of the pod's sandbox.
+    /// The facts about a pod, if this is the pod's sandbox.
     pub(super) fn into_notes(self) -> PodNotes {
         PodNotes {
             labels: self.labels,
@@ -54,7 +54,7 @@ impl Metadata {
     }
 }
 
-/// The root directory of the containerd whose bundle that is, in a state directory. Every bundle has a link `work`, to
+/// The root directory of the containerd that owns a bundle in a state directory. Every bundle has a link `work`, to
 /// `<root>/io.containerd.runtime.v2.task/<namespace>/<id>`.
 pub(super) fn root_of(folder: &Folder, state: &Path, bundle: &Path) -> Option<PathBuf> {
     let work = folder.link(&bundle.join("work"));
@@ -70,7 +70,7 @@ pub(super) fn read(root: &Folder, namespace: &str, id: &str) -> Option<Metadata>
     find(&root.file(Path::new(DATABASE))?, namespace, id)
 }
 
-/// What is read of a database with these bytes: for fuzzing.
+/// Reads a database with these bytes: for fuzzing.
 pub(crate) fn of_bytes(bytes: &[u8]) -> bool {
     find(&bytes.to_vec(), "k8s.io", "9c41").is_some()
 }
@@ -92,7 +92,7 @@ fn find(source: &impl Source, namespace: &str, id: &str) -> Option<Metadata> {
         })
         .unwrap_or_default();
     let config = asked.pointer("/Metadata/Config").unwrap_or(&Value::Null);
-    // What is false or zero is left out.
+    // Fields that are false or zero are left out.
     let asked_for = |what: &str| {
         config.get("metadata")?;
         Some(config.pointer(&format!("/linux/security_context{what}")))
@@ -160,7 +160,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 pub(super) mod testing {
     use super::super::boltdb::testing::{Item, database, leaf};
 
-    /// A container for the database: its id, image, labels, and what the CRI plugin keeps of it.
+    /// A container for the database: its id, image, labels, and the CRI plugin's data.
     pub(crate) type Sample = (
         &'static str,
         &'static str,

@@ -1,9 +1,9 @@
-//! Who a process is and which container it belongs to: from /proc and from the runtimes' own files.
+//! Names processes and their containers: from /proc and from the runtimes' own files.
 //!
-//! Nothing here may become a holder itself. Of a process, only `stat`, `status`, `comm`, `cgroup`, `cmdline` (when
-//! asked for) and the text of the `ns/` links are read; its `fd`, `cwd`, `root`, `exe`, `map_files`, `maps` and
-//! `mountinfo` take references on its mounts and stay closed. Of a container, only the files *beside* its root file
-//! system are read, never anything below it, and not while somebody may be unmounting what they are on.
+//! Nothing here may become a holder itself. For a process it reads only `stat`, `status`, `comm`, `cgroup`, `cmdline`
+//! (on request) and the text of the `ns/` links; its `fd`, `cwd`, `root`, `exe`, `map_files`, `maps` and `mountinfo`
+//! take references on its mounts and stay closed. For a container it reads only the files *beside* its root file
+//! system, never anything below it, and not while somebody may be unmounting their mount.
 
 mod boltdb;
 mod bundle;

@@ -1,15 +1,15 @@
-//! What the path of a mount says about the container or pod that it was made for.
+//! Derives from the path of a mount the container or pod that it was made for.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use super::cgroup::{is_containerd_name, is_full_id, is_pod_uid};
 
-/// What a mount is, by its path.
+/// The purpose and owner of a mount, by its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountClaim {
-    /// In the words of those who run containers: `rootfs`, `shm`, `volume pvc-1`...
+    /// In the usual terms of containers: `rootfs`, `shm`, `volume pvc-1`...
     pub what: String,
-    /// Whose it is, where the path says so.
+    /// Its owner, if the path names one.
     pub owner: Option<MountOwner>,
 }
 
@@ -72,8 +72,8 @@ pub enum MountOwner {
     },
 }
 
-/// Reads the path of a mount. The outermost match counts: what is mounted below a container's root file system
-/// belongs to that container, for the host.
+/// Reads the path of a mount. The outermost match counts: for the host, mounts below a container's root file system
+/// belong to that container.
 #[must_use]
 pub fn mount_claim(path: &[u8]) -> Option<MountClaim> {
     let mut offset = 0;
@@ -107,7 +107,7 @@ impl<'a> Parts<'a> {
         self.list.get(self.index + ahead).map(|(_, part)| *part)
     }
 
-    /// The component that many places ahead, where it is text.
+    /// The component that many places ahead, if it is text.
     fn text(&self, ahead: usize) -> Option<&'a str> {
         std::str::from_utf8(self.bytes(ahead)?)
             .ok()

@@ -1,4 +1,4 @@
-//! What created a pod: from the labels that its controller sets and the form of its name.
+//! Finds the controller of a pod: from the labels that it sets and the form of the pod's name.
 //!
 //! Anybody can set a label, and anybody can choose a name. Only where both agree is a controller named; a name alone
 //! proves nothing.
@@ -12,17 +12,17 @@ use crate::model::Owner;
 const GENERATED: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Characters of a made-up end of a name.
 const SUFFIX: usize = 5;
-/// So much of a controller's name fits before the made-up end (k8s.io/apiserver `storage/names`).
+/// Length of a controller's name that fits before the made-up end (k8s.io/apiserver `storage/names`).
 const STEM_MAX: usize = 57;
 
-/// What the kubelet told the runtime about a pod.
+/// The kubelet's facts about a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PodNotes {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) annotations: BTreeMap<String, String>,
 }
 
-/// The controller of a pod, with how that is known.
+/// The controller of a pod, with the source of that.
 pub(super) fn owner(notes: &PodNotes, pod: &str) -> Option<Owner> {
     let owner = |kind: &str, name: &str, source: String| {
         Some(Owner {
@@ -61,7 +61,7 @@ fn ordinal<'a>(value: &'a str, pod: &'a str) -> Option<&'a str> {
     (value == pod && is_number).then_some(stem)
 }
 
-/// The label has the name, which the pod's begins with.
+/// The label has the controller's name, with which the pod's name begins.
 fn beginning<'a>(value: &'a str, pod: &'a str) -> Option<&'a str> {
     let begins = value.get(..STEM_MAX).unwrap_or(value);
     (!value.is_empty() && pod.starts_with(begins)).then_some(value)

@@ -1,8 +1,8 @@
-//! Directories in which runtimes keep what they know: the usual ones, and those that were learnt from a mount.
+//! Directories in which runtimes keep their files: the usual ones, and those learnt from a mount.
 
 use std::path::PathBuf;
 
-/// Whose directories.
+/// The owner of directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeper {
     /// State directories of containerd, below which the bundles of tasks are.
@@ -13,7 +13,7 @@ pub(super) enum Keeper {
     Docker,
 }
 
-/// As they come from various packagers.
+/// The defaults of various packagers.
 const USUAL: &[(Keeper, &str)] = &[
     (Keeper::Containerd, "/run/containerd"),
     (Keeper::Containerd, "/run/k3s/containerd"),
@@ -25,10 +25,10 @@ const USUAL: &[(Keeper, &str)] = &[
     (Keeper::Docker, "/var/lib/docker"),
 ];
 
-/// A host has a few; a path of a mount may be anybody's word.
+/// A host has a few; anybody can choose the path of a mount.
 const MOST: usize = 32;
 
-/// The directories that are looked into.
+/// All known directories.
 #[derive(Debug)]
 pub(super) struct Places {
     known: Vec<(Keeper, PathBuf)>,

@@ -1,6 +1,6 @@
 //! The text of files under /proc/PID, as pure functions.
 
-/// What is taken from /proc/PID/stat.
+/// The used fields of /proc/PID/stat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stat {
     /// Command name; unescaped, may hold any byte.
@@ -16,7 +16,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// Nothing of it runs or holds anything any more: it only waits to be reaped.
+    /// No thread of it runs or holds anything any more: it only waits to be reaped.
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }

@@ -1,5 +1,6 @@
-//! A process by its id, as /proc tells. Files that need the memory of the process are not read: they wait for whoever
-//! provides that (docs/security.md). Where kernel memory can be read, only the text of `cgroup` is taken from here.
+//! A process by its id, as /proc shows it. This reads no files that need the memory of the process: they wait for
+//! whoever provides that memory (docs/security.md). If kernel memory is readable, only the text of `cgroup` is taken
+//! from here.
 
 use std::{
     os::unix::ffi::OsStrExt as _,
@@ -19,7 +20,7 @@ use crate::{
     watchdog::{self, Step},
 };
 
-/// Ancestors beyond that tell nothing more.
+/// More ancestors add nothing.
 const MAX_PARENTS: usize = 16;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -42,13 +43,14 @@ impl ProcessReader {
         }
     }
 
-    /// When a process started, as exactly as /proc tells it.
+    /// Start of a process, as exact as /proc has it.
     #[must_use]
     pub fn start_time(&self, start: u64) -> Timestamp {
         self.clock.timestamp(nanos(ticks(start)))
     }
 
-    /// The container of a process, and its unit where that is not certain. The text of `cgroup` needs neither its memory nor a reference.
+    /// The container of a process, and its unit if the container is not certain. The text of `cgroup` needs neither its
+    /// memory nor a reference.
     #[must_use]
     pub fn home(&self, pid: u32) -> (Option<Container>, Option<String>) {
         let text = read_proc(&self.root.join(pid.to_string()).join("cgroup"));
@@ -66,13 +68,13 @@ impl ProcessReader {
         self
     }
 
-    /// The containers that it looks into.
+    /// The containers that it uses.
     #[must_use]
     pub fn containers(&self) -> &Containers {
         &self.containers
     }
 
-    /// The process, or `None` if it is gone, or if the one that has its id now is another than the one that started
+    /// The process, or `None` if it is gone, or if its id now belongs to another process than the one that started
     /// `expect_start` nanoseconds after boot (`start_boottime` of its thread group's leader).
     ///
     /// `comm` is that of the thread. `exe` stays `None`: its link in /proc takes a reference.
@@ -114,7 +116,7 @@ impl ProcessReader {
             let Some(stat) = stat(&self.root.join(parent.to_string())) else {
                 break;
             };
-            // An ancestor is never younger: this one got the id of a parent that has just died.
+            // An ancestor is never younger: this process reuses the id of a parent that has just died.
             let seen = parents.iter().any(|seen| seen.pid == parent);
             if stat.start_ticks > start || seen {
                 break;
@@ -147,7 +149,7 @@ pub fn arguments(text: &[u8]) -> Vec<Text> {
     proc_text::cmdline(text).into_iter().map(Text::from).collect()
 }
 
-/// Only the text of the link is read: to open it would keep the namespace, and with it all its mounts.
+/// Reads only the text of the link: opening it would keep the namespace, and with it all its mounts.
 fn namespace(directory: &Path, kind: &str) -> Option<u32> {
     let link = std::fs::read_link(directory.join("ns").join(kind)).ok()?;
     proc_text::namespace(link.as_os_str().as_bytes())

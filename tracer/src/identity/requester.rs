@@ -1,9 +1,8 @@
-//! Who is behind a program that only does what it was asked: `umount` 812 is run by the kubelet, by a CSI driver, or
-//! by a script.
+//! Finds the program behind one that only acts for others: the kubelet, a CSI driver or a script runs `umount` 812.
 
 use crate::model::Parent;
 
-/// Programs that do what another one asked them for: the tools themselves, shells, and what runs other programs.
+/// Programs that act for others: the tools themselves, shells, and programs that run other programs.
 const ERRAND: &[&str] = &[
     "umount",
     "mount",
@@ -36,15 +35,15 @@ const ERRAND: &[&str] = &[
 /// Of `umount.nfs` and its kin.
 const HELPERS: &[&str] = &["umount.", "mount."];
 
-/// Whether the program runs on behalf of who started it. A script has a name of its own.
+/// True if the program acts for its parent. A script has a name of its own.
 fn is_errand(comm: &[u8]) -> bool {
     let is =
         |names: &[&str], test: fn(&[u8], &[u8]) -> bool| names.iter().any(|name| test(comm, name.as_bytes()));
     is(ERRAND, |comm, name| comm == name) || is(HELPERS, <[u8]>::starts_with)
 }
 
-/// The nearest ancestor that is no errand itself; `None` where the program speaks for itself, or where there is none
-/// but the machine's first process and ebusy, which runs the command that it was given.
+/// The nearest ancestor that does not act for others itself; `None` if the program acts for itself, or if there is none
+/// but the machine's first process and ebusy, which runs its given command.
 #[must_use]
 pub fn requester<'a>(comm: &[u8], parents: &'a [Parent]) -> Option<&'a Parent> {
     if !is_errand(comm) {

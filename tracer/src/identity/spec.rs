@@ -1,7 +1,7 @@
 //! The parts of an OCI `config.json` that identify a container, read leniently.
 //!
-//! The file is the runtime's, but what stands in it partly comes from whoever made the container. Every field is
-//! taken on its own: one of the wrong type is left out, and what came before a break in the file is kept.
+//! The file is the runtime's, but parts of its contents come from the creator of the container. Every field is read on
+//! its own: one of the wrong type is left out, and fields before a break in the file are kept.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::model::Propagation;
 
-/// What was found.
+/// The fields that were found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Spec {
     pub(super) annotations: BTreeMap<String, String>,
@@ -29,7 +29,7 @@ pub(super) struct Spec {
 pub(super) struct BindMount {
     pub(super) source: String,
     pub(super) destination: Option<String>,
-    /// `private`, `slave`, `shared` or `unbindable`, where the configuration says.
+    /// `private`, `slave`, `shared` or `unbindable`, if the configuration has it.
     pub(super) propagation: Option<Propagation>,
 }
 
@@ -48,7 +48,7 @@ impl Linux {
     }
 }
 
-/// Parses a `config.json`; `None` if nothing of one was found in it.
+/// Parses a `config.json`; `None` if it has none of the fields.
 pub(super) fn parse(json: &[u8]) -> Option<Spec> {
     let mut fields = Fields::default();
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for &mut Fields {
     }
 }
 
-/// Of `process`, arguments and environment can be long and are not wanted.
+/// The arguments and environment in `process` can be long and are not needed.
 #[derive(Deserialize)]
 struct Process {
     #[serde(default)]

@@ -54,7 +54,7 @@ fn entry(value: &Value) -> Option<StorageEntry> {
     })
 }
 
-/// What Docker knows of a container.
+/// Docker's facts about a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DockerEntry {
     pub(super) name: Option<String>,
@@ -102,7 +102,7 @@ fn binds(value: &Value) -> Vec<BindMount> {
         .collect()
 }
 
-/// What Docker was asked to share with the host.
+/// The parts of the host that Docker was asked to share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DockerHost {
     pub(super) privileged: Option<bool>,

@@ -1,12 +1,12 @@
-//! Opening the files in which runtimes keep what they know, and nothing else.
+//! Opens the files of runtimes, and nothing else.
 //!
-//! A path that was learnt from a mount is anybody's word, and whoever may write on the way to a file may put there what
-//! hangs whoever opens it (a FIFO, a file system that does not answer) or what does something when it is opened (a
-//! device). So only the superuser's own directories are entered, only on local file systems; what lies in one is reached
-//! without links and without another mount, and only regular files are opened.
+//! Anybody can choose a path that ebusy learnt from a mount, and anybody who may write on the way to a file can put
+//! there an object that hangs its opener (a FIFO, a file system that does not answer) or acts when it is opened (a
+//! device). So ebusy enters only the superuser's own directories, only on local file systems, crosses no links and no
+//! other mounts in them, and opens only regular files.
 //!
-//! To be in such a directory is a reference to its mount: a [`Folder`] is kept for as long as something is read in it, and
-//! is only opened where nobody unmounts that (see [`super::Containers::learn_all`] and [`super::Containers::learn`]).
+//! An open directory is a reference to its mount: a [`Folder`] is kept only while ebusy reads in it, and opened only
+//! when nobody unmounts that (see [`super::Containers::learn_all`] and [`super::Containers::learn`]).
 
 use std::{
     ffi::OsStr,
@@ -32,7 +32,7 @@ const FILE_CAP: u64 = 4 * 1024 * 1024;
 /// Directories with more entries are not searched further.
 const ENTRIES_MAX: usize = 8192;
 
-/// File systems that answer from this machine. On others a file may take for ever to open.
+/// Local file systems. On others an open may take forever.
 const LOCAL: &[&str] = &[
     "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "tmpfs",
     "xfs", "zfs",
@@ -43,7 +43,7 @@ const LOCAL: &[&str] = &[
 pub(crate) struct Folder(OwnedFd);
 
 impl Folder {
-    /// Opens one. `None` where it is not there, or where not only the superuser decides what is.
+    /// Opens one. `None` if it is not there, or if others than the superuser can change its contents.
     pub(crate) fn open(host: &Path, path: &Path, watched: &WatchPatterns) -> Option<Self> {
         let mounts = MountTable::read()?;
         let owners = Owners::superuser();
@@ -51,13 +51,13 @@ impl Folder {
             root: host,
             owners: &owners,
             make: false,
-            // Told from the mount table alone: to ask the file system itself could hang.
+            // From the mount table alone: a call to the file system itself could hang.
             may_enter: &|path| {
                 mounts.is_local(&below(host, path)) && !watched.covers(path.as_os_str().as_bytes())
             },
         };
         let found = path.is_absolute().then(|| way.to(path))?.ok()?;
-        // In the directory itself nobody else may put anything.
+        // Nobody else may write in the directory itself.
         owners
             .others(&fstat(&found).ok()?)
             .is_none()
@@ -75,7 +75,7 @@ impl Folder {
 
     /// Opens a regular file in it.
     pub(crate) fn file(&self, path: &Path) -> Option<File> {
-        // Looked at first: opening what is no regular file can block, or do something.
+        // Check first: opening anything but a regular file can block, or have side effects.
         let found = self.look(path, OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = fstat(&found).ok()?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_ours(&stat) {
@@ -86,12 +86,12 @@ impl Folder {
         Some(File::from(open(same, flags, Mode::empty()).ok()?))
     }
 
-    /// What is known of something in it without opening that.
+    /// The status of an entry, without opening it.
     pub(crate) fn stat(&self, path: &Path) -> Option<Stat> {
         fstat(self.look(path, OFlags::PATH | OFlags::NOFOLLOW)?).ok()
     }
 
-    /// Where a link in it leads.
+    /// The target of a link in it.
     pub(crate) fn link(&self, path: &Path) -> Option<PathBuf> {
         let link = self.look(path, OFlags::PATH | OFlags::NOFOLLOW)?;
         if !is_ours(&fstat(&link).ok()?) {
@@ -137,7 +137,7 @@ fn is_ours(stat: &Stat) -> bool {
     Owners::superuser().own(stat)
 }
 
-/// Mountpoints of ebusy's own namespace, and whether a local file system is mounted there.
+/// Mountpoints of ebusy's own namespace, with true for a local file system.
 struct MountTable(Vec<(PathBuf, bool)>);
 
 impl MountTable {
@@ -159,11 +159,11 @@ impl MountTable {
         Self(mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect())
     }
 
-    /// Whether what is at a path is on a local file system.
+    /// True if a path is on a local file system.
     fn is_local(&self, path: &Path) -> bool {
         let mut best: Option<(usize, bool)> = None;
         for (point, local) in &self.0 {
-            // Of mounts on one place, the last hides the others.
+            // The last mount on a place hides the others.
             let depth = point.components().count();
             if path.starts_with(point) && best.is_none_or(|(deepest, _)| depth >= deepest) {
                 best = Some((depth, *local));

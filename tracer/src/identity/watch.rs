@@ -1,4 +1,4 @@
-//! Which mounts are the container runtimes' and the kubelet's, by path.
+//! Selects the mounts of container runtimes and of the kubelet, by path.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
@@ -7,7 +7,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 /// The default globs. All begin with `**/`: a copy of the host's tree below `/host`, a runtime with another root
 /// directory and a node that is a container itself have the same paths behind a prefix.
 const PATTERNS: &[&str] = &[
-    // containerd: root file systems of tasks, and what is mounted on them from outside.
+    // containerd: root file systems of tasks, and mounts made on them from outside.
     "**/io.containerd.runtime.v*.task/*/*/rootfs",
     "**/io.containerd.runtime.v*.task/*/*/rootfs/**",
     "**/io.containerd.runtime.v1.linux/*/*/rootfs",
@@ -77,13 +77,13 @@ impl WatchPatterns {
         Self::compile(globs.iter().map(String::as_str))
     }
 
-    /// Whether the path of a mount matches one of the patterns.
+    /// True if the path of a mount matches one of the patterns.
     #[must_use]
     pub fn is_match(&self, path: &[u8]) -> bool {
         self.set.is_match(OsStr::from_bytes(path))
     }
 
-    /// Whether a path is a watched mount or lies below one, so that nothing may be opened there.
+    /// True if a path is a watched mount or lies below one, so that nothing may be opened there.
     #[must_use]
     pub fn covers(&self, path: &[u8]) -> bool {
         let mut ends = path

@@ -1,9 +1,9 @@
-//! Commands that are printed for people to paste, as root, into whatever shell they have.
+//! Commands that people paste, as root, into any shell.
 //!
 //! A command is made from its words, never from text, and quoted in one place: with POSIX single quotes, which mean the
-//! same in sh, bash, dash, busybox and zsh, and in the `sh -c` of a program that reads the JSON. What others named is
-//! either a word exactly as it is, or there is no command: a name that a terminal, an editor or a clipboard could change
-//! on the way is not typed at all.
+//! same in sh, bash, dash, busybox and zsh, and in the `sh -c` of a program that reads the JSON. A foreign name is
+//! either one exact word, or there is no command: a name that a terminal, an editor or a clipboard could change on the
+//! way is in no command at all.
 
 use std::fmt;
 
@@ -54,20 +54,20 @@ impl Command {
         self
     }
 
-    /// What somebody named, as a word of its own: never an option. `None` where it cannot be typed safely.
+    /// A foreign name as a word of its own: never an option. `None` if it cannot be typed safely.
     #[must_use]
     pub fn name(self, name: &[u8]) -> Option<Self> {
         let option = name.is_empty() || name.starts_with(b"-");
         if option { None } else { self.joined("", name) }
     }
 
-    /// An argument of whoever runs ebusy, which may be an option.
+    /// An argument of ebusy's user, which may be an option.
     #[must_use]
     pub fn argument(self, argument: &[u8]) -> Option<Self> {
         self.joined("", argument)
     }
 
-    /// The same of what has to be an absolute path.
+    /// A foreign name that has to be an absolute path.
     #[must_use]
     pub fn path(self, path: &[u8]) -> Option<Self> {
         if path.starts_with(b"/") {
@@ -127,7 +127,7 @@ fn is_plain(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('=') && word.bytes().all(plain)
 }
 
-/// A name that Kubernetes allows: what is none cannot be put into a command for it.
+/// A name that Kubernetes allows: no other name can be in a command for it.
 #[must_use]
 pub fn is_kubernetes_name(name: &str) -> bool {
     let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());

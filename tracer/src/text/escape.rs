@@ -1,10 +1,10 @@
-//! Names and paths of others made safe to print.
+//! Makes foreign names and paths safe to print.
 //!
-//! A file name, a command name or a label is whatever somebody chose: it can move the cursor, hide text, or show it
-//! in another order. Text output always has such characters escaped, to a file as well as to a terminal, because a
-//! file is read on a terminal later.
+//! Somebody chose a file name, a command name or a label: it can move the cursor, hide text, or show it in another
+//! order. Text output always has such characters escaped, to a file as well as to a terminal, because a file is read on
+//! a terminal later.
 
-/// Escapes what is not plainly visible: control characters, characters without width, those that change the
+/// Escapes everything that is not plainly visible: control characters, characters without width, those that change the
 /// direction of text, bytes that are not UTF-8 (`\xNN`), and the backslash itself, so that nothing can be mistaken for
 /// an escape.
 #[must_use]
@@ -12,32 +12,32 @@ pub fn escape(bytes: &[u8]) -> String {
     escaped(bytes, true)
 }
 
-/// The same for text of our own that may quote others: its backslashes stay single.
+/// Escapes text of our own that may quote others: its backslashes stay single.
 #[must_use]
 pub fn printable(text: &str) -> String {
     escaped(text.as_bytes(), false)
 }
 
-/// A name of somebody else's for a sentence: as it is where it is a word like any other, else in quotes, so that nobody
-/// takes it for a part of the sentence.
+/// A foreign name for a sentence: unchanged if it is an ordinary word, else in quotes, so that nobody takes it for a
+/// part of the sentence.
 #[must_use]
 pub fn said(name: &[u8]) -> String {
     let text = escape(name);
     if is_bare(&text) { text } else { said_always(&text) }
 }
 
-/// The same of a path.
+/// A foreign path for a sentence.
 #[must_use]
 pub fn said_path(path: &std::path::Path) -> String {
     said(path.as_os_str().as_encoded_bytes())
 }
 
-/// An escaped name in quotes: those of a shell, for sentences are pasted by mistake.
+/// An escaped name in a shell's quotes, because people paste sentences by mistake.
 pub(crate) fn said_always(escaped: &str) -> String {
     format!("'{}'", escaped.replace('\'', "'\\''"))
 }
 
-/// A word: letters, digits, and what paths and names of units and containers have between them.
+/// A word: letters, digits, and the separators in paths and names of units and containers.
 pub(crate) fn is_bare(escaped: &str) -> bool {
     let own = |char: char| char.is_alphanumeric() || "-_./+@~=%,#:".contains(char);
     !escaped.is_empty()

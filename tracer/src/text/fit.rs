@@ -1,11 +1,11 @@
-//! Making text fit a number of columns.
+//! Fits text into a number of columns.
 
 /// Columns of a line.
 pub(crate) const COLUMNS: usize = 110;
 /// Stands for what was left out.
 const GAP: &str = "[..]";
 
-/// How many columns a text takes.
+/// Number of columns of a text.
 pub(crate) fn columns(text: &str) -> usize {
     text.chars().map(char_columns).sum()
 }
@@ -24,7 +24,7 @@ fn char_columns(char: char) -> usize {
 }
 
 /// Cuts a text in its middle to a number of columns: a path between components, anything else between characters (an
-/// escape such as `\x1b` counts as one). The end is kept longer than the beginning: it says more in a path.
+/// escape such as `\x1b` counts as one). It keeps more of the end than of the beginning, which says more in a path.
 pub(crate) fn shorten(text: &str, limit: usize) -> String {
     if columns(text) <= limit {
         return text.to_owned();
@@ -90,7 +90,7 @@ fn escape_length(text: &str) -> Option<usize> {
     }
 }
 
-/// Breaks a text at blanks into lines of at most so many columns; what has no blank is cut in its middle.
+/// Breaks a text at blanks into lines of at most this many columns; parts without a blank are cut in the middle.
 pub(crate) fn wrap(text: &str, limit: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
@@ -106,7 +106,7 @@ pub(crate) fn wrap(text: &str, limit: usize) -> Vec<String> {
     lines
 }
 
-/// Shares out columns: whoever needs less than an equal share leaves the rest to the others.
+/// Distributes columns: a part that needs less than an equal share leaves the rest to the others.
 pub(crate) fn share(needs: &[usize], available: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..needs.len()).collect();
     order.sort_by_key(|index| needs.get(*index));

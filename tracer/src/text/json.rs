@@ -1,5 +1,5 @@
-//! JSON for a terminal as well: what serde leaves as it is although it is not visible is written as an escape, which
-//! means the same to whoever reads the JSON.
+//! JSON that is safe on a terminal: invisible characters that serde leaves alone are written as escapes, which mean the
+//! same to a JSON parser.
 
 use std::io::{self, Write};
 

@@ -25,7 +25,7 @@ enum Part {
     },
 }
 
-/// A line in the making. What is given as a name or path is escaped.
+/// A line in the making. It escapes names and paths.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     label: String,
@@ -60,7 +60,7 @@ impl Line {
         self.cut(name, LEAST_NAME)
     }
 
-    /// The same, always in quotes.
+    /// A name that somebody chose, always in quotes.
     pub(crate) fn quoted(self, name: &[u8]) -> Self {
         if is_bare(&escape(name)) {
             self.words("\"").name(name).words("\"")
@@ -69,7 +69,7 @@ impl Line {
         }
     }
 
-    /// Words that hold names already.
+    /// Words that already contain escaped names.
     pub(crate) fn brief(mut self, words: String) -> Self {
         self.parts.push(Part::Cut {
             text: words,
@@ -91,7 +91,7 @@ impl Line {
         self
     }
 
-    /// Left out if there is no room; names in it are cut and escaped already.
+    /// Left out if there is no room; names in it are already cut and escaped.
     pub(crate) fn maybe(mut self, rank: u8, text: impl Into<String>) -> Self {
         self.parts.push(Part::Maybe {
             text: text.into(),
@@ -149,7 +149,7 @@ impl Part {
         }
     }
 
-    /// The columns of what can be cut.
+    /// The columns of the parts that can be cut.
     fn cut(&self) -> Option<usize> {
         if let Self::Cut { text, quoted, .. } = self {
             Some(needs(text, *quoted))
@@ -175,12 +175,12 @@ fn needs(escaped: &str, quoted: bool) -> usize {
     }
 }
 
-/// A name in so many columns. It is cut before it is quoted, so that the quotes are there at both ends.
+/// A name in this many columns. It is cut before it is quoted, so that both quotes stay.
 fn fitted(escaped: &str, quoted: bool, limit: usize) -> String {
     if !quoted {
         return shorten(escaped, limit);
     }
-    // Quotes in it take a column more each.
+    // Each quote in it takes one more column.
     let mut room = limit.saturating_sub(2);
     loop {
         let text = said_always(&shorten(escaped, room));

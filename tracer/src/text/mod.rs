@@ -1,5 +1,5 @@
-//! Words of others made safe: to print, to put into a sentence, and to paste into a shell. Whatever ebusy writes for
-//! people goes through here.
+//! Makes foreign strings safe: to print, to put into a sentence, and to paste into a shell. All output for people goes
+//! through here.
 
 pub(crate) mod command;
 mod escape;

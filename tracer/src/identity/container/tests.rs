@@ -12,7 +12,7 @@ const CRIO: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0
 const PODMAN: &str = "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0";
 const UID: &str = "0f3c5b1e-7f55-4d0f-9f0a-3c1f5a2b4d6e";
 const TASKS: &str = "run/containerd/io.containerd.runtime.v2.task";
-/// Where systemd has the cgroup of that pod.
+/// The cgroup of that pod under systemd.
 const POD: &str = "0::/kubepods.slice/kubepods-besteffort.slice/\
     kubepods-besteffort-pod0f3c5b1e_7f55_4d0f_9f0a_3c1f5a2b4d6e.slice";
 
@@ -27,7 +27,7 @@ fn plant(host: &Path, path: &str, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// A configuration, with the cgroup that the runtime is told to make.
+/// A configuration, with the requested cgroup.
 fn with_cgroup(config: &str, path: &str) -> String {
     let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
     value["linux"]["cgroupsPath"] = path.into();
@@ -191,12 +191,12 @@ fn a_cgroup_that_only_has_the_name_of_a_container_is_not_its() {
     ] {
         assert_eq!(containers.of_cgroup(text.as_bytes()), None, "{text}");
     }
-    // The pod of an unknown container is that in whose cgroup it is, not whose name it took.
+    // The cgroup of an unknown container decides its pod, not the name that it took.
     let unknown = "e".repeat(64);
     let text = format!("0::/user-1000.slice/pod{UID}/{unknown}\n");
     let claimed = containers.of_cgroup(text.as_bytes()).unwrap();
     assert_eq!((claimed.unproven, claimed.pod), (true, None));
-    // A container in a container is not known here: it is in the one that is.
+    // A container in a container is unknown here: the outer, known one counts.
     let inner = format!("{POD}/cri-containerd-{AGENT}.scope/docker-{DOCKER}.scope\n");
     assert_eq!(containers.of_cgroup(inner.as_bytes()).unwrap().id, AGENT);
 }
@@ -456,7 +456,7 @@ fn labels_are_in_containerds_database() {
         ("DaemonSet", "node-agent")
     );
     assert_eq!(owner.source, "label controller-revision-hash, pod name");
-    // The configuration names the image; the database knows what was asked for.
+    // The configuration names the image; the database has the request.
     assert_eq!(
         (found.image.as_deref(), found.privileged),
         (Some("registry.example/agent:1.2"), Some(true))

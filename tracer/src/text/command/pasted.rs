@@ -1,4 +1,4 @@
-//! Commands pasted into the shells that there are: they get exactly the arguments that were meant.
+//! Commands pasted into all installed shells get exactly the intended arguments.
 
 use std::{
     io::Write as _,
@@ -37,7 +37,7 @@ fn shells() -> &'static [&'static [&'static str]] {
     })
 }
 
-/// What a shell writes that reads these lines from its input, as from a terminal that was pasted into.
+/// The output of a shell that reads these lines from its input, as from a paste into a terminal.
 fn run(shell: &[&str], lines: &str) -> Option<Vec<u8>> {
     let (program, arguments) = shell.split_first()?;
     let mut child = Process::new(program)
@@ -64,7 +64,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Every name that can be typed, as a word of its own, as a path and below a word of ebusy's.
+/// Every name that can be typed, as a word of its own, as a path and after a word of ebusy's.
 fn commands(names: &[Vec<u8>]) -> Vec<(Command, Vec<u8>)> {
     let mut all = Vec::new();
     for name in names {
@@ -85,7 +85,7 @@ fn commands(names: &[Vec<u8>]) -> Vec<(Command, Vec<u8>)> {
     all
 }
 
-/// Pastes commands into every shell, behind something that shows what it gets.
+/// Pastes commands into every shell, behind a program that prints its arguments.
 pub(crate) fn check(commands: &[Command]) -> Result<(), TestCaseError> {
     let mut lines = "show() { for word; do printf '%s\\0' \"$word\"; done; }\n".to_owned();
     let mut expected = Vec::new();
@@ -112,14 +112,14 @@ pub(crate) fn check(commands: &[Command]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    // Each case has many names, for a shell starts slowly.
+    // Each case has many names, because a shell starts slowly.
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn a_shell_gets_the_arguments_that_were_meant(names in proptest::collection::vec(name(), 1..40)) {
         let commands = commands(&names);
         for (command, word) in &commands {
-            // The name is a word as it is, or the command is not there.
+            // The name is one exact word, or there is no command.
             prop_assert_eq!(command.arguments()[1].as_bytes(), word.as_slice());
         }
         let commands: Vec<Command> = commands.into_iter().map(|(command, _)| command).collect();

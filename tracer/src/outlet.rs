@@ -1,4 +1,4 @@
-//! Text on its way to somebody who may not take it: a reader that has gone or stands still, a disk that is full.
+//! Text on its way to an output that may not accept it: a reader that has gone or stands still, a full disk.
 
 use std::{
     collections::VecDeque,
@@ -16,8 +16,8 @@ use rustix::{
 
 use crate::confine;
 
-/// Writes all of it, or tells why not, after `taken` was told of each part. Waits for the reader, also where somebody
-/// made the descriptor non-blocking: who shares it with us may have.
+/// Writes all of it, or returns the error; calls `taken` for each part. Waits for the reader, even if the descriptor is
+/// non-blocking: another process that shares it may have set that.
 pub(crate) fn write_all(
     to: BorrowedFd<'_>,
     mut bytes: &[u8],
@@ -41,15 +41,15 @@ pub(crate) fn write_all(
     Ok(())
 }
 
-/// What waits to be written.
+/// Texts that wait to be written.
 #[derive(Debug, Default)]
 struct Text {
-    /// Those that are missing before it.
+    /// Number of texts that are missing before it.
     missing: u64,
     bytes: Vec<u8>,
 }
 
-/// What the two threads share.
+/// Shared state of the two threads.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Text>,
@@ -61,9 +61,9 @@ struct Queue {
     taken: u64,
     /// Texts that were not written.
     lost: u64,
-    /// Of those, what found no room since the last that did.
+    /// The number of these that found no room since the last that did.
     missing: u64,
-    /// Why one of them was not, the last time.
+    /// The last error.
     error: Option<io::ErrorKind>,
 }
 
@@ -79,25 +79,25 @@ impl Shared {
     }
 }
 
-/// Writes in a thread of its own, so that whoever has something to say never waits. Text for which there is no room, or
-/// which cannot be written, is lost and counted.
+/// Writes in a thread of its own, so that the caller never waits. Text for which there is no room, or which cannot be
+/// written, is lost and counted.
 #[derive(Debug)]
 pub(crate) struct Outlet {
     shared: Arc<Shared>,
     room: usize,
 }
 
-/// What became of the text.
+/// The result of the writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// Texts that were not written.
     pub(crate) lost: u64,
-    /// Why, the last time, where it was refused and not just not read.
+    /// The last error, if a write failed and was not just unread.
     pub(crate) error: Option<io::ErrorKind>,
 }
 
 impl Outlet {
-    /// For so many bytes that wait; `gap` makes the words for what is missing before what comes next.
+    /// With room for this many waiting bytes; `gap` makes the words for texts that are missing before the next one.
     pub(crate) fn new(
         to: impl AsFd + Send + 'static,
         room: usize,
@@ -108,7 +108,7 @@ impl Outlet {
         thread::Builder::new()
             .name("ebusy-write".to_owned())
             .spawn(move || {
-                // It writes to what is open, no more.
+                // It only writes to open descriptors.
                 let _ = confine::no_capabilities();
                 confine::write_only_below(&[]);
                 write(to.as_fd(), &theirs, gap);
@@ -131,7 +131,7 @@ impl Outlet {
         self.shared.changed.notify_all();
     }
 
-    /// What became of the text so far.
+    /// The result of the writes so far.
     pub(crate) fn outcome(&self) -> Outcome {
         let queue = self.shared.queue();
         Outcome {
@@ -140,7 +140,7 @@ impl Outlet {
         }
     }
 
-    /// Waits until all is written, as long as somebody takes of it within `patience`. What is left then is lost.
+    /// Waits until everything is written, as long as the reader takes some of it within `patience`. The rest is lost.
     pub(crate) fn finish(&self, patience: Duration) -> Outcome {
         let mut queue = self.shared.queue();
         while queue.writing || !queue.waiting.is_empty() {
@@ -164,11 +164,11 @@ impl Outlet {
     }
 }
 
-/// Writes for ever: the thread ends with the process.
+/// Writes forever: the thread ends with the process.
 fn write(to: BorrowedFd<'_>, shared: &Shared, gap: Option<fn(u64) -> String>) {
-    // A line that was begun and not ended is not gone on with.
+    // A partly written line is not continued.
     let mut torn = false;
-    // What is missing before the next one, and was not said yet.
+    // The unreported losses before the next one.
     let mut missing = 0;
     loop {
         let mut text = {
@@ -201,7 +201,7 @@ fn write(to: BorrowedFd<'_>, shared: &Shared, gap: Option<fn(u64) -> String>) {
         }
         let mut queue = shared.queue();
         queue.bytes = queue.bytes.saturating_sub(length);
-        // Nobody waits for it any more who would count it.
+        // Nobody waits for it any more to count it.
         let given_up = !std::mem::take(&mut queue.writing);
         match result {
             Ok(()) => missing = 0,
@@ -298,7 +298,7 @@ mod tests {
     fn what_is_missing_is_said_where_it_is_missing() {
         let (mut read, write) = pipe();
         let outlet = Outlet::new(write, 200_000, Some(|lost| format!("[{lost}]\n"))).unwrap();
-        // What the pipe does not take waits, and what does not find room behind it is lost.
+        // Text that the pipe does not take waits, and text that finds no room behind it is lost.
         for _ in 0..10 {
             outlet.send(vec![b'x'; 150_000]);
         }

@@ -1,5 +1,5 @@
-//! The way to a folder that nobody can have led elsewhere but those who are trusted: a capture is written by root, and what
-//! runtimes say is believed, so who else may make names on the way decides neither.
+//! The way to a folder that only trusted users can have led elsewhere: root writes captures, and ebusy believes the
+//! files of runtimes, so nobody else who may make names on the way may decide where these are.
 
 use std::{
     collections::VecDeque,
@@ -20,11 +20,11 @@ use rustix::{
 
 use crate::text::escape;
 
-/// Links that are followed, as the kernel does it.
+/// Maximum number of links, as in the kernel.
 const LINKS_MAX: usize = 40;
 const STICKY: u32 = libc::S_ISVTX;
 
-/// Who is trusted.
+/// The trusted users.
 #[derive(Debug)]
 pub(crate) struct Owners {
     users: Vec<u32>,
@@ -40,7 +40,7 @@ impl Owners {
         }
     }
 
-    /// Root, and whoever runs ebusy, also by sudo.
+    /// Root, and the user who runs ebusy, also by sudo.
     pub(crate) fn invoker() -> Self {
         let by_sudo = |name| std::env::var(name).ok()?.parse().ok();
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
@@ -51,12 +51,12 @@ impl Owners {
         }
     }
 
-    /// Whether it is theirs.
+    /// True if it is theirs.
     pub(crate) fn own(&self, stat: &Stat) -> bool {
         self.users.contains(&stat.st_uid)
     }
 
-    /// Who else may make and remove names in a folder, in words.
+    /// The others who may make and remove names in a folder, in words.
     pub(crate) fn others(&self, stat: &Stat) -> Option<String> {
         if !self.own(stat) {
             Some(format!("user {}, whose it is", stat.st_uid))
@@ -69,27 +69,27 @@ impl Owners {
         }
     }
 
-    /// The same where names of those who are trusted are in danger: in a sticky folder, such as /tmp, everybody may make
-    /// names, and nobody may take those of others.
+    /// The others who endanger names of trusted users: in a sticky folder, such as /tmp, everybody may make names, but
+    /// nobody may remove those of others.
     fn others_lead(&self, stat: &Stat) -> Option<String> {
         self.others(stat)
             .filter(|_| !(self.own(stat) && stat.st_mode & STICKY != 0))
     }
 }
 
-/// How to go.
+/// Options of the walk.
 pub(crate) struct Way<'w> {
-    /// What `/` is.
+    /// The folder for `/`.
     pub(crate) root: &'w Path,
     pub(crate) owners: &'w Owners,
     /// Makes the last folder, with 0700, if it is not there.
     pub(crate) make: bool,
-    /// Whether a path may be looked at, told before anything asks the file system that it is on.
+    /// Decides if a path may be looked at, before any call to its file system.
     pub(crate) may_enter: &'w dyn Fn(&Path) -> bool,
 }
 
 impl Way<'_> {
-    /// Goes to a folder (`O_PATH`); an error says who could lead it elsewhere.
+    /// Opens a folder (`O_PATH`); an error names who could lead it elsewhere.
     pub(crate) fn to(&self, path: &Path) -> Result<OwnedFd> {
         let root = open_root(self.root)?;
         let mut walk = Walk {
@@ -110,7 +110,7 @@ impl Way<'_> {
 struct Walk {
     root: OwnedFd,
     at: OwnedFd,
-    /// Where that is; it has no links.
+    /// Its path, without links.
     passed: PathBuf,
     left: VecDeque<OsString>,
     links: usize,
@@ -207,7 +207,7 @@ impl Walk {
     }
 }
 
-/// What something is, for people.
+/// The type of a file, in words.
 pub(crate) fn words(kind: FileType) -> &'static str {
     match kind {
         FileType::RegularFile => "a file",
@@ -264,7 +264,7 @@ mod tests {
             ("/a/../../a", "a"),
             ("/absolute/b", "a/b"),
             ("/a/up", "a/b"),
-            // Of where the link leads, not of the link.
+            // `..` of the link's target, not of the link.
             ("/a/up/..", "a"),
             ("/a/b/parent", "a"),
         ] {

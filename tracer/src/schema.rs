@@ -1,4 +1,4 @@
-//! JSON Schema of all that ebusy writes, made from the types that are written: `docs/schema`.
+//! JSON Schema of all output of ebusy, made from its types: `docs/schema`.
 //!
 //! Only tests are compiled with it; `cargo xtask schema` writes the files by [`the_files_are_current`].
 
@@ -18,10 +18,10 @@ use crate::{
 
 /// Set by `cargo xtask schema`.
 const WRITE: &str = "EBUSY_WRITE_SCHEMA";
-/// Types of events that have no time of their own: it became known between their neighbours.
+/// Types of events that have no time of their own: they became known between their neighbours.
 const TIMELESS: [&str; 2] = ["start", "named"];
 
-/// A schema by the name of what it describes, which is its title.
+/// A schema by the name of its object, which is its title.
 fn all() -> [(&'static str, Value); 6] {
     let mut event = of::<Line<'_>>(EVENT_SCHEMA);
     spread(&mut event);
@@ -35,7 +35,7 @@ fn all() -> [(&'static str, Value); 6] {
     ]
 }
 
-/// Unknown fields are allowed: users are to take those of later versions. Tests, which are not, close it.
+/// Unknown fields are allowed: users must accept those of later versions. Tests must not, so they close the schema.
 fn of<T: JsonSchema>(name: &str) -> Value {
     let mut schema = SchemaSettings::draft2020_12()
         .for_serialize()
@@ -78,7 +78,7 @@ fn as_written(schema: &mut Schema) {
     }
 }
 
-/// Fields of all events go into each: only so can a validator say of a field that an event does not have it.
+/// Fields of all events go into each: only so can a validator reject a field that an event does not have.
 fn spread(event: &mut Value) {
     let event = event.as_object_mut().unwrap();
     let properties = event.remove("properties").unwrap();

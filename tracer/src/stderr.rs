@@ -1,18 +1,18 @@
-//! Text for people, on stderr. Nothing depends on whether anybody reads it: it is lost where it cannot be written, and a
-//! program that runs for long does not wait for it either. `eprintln!` of the standard library would end the process then.
+//! Text for people, on stderr. Nothing depends on a reader: text that cannot be written is lost, and a long-running
+//! program does not wait for it either. `eprintln!` of the standard library would end the process then.
 
 use std::{io, os::fd::AsFd as _, sync::OnceLock, time::Duration};
 
 use crate::outlet::{Outlet, write_all};
 
-/// Bytes that may wait for whoever reads stderr.
+/// Bytes that may wait for the reader of stderr.
 const ROOM: usize = 256 << 10;
-/// How long the last of it may take.
+/// Limit for the last output.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 static OUTLET: OnceLock<Outlet> = OnceLock::new();
 
-/// From now on nobody waits for whoever reads stderr. Starts a thread.
+/// From now on ebusy does not wait for the reader of stderr. Starts a thread.
 pub(crate) fn without_waiting() -> io::Result<()> {
     if OUTLET.get().is_none() {
         let gap = |lost| format!("ebusy: {lost} messages are missing here: stderr did not take them\n");
@@ -21,7 +21,7 @@ pub(crate) fn without_waiting() -> io::Result<()> {
     Ok(())
 }
 
-/// Says it, if somebody takes it.
+/// Prints it, if the reader accepts it.
 pub(crate) fn write(text: String) {
     match OUTLET.get() {
         Some(outlet) => outlet.send(text.into_bytes()),
@@ -31,14 +31,14 @@ pub(crate) fn write(text: String) {
     }
 }
 
-/// Lets the last of it be read, before the process ends.
+/// Waits until the last output is read, before the process ends.
 pub(crate) fn finish() {
     if let Some(outlet) = OUTLET.get() {
         outlet.finish(PATIENCE);
     }
 }
 
-/// What is logged goes the same way.
+/// Log messages go the same way.
 #[derive(Debug)]
 pub(crate) struct Log;
 

@@ -1,4 +1,4 @@
-//! What an audit says: the plan, with the references that were found.
+//! The result of an audit: the plan, with the references that were found.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,14 +11,14 @@ use crate::model::{
     Audit, CopiedMount, Detached, Holder, Keeper, KeptNamespace, Leaked, LeakedPlace, Now, Own, Target, Text,
 };
 
-/// What was found on the mounts of a plan.
+/// The references on the mounts of a plan.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     /// By address of the mount.
     pub holders: HashMap<u64, Vec<Holder>>,
-    /// References beyond those of mount tables, by address of the mount; missing where they cannot be counted.
+    /// References beyond those of mount tables, by address of the mount; missing if they cannot be counted.
     pub extra: HashMap<u64, u64>,
-    /// What a detached mount is of: type, source, device.
+    /// The file system of a detached mount: type, source, device.
     pub detached: HashMap<u64, Detached>,
     /// Descriptors that keep namespaces, by the address of the namespace.
     pub keepers: HashMap<u64, Vec<Keeper>>,
@@ -45,7 +45,7 @@ impl Evidence {
     }
 }
 
-/// Fills in the sections that follow from view, plan and evidence; `describe` says what a mount is.
+/// Fills in the sections that follow from view, plan and evidence; `describe` describes a mount.
 pub fn findings(
     audit: &mut Audit,
     view: &View,
@@ -74,7 +74,7 @@ pub fn findings(
     let home = |copy: &CopyAt| plan.targets[copy.target].at.0;
     let in_use = |at: At| evidence.in_use(address(at));
     audit.can_pin = groups(view, &plan.pins, home, copied, in_use);
-    // Copies of what is gone are places of what has leaked.
+    // Copies of a gone container's mount are places of a leak.
     let leaks: Vec<CopyAt> = plan
         .leaks
         .iter()
@@ -87,7 +87,7 @@ pub fn findings(
     audit.own = Some(own(evidence));
 }
 
-/// Stuck mounts, and those whose umount would be refused by somebody else than their own container.
+/// Stuck mounts, and those whose umount would be refused because of others than their own container.
 fn now(view: &View, plan: &Plan, evidence: &Evidence, describe: &dyn Fn(At) -> Target) -> Vec<Now> {
     let mut found: Vec<Now> = Vec::new();
     for target in &plan.targets {
@@ -157,7 +157,7 @@ fn leaked(view: &View, plan: &Plan, evidence: &Evidence, describe: &dyn Fn(At) -
     found
 }
 
-/// Detached mounts; what went with a mount above it is told there.
+/// Detached mounts; a mount that went with one above it is listed there.
 fn detached(view: &View, evidence: &Evidence) -> Vec<Detached> {
     let all: HashMap<u64, u64> = view
         .detached
@@ -250,7 +250,7 @@ fn namespaces(view: &View, plan: &Plan, evidence: &Evidence) -> Vec<KeptNamespac
     found
 }
 
-/// What ebusy itself holds of all this.
+/// ebusy's own references on all these.
 fn own(evidence: &Evidence) -> Own {
     let is_own = |process: Option<u32>| process == Some(evidence.own_pid);
     let references = evidence

@@ -1,7 +1,8 @@
-//! Who is in a position to keep container mounts, and what is kept already: pure functions of what was read.
+//! Lists processes that could block container umounts, and mounts that are already kept: pure functions of the data
+//! read.
 //!
-//! [`plan`] tells from the mount tables which mounts are the containers' own and which are copies; [`Plan::roles`] says
-//! where references are to be looked for; [`findings`] puts both together.
+//! [`plan`] separates, in the mount tables, the containers' own mounts from copies; [`Plan::roles`] lists the mounts to
+//! search for references; [`findings`] combines both.
 
 mod findings;
 mod plan;

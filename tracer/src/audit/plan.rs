@@ -1,5 +1,5 @@
-//! Which mounts are the containers' own, and which are copies of them: those that an umount propagates to, and those
-//! that it does not reach.
+//! Finds the containers' own mounts and their copies: those that an umount propagates to, and those that it does not
+//! reach.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,7 +30,7 @@ pub(super) struct CopyAt {
     pub(super) at: At,
 }
 
-/// What is to be looked at.
+/// The mounts to look at.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub(super) targets: Vec<Watched>,
@@ -38,7 +38,7 @@ pub struct Plan {
     pub(super) leaks: Vec<CopyAt>,
     /// The parents' propagation, by address of the mount.
     propagation: HashMap<u64, Propagation>,
-    /// How many mounts are on a target or a copy that an umount propagates to, by address.
+    /// Number of mounts on a target or on a copy that an umount propagates to, by address.
     children: HashMap<u64, u64>,
     /// Copies of watched mounts, by space.
     pub(super) copies: HashMap<usize, u64>,
@@ -69,7 +69,7 @@ pub fn plan(
     let all = placed().map(|at| &view.get(at).1.mount);
     let mut propagation = PropagationTree::new(all.chain(&view.anonymous));
 
-    // What was made where: by file system and root.
+    // The place of each original: by file system and root.
     let mut home: HashMap<(u64, u64), usize> = HashMap::new();
     let mut at_home: HashMap<(u64, u64), Vec<usize>> = HashMap::new();
     for at in placed() {
@@ -133,7 +133,7 @@ pub fn plan(
             continue;
         }
         let copy = CopyAt { target: first, at };
-        // The kernel leaves alone what has a mount of its own but for one that covers it (kernel fact 2).
+        // The kernel skips a copy that has child mounts, except one that covers it (kernel fact 2).
         let (children, covering) = propagation.children(mount);
         if slot.is_some() && children == covering.min(1) {
             plan.pins.push(copy);
@@ -157,7 +157,7 @@ pub fn plan(
 }
 
 /// File systems that are mounted at home as targets only, with one of them: any mount of theirs elsewhere keeps them.
-/// That of namespaces has all of them in one.
+/// nsfs has all namespaces in one file system.
 fn exclusive(view: &View, targets: &[Watched], others: &[At]) -> HashMap<u64, usize> {
     let mut exclusive: HashMap<u64, usize> = HashMap::new();
     for (index, target) in targets.iter().enumerate() {
@@ -180,7 +180,7 @@ fn key(mount: &Mount) -> (u64, u64) {
     (mount.superblock, mount.root)
 }
 
-/// Which targets are the root directory of which spaces: that is where their containers live.
+/// Maps targets to the spaces whose root directory they are: there their containers live.
 fn inhabited(
     view: &View,
     targets: &[Watched],
@@ -200,7 +200,7 @@ fn inhabited(
 }
 
 impl Plan {
-    /// The mounts that references are to be looked for on.
+    /// The mounts to search for references.
     #[must_use]
     pub fn roles(&self, view: &View) -> HashMap<u64, Through> {
         let address = |at: At| view.get(at).1.mount.address;
@@ -228,19 +228,19 @@ impl Plan {
         roles
     }
 
-    /// How many mounts are on a target, or on a copy of one.
+    /// Number of mounts on a target, or on a copy of one.
     #[must_use]
     pub fn children(&self, mount: u64) -> u64 {
         self.children.get(&mount).copied().unwrap_or(0)
     }
 
-    /// Propagation of what a target, or a copy of one, is mounted on.
+    /// Propagation of the parent of a target, or of a copy of one.
     #[must_use]
     pub fn propagation(&self, mount: u64) -> Option<Propagation> {
         self.propagation.get(&mount).copied()
     }
 
-    /// Whether a target's container is gone, and nobody takes care of it any more.
+    /// True if a target's container is gone, and no runtime knows it any more.
     pub(super) fn is_gone(&self, target: usize) -> bool {
         self.targets[target].owner.state == State::Gone
     }

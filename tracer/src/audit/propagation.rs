@@ -1,11 +1,11 @@
-//! Where an umount propagates to, from the mounts that were read: the same as `kernel::Slots`, for thousands of targets
+//! Finds the mounts that an umount propagates to, from the mount tables: like `kernel::Slots`, for thousands of targets
 //! at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::kernel::Mount;
 
-/// All mounts by what matters for propagation.
+/// All mounts by their keys for propagation.
 #[derive(Debug, Default)]
 pub(super) struct PropagationTree<'v> {
     by_address: HashMap<u64, &'v Mount>,
@@ -43,7 +43,7 @@ impl<'v> PropagationTree<'v> {
         self.by_address.get(&address).copied()
     }
 
-    /// How many mounts are on it, and how many of those cover its root.
+    /// Number of mounts on it, and of those that cover its root.
     pub(super) fn children(&self, mount: &Mount) -> (usize, usize) {
         let children = self.children.get(&mount.address).map_or(&[][..], Vec::as_slice);
         let covers = |child: &&u64| {
@@ -53,7 +53,7 @@ impl<'v> PropagationTree<'v> {
         (children.len(), children.iter().filter(covers).count())
     }
 
-    /// What sits in the place of a mount under the peers and slaves of its parent.
+    /// The mounts in the place of a mount under the peers and slaves of its parent.
     pub(super) fn slots(&mut self, target: &Mount) -> Vec<u64> {
         if target.parent == target.address {
             return Vec::new();
@@ -122,7 +122,7 @@ mod tests {
         let mut slots = propagation.slots(&copies[0]);
         slots.sort_unstable();
         assert_eq!(slots, [12, 13, 14]);
-        // A slave does not ask its master.
+        // The umount of a slave does not check its master.
         assert_eq!(propagation.slots(&copies[2]), [14]);
         assert!(propagation.slots(&roots[0]).is_empty());
         assert_eq!(propagation.children(&roots[2]), (2, 0));

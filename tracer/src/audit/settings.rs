@@ -5,7 +5,7 @@ use crate::{
     text::Command,
 };
 
-/// What was read of `/proc/sys`; `None` for what this kernel does not have.
+/// Values in `/proc/sys`; `None` for those that this kernel does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// `fs.may_detach_mounts`: RHEL 7 only (its 3.10 kernel).
@@ -20,10 +20,10 @@ pub struct Limits {
     pub namespaces: u64,
 }
 
-/// Of a limit, so many percent are near it.
+/// A value of this many percent of a limit is near it.
 const NEAR_PERCENT: u64 = 80;
 
-/// What is to be said of them.
+/// Findings about them.
 #[must_use]
 pub fn settings(limits: &Limits) -> Vec<Setting> {
     let near = |value: Option<u64>, used: u64| {
@@ -100,7 +100,7 @@ mod tests {
         );
         let mended = Limits {
             may_detach_mounts: Some(1),
-            // None is allowed to users, which is no limit that is near.
+            // Users may have none: that is not a limit to be near.
             max_mnt_namespaces: Some(0),
             ..usual
         };

@@ -36,7 +36,7 @@ pub(super) fn at(path: &str, mount: Mount) -> Mounted {
     }
 }
 
-/// An audit that has looked at nothing yet.
+/// An empty audit.
 pub(crate) fn audit() -> Audit {
     Audit::of(Timestamp::from_nanos(0), Tier::Tracepoint)
 }

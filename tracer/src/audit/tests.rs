@@ -1,4 +1,4 @@
-//! A small host: what is a target, what a copy, and of which kind.
+//! A small host: targets, copies, and their kinds.
 
 use std::collections::HashMap;
 
@@ -138,7 +138,7 @@ fn slave_copies_pin_and_private_ones_leak_and_the_container_itself_does_neither(
     leaks.sort_unstable();
     assert_eq!(leaks, [None, Some(60)]);
     assert!(audit.now.is_empty() && audit.leaked.is_empty() && audit.detached.is_empty());
-    // Nobody is in the last one, and nothing was found that keeps it.
+    // No process is in the last one, and no reference that keeps it was found.
     assert_eq!((audit.namespaces.len(), audit.namespaces[0].watched), (1, 1));
     assert!(audit.namespaces[0].kept_by.is_empty());
 }
@@ -205,7 +205,7 @@ fn what_is_gone_has_leaked_with_its_private_copies() {
         .collect();
     assert_eq!(places, [Some(1), Some(4), Some(5)]);
     assert!(audit.leaked[0].places[0].workload.is_none());
-    // The slave copy goes with the umount: it can refuse it still.
+    // The slave copy goes with the umount, so it can still refuse it.
     assert_eq!(
         (audit.can_pin.len(), audit.can_leak.len(), audit.now.len()),
         (1, 0, 0)
@@ -251,7 +251,7 @@ fn who_keeps_a_namespace() {
         ("fd", "bind_mount")
     );
     assert_eq!(kept[1].path.as_ref().unwrap().as_bytes(), b"/run/ns");
-    // ebusy's own would be told.
+    // ebusy's own would be reported.
     assert_eq!(audit.own.unwrap().namespaces, 1);
 }
 

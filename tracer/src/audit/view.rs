@@ -1,4 +1,4 @@
-//! What was read of the host: mounts, namespaces, who is in them.
+//! The state of the host: mounts, namespaces, and processes in them.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::{
     model::{Container, Process},
 };
 
-/// Everything that an audit looks at, but for the references.
+/// All input of an audit except the references.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     /// The host's namespace (that of the first process) first, then by age; those without a process last.
@@ -17,7 +17,7 @@ pub struct View {
     pub anonymous: Vec<Mount>,
     /// Mounts that were in a namespace and are in none now.
     pub detached: Vec<Mount>,
-    /// What the mounts of nsfs stand for, by address: the kernel's `ns_common`.
+    /// The namespaces of nsfs mounts, by address: the kernel's `ns_common`.
     pub nsfs: HashMap<u64, u64>,
 }
 
@@ -26,7 +26,7 @@ pub struct View {
 pub struct Space {
     /// Its address.
     pub address: u64,
-    /// The address of its `ns_common`: what nsfs leads to.
+    /// The address of its `ns_common`, to which nsfs leads.
     pub common: u64,
     /// Its number.
     pub number: u32,
@@ -36,26 +36,26 @@ pub struct Space {
     pub first: Option<Process>,
     /// The uid of that process's pod, by its cgroup.
     pub pod_uid: Option<String>,
-    /// How many processes are in it.
+    /// Number of processes in it.
     pub processes: u64,
     /// Parents before children.
     pub mounts: Vec<Mounted>,
 }
 
-/// Whose a mount is, and what became of that.
+/// The owner of a mount, and the owner's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// In the words of those who run containers.
+    /// In the usual terms of containers.
     pub what: Option<String>,
     /// Its container.
     pub container: Option<Container>,
-    /// The uid of its pod, where the path has it.
+    /// The uid of its pod, if the path has it.
     pub pod_uid: Option<String>,
-    /// What became of it.
+    /// Its state.
     pub state: State,
 }
 
-/// What became of a container or pod.
+/// The state of a container or pod.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum State {
     /// It has processes.
@@ -64,13 +64,13 @@ pub enum State {
     Stuck,
     /// It has none, and no runtime knows of it.
     Gone,
-    /// Nothing says.
+    /// Unknown.
     #[default]
     Unknown,
 }
 
 impl Owner {
-    /// Whether a container, or one of the same pod, is its owner.
+    /// True if a container, or one of the same pod, is its owner.
     #[must_use]
     pub fn is(&self, container: Option<&Container>, pod_uid: Option<&str>) -> bool {
         if pod_uid.is_some() && self.pod_uid.as_deref() == pod_uid {

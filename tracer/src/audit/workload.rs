@@ -1,4 +1,4 @@
-//! Whose a namespace is: copies are told by pod owner, container or unit, not one by one.
+//! The owner of a namespace: copies are grouped by pod owner, container or unit, not listed one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::model::{CopiedMount, Group, Workload};
 /// Copies that are listed of one workload.
 const COPIES_MAX: usize = 20;
 
-/// What makes two namespaces those of one workload.
+/// Two namespaces with the same key belong to one workload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     /// Kind, name, Kubernetes namespace.
@@ -20,7 +20,7 @@ enum Key {
     Container(String),
     Unit(String),
     Process(u32),
-    /// Nobody is in it.
+    /// No process is in it.
     Nobody(u32),
 }
 
@@ -30,7 +30,7 @@ fn key(space: &Space) -> Key {
     };
     let Some(of) = &first.container else {
         return match &first.unit {
-            // The scope of a login has whatever was started there.
+            // The scope of a login has all programs started there.
             Some(unit) if !space.host && unit.strip_suffix(".scope").is_none() => Key::Unit(unit.clone()),
             _ => Key::Process(first.pid),
         };
@@ -42,7 +42,7 @@ fn key(space: &Space) -> Key {
     }
 }
 
-/// Who is in a namespace.
+/// The workload in a namespace.
 pub(super) fn workload(space: &Space) -> Workload {
     Workload {
         process: space.first.clone(),
@@ -51,7 +51,7 @@ pub(super) fn workload(space: &Space) -> Workload {
     }
 }
 
-/// Puts copies together by workload: those who use most of them first, then those who have most.
+/// Groups copies by workload: first those with the most used copies, then those with the most copies.
 pub(super) fn groups(
     view: &View,
     copies: &[CopyAt],

@@ -1,5 +1,5 @@
-//! The system calls that ebusy makes once it is confined, each with its reason: all others end the process. What
-//! docs/security.md lists is compared with this table by a test.
+//! The system calls that ebusy makes once it is confined, each with its reason: all others end the process. A test
+//! compares the list in docs/security.md with this table.
 
 use std::ops::BitOr;
 
@@ -22,11 +22,11 @@ pub(super) struct When(u8);
 
 /// While `watch`, `record` and `doctor` get ready, once their programs are loaded.
 pub(super) const START: When = When(1);
-/// As long as something is looked at in this kernel.
+/// As long as ebusy looks at this kernel.
 pub(super) const TRACE: When = When(2);
 /// In `report` and `export`, once the capture is open.
 pub(super) const REPORT: When = When(4);
-/// Where results go to the file of `-o`.
+/// If results go to the file of `-o`.
 pub(super) const OUTPUT: When = When(8);
 
 impl BitOr for When {
@@ -38,13 +38,13 @@ impl BitOr for When {
 }
 
 impl When {
-    /// Whether they have anything in common.
+    /// True if they have anything in common.
     pub(super) fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 }
 
-/// What an argument has to be: `value`, of the bits of `mask`. Of its lower half, where all that is tested is.
+/// Condition on an argument: its bits in `mask` equal `value`. Only the lower half is tested; it has all relevant bits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Check {
     pub(super) argument: u8,
@@ -52,7 +52,7 @@ pub(super) struct Check {
     pub(super) value: u32,
 }
 
-/// A call, and why it is made.
+/// A call, with its reason.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(
     not(test),
@@ -65,9 +65,9 @@ pub(super) struct Call {
     pub(super) name: &'static str,
     pub(super) number: c_long,
     pub(super) when: When,
-    /// Any of these has to be so; nothing if the arguments do not matter.
+    /// At least one of these must hold; empty if the arguments do not matter.
     pub(super) only: &'static [Check],
-    /// Of the arguments and of the call, for docs/security.md.
+    /// Reason for the arguments and the call, for docs/security.md.
     pub(super) why: &'static str,
 }
 
@@ -97,9 +97,9 @@ const fn equal(argument: u8, value: c_int) -> Check {
 
 /// No memory that could be executed.
 const NO_CODE: Check = bits(2, PROT_EXEC, 0);
-/// Opens nothing to write to it.
+/// Opens nothing for writing.
 const READ_ONLY: c_int = O_ACCMODE | O_CREAT | O_TRUNC;
-/// What makes a thread, and nothing that could be a process or a namespace.
+/// Flags that make a thread, and never a process or a namespace.
 const THREAD: c_int = CLONE_THREAD | CLONE_VM | CLONE_SIGHAND | CLONE_FILES;
 const NAMESPACES: c_int =
     CLONE_NEWNS | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
@@ -200,7 +200,7 @@ pub(super) const CALLS: &[Call] = &[
         TRACE,
         "tier proc: which descriptors are copies of each other"
     ),
-    // The kernel programs that are loaded.
+    // The loaded kernel programs.
     call!(
         SYS_bpf,
         TRACE,
@@ -276,7 +276,7 @@ pub(super) const CALLS: &[Call] = &[
     call!(SYS_kill, TRACE, "a signal for the command of watch"),
     call!(SYS_uname, TRACE, "the name of the host, for a capture"),
     call!(SYS_getrandom, ALWAYS, "seeds of tables, salts"),
-    // What takes more away.
+    // Calls that drop more rights.
     call!(SYS_umount2, START, "the self-test", equal(1, 0)),
     call!(SYS_capget, TRACE, "capabilities are given up"),
     call!(SYS_capset, TRACE, "capabilities are given up"),

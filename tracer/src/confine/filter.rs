@@ -16,17 +16,17 @@ use super::calls::{CALLS, Call, Check, OLD, When};
 /// clone3 is answered already.
 static NO_CLONE3: AtomicBool = AtomicBool::new(false);
 
-/// Who it is for.
+/// The threads that it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Threads {
-    /// Those that there are, and those that they start.
+    /// All threads, and those that they start.
     All,
-    /// This one.
+    /// This thread.
     One,
 }
 
-/// What the kernel told this process when it began is asked for at the first use of a clock or of the size of a page, by
-/// calls that are made once.
+/// The first use of a clock or of the page size reads the kernel's start-up data of this process, by calls that are
+/// made once.
 fn ask_once() {
     let _ = (
         rustix::time::clock_gettime(rustix::time::ClockId::Monotonic),
@@ -35,7 +35,7 @@ fn ask_once() {
     );
 }
 
-/// From now on any call that is not allowed `when` ends the process.
+/// From now on any call that is not allowed at `when` ends the process.
 pub(super) fn install(when: When, threads: Threads) -> Result<()> {
     ask_once();
     let filters = if NO_CLONE3.load(Ordering::Relaxed) && threads == Threads::All {
@@ -58,7 +58,7 @@ pub(super) fn calls() -> impl Iterator<Item = &'static Call> {
     CALLS.iter().chain(OLD)
 }
 
-/// What is allowed, and nothing else.
+/// The filter that allows exactly these calls.
 pub(super) fn allow(when: When) -> Result<BpfProgram> {
     let allowed = calls().filter(|call| call.when.meets(when));
     let rules = allowed
@@ -109,7 +109,7 @@ mod tests {
         Signal(c_int),
     }
 
-    /// What becomes of a process of its own that makes this call under the filter; it exits with the call's error.
+    /// Runs this call in a child under the filter; the child exits with the call's error.
     fn under(when: When, call: impl Fn() -> c_long) -> End {
         let filters = [
             without_clone3().unwrap(),

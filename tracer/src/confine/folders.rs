@@ -1,5 +1,5 @@
-//! Where a thread may write (landlock(7)). It is given up thread by thread: the main loop of a run that looks at processes
-//! keeps it, as Landlock also takes away what /proc says of the namespaces and stacks of others.
+//! Restricts where a thread may write (landlock(7)), thread by thread: the main loop of a run that looks at processes
+//! is not restricted, as Landlock also hides the namespaces and stacks of other processes in /proc.
 
 use std::os::fd::BorrowedFd;
 
@@ -9,11 +9,11 @@ use landlock::{
     RulesetCreatedAttr as _,
 };
 
-/// What is known of: a kernel that knows less refuses less.
+/// The known version: an older kernel restricts less.
 const KNOWN: ABI = ABI::V5;
 
-/// This thread, and those that it starts, may write to what is open, and make and remove files in these folders only.
-/// What the kernel has of that.
+/// This thread, and those that it starts, may write to open files, and make and remove files in these folders only.
+/// Returns the kernel's support for that.
 pub(super) fn write_only_below(folders: &[BorrowedFd<'_>]) -> Result<LandlockStatus> {
     let writing = AccessFs::from_write(KNOWN);
     let mut rules = Ruleset::default()
@@ -66,7 +66,7 @@ mod tests {
                 assert!(fs::remove_file(at("theirs/old")).is_err());
                 assert!(fs::rename(at("theirs/old"), at("ours/x")).is_err());
                 assert!(fs::create_dir(at("theirs/folder")).is_err());
-                // What was opened before stays usable, and reading is no concern of this.
+                // Files opened before stay usable, and reading is not restricted.
                 open.write_all(b"new").unwrap();
                 assert_eq!(fs::read(at("theirs/old")).unwrap(), b"old");
             });

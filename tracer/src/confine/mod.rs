@@ -1,5 +1,5 @@
-//! What ebusy gives up once it has what it needs: capabilities, system calls, writing (docs/security.md, "What ebusy gives
-//! up"). Where a kernel does not let it, ebusy goes on and says so.
+//! Drops rights that ebusy no longer needs: capabilities, system calls, writing (docs/security.md, "What ebusy gives
+//! up"). If a kernel does not support a part, ebusy continues and says so.
 
 mod calls;
 mod capabilities;
@@ -21,10 +21,10 @@ use self::{
     filter::{Threads, install},
 };
 
-/// What is not in force, told once.
+/// The parts that are not in force, reported once.
 static MISSING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-/// The programs are loaded, and what is left to do before the first event is to get ready; `command`: one is watched.
+/// The programs are loaded, and ebusy gets ready for the first event; `command`: it watches a command.
 pub(crate) fn while_starting(command: bool) {
     settle("capabilities are not given up", capabilities::give_up(command));
     settle(NO_FILTER, install(START | TRACE | OUTPUT, Threads::All));
@@ -42,12 +42,12 @@ pub(crate) fn while_looking(output: bool) {
     settle(NO_FILTER, install(when, Threads::All));
 }
 
-/// From now on ebusy reads what is open, and writes results; `output`: to a file in this folder.
+/// From now on ebusy only reads open files, and writes results; `output`: to a file in this folder.
 pub(crate) fn while_reading(output: Option<Output<'_>>) {
     let folder: Vec<_> = output.iter().map(|output| output.folder).collect();
     write_only_below(&folder);
     let kept = match &output {
-        // Its folder is somebody else's, who lets root in by these alone.
+        // The folder belongs to another user: root needs these to write there.
         Some(output) if output.of_others => CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER,
         _ => CapabilitySet::empty(),
     };
@@ -60,11 +60,12 @@ pub(crate) fn while_reading(output: Option<Output<'_>>) {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output<'f> {
     pub(crate) folder: BorrowedFd<'f>,
-    /// Who runs ebusy may not write there as who they are.
+    /// The user of ebusy may not write there without capabilities.
     pub(crate) of_others: bool,
 }
 
-/// This thread writes to what is open, and makes and removes files in these folders only, where the kernel has Landlock.
+/// From now on this thread writes only to open files, and makes and removes files only in these folders, if the kernel
+/// has Landlock.
 pub(crate) fn write_only_below(folders: &[BorrowedFd<'_>]) {
     match folders::write_only_below(folders) {
         Ok(LandlockStatus::Available { .. }) => {}
@@ -92,17 +93,17 @@ fn without_landlock(status: &LandlockStatus) -> &'static str {
     }
 }
 
-/// What `doctor` says of it.
+/// The report of `doctor`.
 #[derive(Debug)]
 pub(crate) struct Trial {
-    /// All of it is to be had.
+    /// All parts are available.
     pub(crate) whole: bool,
     pub(crate) found: String,
-    /// What gives the rest.
+    /// How to enable the rest.
     pub(crate) mend: Option<&'static str>,
 }
 
-/// Tries it in a thread that ends then.
+/// Tries it in a thread that ends afterwards.
 pub(crate) fn trial() -> Trial {
     let tried = std::thread::Builder::new().spawn(|| {
         let landlock = folders::write_only_below(&[]);

@@ -1,7 +1,6 @@
-//! Nothing that ebusy does may wait for somebody else (docs/security.md); where it does all the same, this says so. A
-//! second thread looks what the main loop is doing: after 10 s in one step it names the step, after 60 s it ends ebusy. What
-//! was recorded by then is on the disk, as a thread of its own writes it. The watchdog takes no lock and makes no call that
-//! the main loop could be stuck in.
+//! ebusy must never wait for others (docs/security.md); if it does anyway, this reports it. A second thread watches the
+//! main loop: after 10 s in one step it names the step, after 60 s it ends ebusy. All records are on the disk by then,
+//! as another thread writes them. The watchdog takes no lock and makes no call that the main loop could be stuck in.
 
 mod steps;
 mod verdict;
@@ -37,18 +36,18 @@ use crate::{confine, text::escape};
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
-/// A signal so soon after the first is the same request: timeout(1) sends two.
+/// A signal this soon after the first is the same request: timeout(1) sends two.
 const TWICE: u64 = 300_000_000;
 /// Exit status of a run that its watchdog ended (`EX_TEMPFAIL` of sysexits.h).
 pub(crate) const STUCK: u8 = 75;
 
 /// When a signal first asked ebusy to end, boot clock, ns.
 static ASKED: AtomicU64 = AtomicU64::new(0);
-/// Where a recording goes.
+/// The folder of a recording.
 static CAPTURE: OnceLock<PathBuf> = OnceLock::new();
 
-/// Starts it, in the step `Starting`. It has a root and working directory of its own: those of the thread that calls may
-/// still move into another mount namespace.
+/// Starts it, in the step `Starting`. It has its own root and working directory, because those of the calling thread
+/// may still move into another mount namespace.
 pub(crate) fn start() -> Result<()> {
     let (ready, apart) = mpsc::channel();
     thread::Builder::new()
@@ -73,13 +72,13 @@ fn alone() -> Result<()> {
     Ok(())
 }
 
-/// The folder that a recording goes to, for what is said at the end.
+/// Sets the folder of the recording, for the last message.
 pub(crate) fn records_to(folder: &Path) {
     let _ = CAPTURE.set(folder.to_owned());
 }
 
-/// From now on a second SIGINT or SIGTERM ends ebusy at once, whatever the main loop is doing. The first is dealt with as
-/// it is without this.
+/// From now on a second SIGINT or SIGTERM ends ebusy at once, in any state of the main loop. The handling of the first
+/// does not change.
 pub(crate) fn second_signal_ends() -> io::Result<()> {
     for signal in [Signal::INT, Signal::TERM] {
         let number = signal.as_raw();
@@ -115,7 +114,7 @@ fn watch() -> ! {
             (Verdict::Over(stood), _) => say(&format!("going on, after {} s", stood.as_secs())),
             (Verdict::Long(stood), Some(seen)) => say(&long(seen, stood, asked, &Thread::main())),
             (Verdict::End(stood), Some(seen)) => {
-                // Whatever goes wrong with the words, the end comes.
+                // Ends the process even if the message fails.
                 let words = panic::catch_unwind(|| end(seen, stood, &Thread::main(), CAPTURE.get()));
                 say(&words.unwrap_or_default());
                 // SAFETY: ends the process without waiting for any thread; nothing is left in a buffer that a
@@ -126,7 +125,7 @@ fn watch() -> ! {
     }
 }
 
-/// Where the main thread is in the kernel.
+/// The main thread's place in the kernel.
 struct Thread {
     /// `D`: no signal wakes it.
     deaf: bool,
@@ -205,7 +204,7 @@ fn end(seen: &Seen, stood: Duration, thread: &Thread, capture: Option<&PathBuf>)
     )
 }
 
-/// Whether a write of a line would not wait.
+/// True if writing a line would not wait.
 fn takes(fd: &impl rustix::fd::AsFd) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::OUT)];
     let now = Timespec {
@@ -216,7 +215,7 @@ fn takes(fd: &impl rustix::fd::AsFd) -> bool {
     !matches!(poll(&mut fds, Some(&now)), Ok(0))
 }
 
-/// Past the lock of stderr, which the main loop may have; and only if nobody has to be waited for.
+/// Bypasses the lock of stderr, which the main loop may hold; and only if the write does not wait.
 fn say(words: &str) {
     if takes(&stderr()) {
         let _ = rustix::io::write(stderr(), format!("ebusy: {words}\n").as_bytes());

@@ -1,19 +1,19 @@
-//! What the main loop is doing, for whoever wants to know without waiting for it: atomics, and no lock. The one thread of
-//! the main loop writes; a reader that comes in between sees nothing rather than half of it.
+//! The step of the main loop, readable without waiting for it: atomics, and no lock. Only the thread of the main loop
+//! writes; a reader that comes in between sees nothing rather than half of it.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
-/// Bytes that are kept of what a step is about.
+/// Bytes kept of a step's object.
 const SUBJECT_MAX: usize = 256;
 const WORDS: usize = SUBJECT_MAX / 8;
 
-/// What the main loop may be doing.
+/// The steps of the main loop.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing: the next event may be long in coming.
     Waiting,
-    /// What comes before the programs are loaded.
+    /// Everything before the programs are loaded.
     Starting,
     /// A file or folder that the user named.
     Opening,
@@ -23,7 +23,7 @@ pub(crate) enum Step {
     Command,
     /// Mounts of all namespaces.
     Mounts,
-    /// What kernel programs sent.
+    /// Records of the kernel programs.
     Events,
     /// References of a mount.
     References,
@@ -35,11 +35,11 @@ pub(crate) enum Step {
     Descriptors,
     /// Symbolic links on a path.
     Links,
-    /// Which targets are gone.
+    /// Search for targets that are gone.
     Gone,
     /// System calls other than umount that were refused.
     Operations,
-    /// What others than the host's superuser did.
+    /// Calls of others than the host's superuser.
     Others,
     /// Loop devices that are to be cleared.
     Loops,
@@ -49,7 +49,7 @@ pub(crate) enum Step {
     Slow,
     /// Counters of the kernel programs.
     Losses,
-    /// What is in the way of umounts to come.
+    /// Processes that could block future umounts.
     Auditing,
     /// Results, to stdout or a file.
     Writing,
@@ -86,7 +86,7 @@ impl Step {
         Self::Unloading,
     ];
 
-    /// In words that follow "while" or "stuck"; what it is about comes after them.
+    /// Words that follow "while" or "stuck"; the step's object comes after them.
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Waiting => "waiting for events",
@@ -115,30 +115,30 @@ impl Step {
         }
     }
 
-    /// It waits for the kernel alone, which takes its time on a host that is busy, and for nothing that somebody could
-    /// hold up. What there is to say has been said.
+    /// It waits only for the kernel, which may be slow on a busy host, and for nothing that another process could
+    /// delay. All output is written by then.
     pub(super) fn is_harmless(self) -> bool {
         self == Self::Unloading
     }
 
-    /// How long it lasts is up to who uses ebusy: nothing to wait for, a reader that reads slowly, a command of theirs.
+    /// Its length depends on ebusy's user: no events, a slow reader, the user's command.
     pub(super) fn may_last(self) -> bool {
         matches!(self, Self::Waiting | Self::Writing | Self::Command)
     }
 }
 
-/// What the main loop is at.
+/// The state of the main loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Goes up with every step.
+    /// Increases with every step.
     pub(super) turn: u64,
     /// The step.
     pub(super) step: Step,
-    /// What it is about; its beginning, where that is long.
+    /// Its object; only the beginning, if that is long.
     pub(super) subject: Vec<u8>,
 }
 
-/// Where the step is kept.
+/// The stored step.
 #[derive(Debug)]
 pub(super) struct Place {
     /// Odd while the rest is being written.
@@ -173,7 +173,7 @@ impl Place {
         self.turn.fetch_add(1, Ordering::Release);
     }
 
-    /// What is there; `None` while it changes: then the loop is not stuck.
+    /// Reads it; `None` while it changes: then the loop is not stuck.
     pub(super) fn see(&self) -> Option<Seen> {
         let turn = self.turn.load(Ordering::Acquire);
         let step = self.step.load(Ordering::Relaxed);
@@ -191,7 +191,7 @@ impl Place {
 /// The main loop of this process.
 pub(super) static MAIN: Place = Place::new();
 
-/// A step that lasts as long as this; then it is the one around it again.
+/// A step that lasts as long as this value; afterwards the outer step continues.
 #[derive(Debug)]
 #[must_use = "the step ends when this is dropped"]
 pub(crate) struct Within {
@@ -207,19 +207,19 @@ impl Drop for Within {
     }
 }
 
-/// The main loop begins a step, within the one that it is in.
+/// The main loop begins a step within the current one.
 pub(crate) fn within(step: Step, subject: &[u8]) -> Within {
     let around = MAIN.see();
     MAIN.set(step, subject);
     Within { around }
 }
 
-/// The same, of a number.
+/// Begins a step whose object is a number.
 pub(crate) fn within_process(step: Step, pid: u32) -> Within {
     within(step, pid.to_string().as_bytes())
 }
 
-/// What the main loop is in when it is in no other step.
+/// Sets the step for the time outside of all other steps.
 pub(crate) fn base(step: Step) {
     MAIN.set(step, &[]);
 }

@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use super::steps::{Seen, Step};
 
-/// It is said that a step takes long.
+/// After this time ebusy reports a long step.
 const SAY: Duration = Duration::from_secs(10);
-/// ebusy is ended.
+/// After this time ebusy is ended.
 const END: Duration = Duration::from_mins(1);
-/// The same once a signal has asked ebusy to end.
+/// These times once a signal has asked ebusy to end.
 const SAY_ASKED: Duration = Duration::from_secs(2);
 const END_ASKED: Duration = Duration::from_secs(10);
-/// What one look may add: while the whole process is stopped, or the machine sleeps, nobody is stuck.
+/// The most that one look may add: while the whole process is stopped, or the machine sleeps, nothing is stuck.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// What is to be done.
+/// The action to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nothing.
     Fine,
-    /// It has been at the same step for so long.
+    /// Report that it has been in the same step for this long.
     Long(Duration),
-    /// The same, and enough is enough.
+    /// End it: it has been in the same step for too long.
     End(Duration),
-    /// What was said to take long is over, after so long.
+    /// A reported step is over, after this long.
     Over(Duration),
 }
 
-/// What was seen so far.
+/// State from earlier looks.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     turn: u64,
@@ -36,8 +36,8 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// One look, so much time after the last; `asked` by a signal to end, and whether whoever reads stdout or stderr
-    /// lets ebusy wait.
+    /// One look, this long after the last; `asked` by a signal to end, and if a reader of stdout or stderr makes ebusy
+    /// wait.
     pub(super) fn look(
         &mut self,
         passed: Duration,
@@ -133,7 +133,7 @@ mod tests {
             matches!(over, Verdict::Over(stood) if stood > secs(10)),
             "{over:?}"
         );
-        // While the place is being written, it goes on as well.
+        // A change of the step while it is read counts as progress.
         assert_eq!(patience.look(LOOK, None, false, false), Verdict::Fine);
     }
 

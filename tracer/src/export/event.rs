@@ -15,18 +15,18 @@ use crate::{
 /// The value of `schema`.
 pub const EVENT_SCHEMA: &str = "ebusy.event/1";
 
-/// A mount: its ids, and what is the same for it throughout an export.
+/// A mount: its ids, and a key for it throughout an export.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Mount {
-    /// A key: whether two are the same within one export.
+    /// A key: equal for the same object within one export.
     key: String,
     #[serde(rename = "mount_id")]
     id: u32,
     unique_id: Option<u64>,
 }
 
-/// What happened, by `type`.
+/// The event, by `type`.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -36,13 +36,13 @@ pub(crate) enum Event<'a> {
         version: &'a str,
         kernel: &'a str,
         tier: Tier,
-        /// Every open and close is there, but for what was lost.
+        /// Every open and close is there, except lost ones.
         history: bool,
     },
     /// An umount2 returned.
     Umount {
         entered: Timestamp,
-        /// When the count that refused it was read, where the tier sees it.
+        /// Time at which the refusing count was read, if the tier sees it.
         checked: Option<Timestamp>,
         /// 0, or a negative errno.
         result: i64,
@@ -60,20 +60,20 @@ pub(crate) enum Event<'a> {
     },
     /// A file was opened on a watched mount.
     Opened {
-        /// A key: whether two are the same within one export.
+        /// A key: equal for the same object within one export.
         file: String,
-        /// A key: whether two are the same within one export.
+        /// A key: equal for the same object within one export.
         mount: String,
-        /// A key: whether two are the same within one export.
+        /// A key: equal for the same object within one export.
         dentry: String,
         by: &'a Process,
         fd: Option<u32>,
         access: Access,
         executed: bool,
     },
-    /// A file's last reference went.
+    /// A file's last reference was dropped.
     Closed {
-        /// A key: whether two are the same within one export.
+        /// A key: equal for the same object within one export.
         file: String,
     },
     /// A thread came into another mount namespace.
@@ -82,16 +82,16 @@ pub(crate) enum Event<'a> {
         pid: u32,
         comm: &'a Text,
         mount_namespace: u32,
-        /// Where it was before, if that is known.
+        /// Its namespace before, if known.
         from: Option<u32>,
-        /// Whose root file system the namespace has.
+        /// The container whose root file system the namespace has.
         container: Option<&'a Container>,
     },
-    /// What an opened file is called.
+    /// The name of an opened file.
     Named {
-        /// A key: whether two are the same within one export.
+        /// A key: equal for the same object within one export.
         mount: String,
-        /// A key: whether two are the same within one export.
+        /// A key: equal for the same object within one export.
         dentry: String,
         path: &'a Text,
         /// The bytes of `path` in base64, where they are not UTF-8.
@@ -100,7 +100,7 @@ pub(crate) enum Event<'a> {
         path_base64: Option<String>,
         deleted: bool,
     },
-    /// The references were looked for.
+    /// A snapshot was taken.
     Snapshot {
         started: Timestamp,
         /// Return of the refused attempt before it.
@@ -112,14 +112,14 @@ pub(crate) enum Event<'a> {
         copies: usize,
         holders: Vec<&'a Holder>,
         candidates: Vec<&'a Holder>,
-        /// What could not be looked at.
+        /// The parts that could not be read.
         gaps: &'a [String],
     },
     /// A target is not mounted any more.
     Gone { mount: Mount },
     /// A system call other than umount2 was refused with EBUSY.
     Refused {
-        /// The same until what kept it is gone.
+        /// A number that stays the same until its holder is gone.
         #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
         #[cfg_attr(test, schemars(with = "crate::model::Operation"))]
@@ -133,7 +133,7 @@ pub(crate) enum Event<'a> {
     },
     /// A mount was detached with `MNT_DETACH` and lives on; again whenever something else keeps it.
     Detached {
-        /// The same until its last reference went.
+        /// A number that stays the same until its last reference is gone.
         #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
         mount: Mount,
@@ -144,15 +144,15 @@ pub(crate) enum Event<'a> {
         count: Option<u64>,
         holders: &'a [Holder],
     },
-    /// What kept the target of a refused call is gone, or the last reference of a detached mount went.
+    /// The holder of a refused call's target is gone, or the last reference of a detached mount.
     Freed {
-        /// That of the `refused` or `detached` before.
+        /// The value of the `refused` or `detached` before.
         #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
     },
-    /// An umount2 takes long, or did; again whenever it is seen at something else, now and then, and at its end.
+    /// An umount2 takes or took long; repeated whenever it waits for something else, now and then, and at its end.
     Slow {
-        /// The same until its end.
+        /// A number that stays the same until its end.
         #[cfg_attr(test, schemars(range(min = 1)))]
         cause: u64,
         entered: Timestamp,
@@ -161,15 +161,15 @@ pub(crate) enum Event<'a> {
         target: &'a Target,
         /// 0, or a negative errno.
         result: Option<i64>,
-        /// When the result was known.
+        /// Time of the result.
         returned: Option<Timestamp>,
         ended: Option<Timestamp>,
         stacks: Vec<Seen<'a>>,
     },
-    /// Totals of what was lost so far, by probe and reason.
+    /// Totals of losses so far, by probe and reason.
     Lost {
         losses: &'a BTreeMap<String, u64>,
-        /// What was lost of users and containers that did more than is recorded of one.
+        /// Losses of users and containers that did more than ebusy records of one.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         noise: Vec<Noise<'a>>,
     },
@@ -177,7 +177,7 @@ pub(crate) enum Event<'a> {
     End,
 }
 
-/// What was lost of one user or container.
+/// Losses of one user or container.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Noise<'a> {
@@ -196,19 +196,19 @@ pub(crate) struct Seen<'a> {
     last: Timestamp,
 }
 
-/// Something that happened, in the order of the capture.
+/// An event, in the order of the capture.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Line<'a> {
     schema: &'static str,
-    /// `null` for what has no time of its own: it became known between its neighbours.
+    /// `null` for an event without a time of its own: it became known between its neighbours.
     time: Option<Timestamp>,
     #[serde(flatten)]
     event: Event<'a>,
 }
 
 impl<'a> Line<'a> {
-    /// The line of a record; none of one that only says that time passed.
+    /// The line of a record; `None` for a mere tick.
     pub(super) fn of(record: &'a Record, clock: BootClock, keys: &Redactor) -> Option<Self> {
         Some(Self {
             schema: EVENT_SCHEMA,

@@ -1,4 +1,4 @@
-//! JSON lines: every record that says more than that time passed, and every incident as it closes.
+//! JSON lines: every record except mere ticks, and every incident as it closes.
 
 use std::io::{self, Write};
 
@@ -39,7 +39,7 @@ impl<W: Write> Jsonl<W> {
         write(&mut self.to, &mut self.lines, &finding.incident)
     }
 
-    /// Writes what is left.
+    /// Flushes the rest.
     pub fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }

@@ -1,7 +1,7 @@
-//! Captures in formats of others: JSON lines of all events and incidents, and a trace for the Perfetto UI.
+//! Captures in common formats: JSON lines of all events and incidents, and a trace for the Perfetto UI.
 //!
-//! Both are written as the capture is read, with memory that does not grow with it. Kernel addresses leave as keys
-//! that tell only whether two are the same.
+//! Both are written while the capture is read, with memory that does not grow with it. Kernel addresses become keys
+//! that show only which two are the same.
 
 mod event;
 mod jsonl;

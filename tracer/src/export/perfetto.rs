@@ -1,8 +1,7 @@
 //! A trace for the Perfetto UI: a track for each mount, below it one for each incident, below that its attempts and its
 //! holders as slices, and an arrow from each holder to each refusal that it caused.
 //!
-//! The times of the trace are those of the day, in nanoseconds: the boot clock begins anew with every boot that a
-//! capture spans.
+//! The times of the trace are wall clock times, in nanoseconds: the boot clock restarts with every boot in a capture.
 
 use std::{
     collections::HashMap,
@@ -21,11 +20,11 @@ use crate::{
     report::{Finding, of_holder},
 };
 
-/// Refusals that a holder has an arrow to: the first ones, and the last, which the books are of.
+/// Refusals that get an arrow from a holder: the first ones, and the last, which has the books.
 const ARROWS: usize = 64;
 /// Tracks for attempts of one target that overlap in time; more of them share the last one.
 const LANES: usize = 8;
-/// Mounts whose track is remembered; a mount that comes again after so many others gets a second one.
+/// Mounts whose track is remembered; a mount that returns after this many others gets a second one.
 const MOUNTS_MAX: usize = 100_000;
 
 const BEGIN: i32 = 1;
@@ -60,7 +59,7 @@ impl<W: Write> Perfetto<W> {
         }
     }
 
-    /// Writes what is left.
+    /// Flushes the rest.
     pub fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
@@ -243,7 +242,7 @@ impl<W: Write> Perfetto<W> {
         self.packet(Some(time), Data::TrackEvent(event))
     }
 
-    /// Says that the times of the trace are times of the day.
+    /// Declares that the times of the trace are wall clock times.
     fn clocks(&mut self, time: Timestamp) -> io::Result<()> {
         let clock = |clock_id| Clock {
             clock_id: Some(clock_id),

@@ -1,5 +1,5 @@
-//! The messages of a Perfetto trace that are needed here, with the field numbers of `protos/perfetto/trace` (version
-//! 50; numbers of released fields do not change).
+//! The used messages of a Perfetto trace, with the field numbers of `protos/perfetto/trace` (version 50; numbers of
+//! released fields do not change).
 
 /// `Trace` is its packets; written one by one, they are concatenated.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -39,7 +39,7 @@ pub struct Now {
     pub fixes: Vec<Fix>,
 }
 
-/// Who has copies.
+/// A workload that has copies.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Workload {
     pub process: Option<Process>,
@@ -74,7 +74,7 @@ pub struct Leaked {
     pub fixes: Vec<Fix>,
 }
 
-/// Where it is.
+/// A place of it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct LeakedPlace {
     pub mount: Target,

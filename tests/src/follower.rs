@@ -89,7 +89,7 @@ impl Follower {
         }
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         lock(&self.log).clone()
@@ -183,7 +183,7 @@ impl Follower {
         Ok(true)
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         Ok(lock(&self.child).try_wait()?)
     }

@@ -20,7 +20,7 @@ impl Bind {
         Ok(Self(directory))
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()
@@ -76,7 +76,7 @@ impl Layered {
         Ok(overlay)
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()

@@ -41,7 +41,7 @@ impl Many {
         Ok(many)
     }
 
-    /// Where they are.
+    /// Their directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()

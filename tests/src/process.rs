@@ -32,7 +32,7 @@ impl ForkedChild {
     /// then waits for its end. Call this while the process has one thread.
     pub fn spawn(flags: libc::c_int, body: impl FnOnce() -> anyhow::Result<()>) -> io::Result<Self> {
         let flags = libc::c_long::from(flags | libc::SIGCHLD);
-        // SAFETY: without a stack and with memory of its own the child goes on as after fork(2); the process has one
+        // SAFETY: without a stack and with memory of its own the child continues as after fork(2); the process has one
         // thread, so the child may call anything.
         match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
             -1 => Err(io::Error::last_os_error()),
@@ -40,7 +40,7 @@ impl ForkedChild {
                 end_with_parent();
                 if let Err(error) = body() {
                     eprintln!("child: {error:#}");
-                    // SAFETY: it takes no pointers; nothing of the parent is to be run here.
+                    // SAFETY: it takes no pointers; no code of the parent may run here.
                     unsafe { libc::_exit(1) }
                 }
                 loop {

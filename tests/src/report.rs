@@ -69,7 +69,7 @@ pub struct Since {
     pub source: String,
 }
 
-/// When it is tried again.
+/// The next expected attempt.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Retry {
     pub by: String,

@@ -49,7 +49,7 @@ pub(crate) fn main() -> Result<()> {
     check(&report)
 }
 
-/// How long a round is under load.
+/// Time of a round under load.
 const ROUND: Duration = Duration::from_millis(800);
 /// Size of the disk that the captures are on.
 const DISK: u64 = 24 << 20;
@@ -82,7 +82,7 @@ enum Fault {
 pub struct Soak {
     /// Duration; the current round is finished.
     pub duration: Duration,
-    /// Rounds at the least.
+    /// Minimum number of rounds.
     pub rounds: usize,
     /// Use real containers, if they can run here.
     pub containers: bool,

@@ -31,7 +31,7 @@ use crate::{
 /// How long one suite may take on the host.
 const HOST_LIMIT: Duration = Duration::from_mins(10);
 
-/// Of `cargo xtask test`.
+/// Options of `cargo xtask test`.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
     /// Leave the virtual machines out

@@ -77,10 +77,10 @@ pub(super) fn forker() -> Result<()> {
 
 /// A child that only runs this and exits with its status.
 fn fork(run: impl FnOnce() -> i32) -> io::Result<libc::pid_t> {
-    // SAFETY: the child opens a file at the most, sleeps and exits; no other thread holds a lock that it needs.
+    // SAFETY: the child opens at most one file, sleeps and exits; no other thread holds a lock that it needs.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        // SAFETY: nothing is to be flushed or dropped; the kernel closes the files.
+        // SAFETY: there is nothing to flush or drop; the kernel closes the files.
         0 => unsafe { libc::_exit(run()) },
         child => Ok(child),
     }

@@ -126,7 +126,7 @@ pub(super) fn deaf_fuse(setup: &Setup) -> Result<()> {
     drop(root);
     let child = stuck_in_stat(&setup.path().join("never"))?;
     let held = setup.hold([Claim::fd_of(server.pid(), fd, "path"), walk_of(&child)]);
-    // The connection goes with its server, which lets the child go on.
+    // The connection ends with its server, which releases the child.
     drop(server);
     held
 }

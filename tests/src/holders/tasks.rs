@@ -99,7 +99,7 @@ pub(super) fn clone_files(setup: &Setup) -> Result<()> {
         let file = File::open(setup.path())?;
         numbers.tell(file.as_raw_fd() as u32)?;
         let leaver = process::id();
-        // SAFETY: without a stack and with memory of its own the child goes on as after fork(2), in one thread.
+        // SAFETY: without a stack and with memory of its own the child continues as after fork(2), in one thread.
         match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0) } {
             0 => {
                 pause::until(PATIENCE, || Ok((parent_id() != leaver).then_some(())))?;
@@ -111,7 +111,7 @@ pub(super) fn clone_files(setup: &Setup) -> Result<()> {
                 mem::forget(file);
                 Ok(())
             }
-            // SAFETY: it takes no pointers; the table stays with the child, so nothing is to be closed.
+            // SAFETY: it takes no pointers; the table stays with the child, so there is nothing to close.
             _ => unsafe { libc::_exit(0) },
         }
     })?;
@@ -201,7 +201,7 @@ pub(super) fn zombie(setup: &Setup) -> Result<()> {
         rustix::process::chdir(setup.path().parent().unwrap_or(setup.path()))?;
         let _file = File::open(setup.path())?;
         numbers.tell(0)?;
-        // SAFETY: it takes no pointers; nothing of the parent is to be run here.
+        // SAFETY: it takes no pointers; no code of the parent may run here.
         unsafe { libc::_exit(0) }
     })?;
     numbers.hear()?;

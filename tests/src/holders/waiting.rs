@@ -2,7 +2,7 @@
 //!
 //! Its child holds the file open, and has a page of a file of a FUSE whose server does not answer:
 //! - `path`: the child calls umount2 with a path on a page that never comes.
-//! - `epoll`: it waits for the events of an epoll, which are to be written there, and has its lock meanwhile.
+//! - `epoll`: it waits for the events of an epoll, which the kernel writes there, and has its lock meanwhile.
 //! - `locked`: it maps something else over a page that is never written back, and has the lock of its address space meanwhile.
 //!
 //! It prints the id of that process, and ends with its input; then the server ends, which releases all waiting

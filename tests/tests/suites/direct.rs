@@ -58,7 +58,7 @@ fn block() -> Result<&'static [u8]> {
     memory.get(start..start + BLOCK).context("a block")
 }
 
-/// What keeps a request.
+/// The owner of a request.
 type Kept = Box<dyn std::any::Any>;
 
 /// Begins to write by AIO; `None` where there is none.

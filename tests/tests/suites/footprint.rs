@@ -245,7 +245,7 @@ fn capabilities_that_are_kept() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The capabilities of a thread: those in effect, which are to be all that it may have.
+/// The effective capabilities of a thread, which must also be all its permitted ones.
 fn capability_sets(status: &Path) -> Result<u64> {
     let text = fs::read_to_string(status)?;
     let of = |name: &str| {
@@ -260,7 +260,7 @@ fn capability_sets(status: &Path) -> Result<u64> {
     Ok(effective)
 }
 
-/// What a verb is run beside: two mounts that somebody uses, and others that come and go.
+/// The scene of a verb: two mounts in use, and others that come and go.
 struct Stage {
     scratches: [Scratch; 2],
     many: Many,
@@ -322,7 +322,7 @@ impl Stage {
     }
 }
 
-/// Runs of something short until somebody has looked at it, at the most.
+/// Maximum number of runs of a short command until the observer has looked at it.
 const TRIES: usize = 200;
 
 /// Runs ebusy beside mounts that somebody uses, then beside mounts that come and go.

@@ -149,7 +149,7 @@ fn longest_path() -> Result<Verdict> {
 fn longest(root: &Path) -> Result<PathBuf> {
     let mut path = root.as_os_str().as_bytes().to_vec();
     while PATH_MAX - path.len() > 256 {
-        // A name has at most 255 bytes; what is left has to be enough for a last one.
+        // A name has at most 255 bytes; the rest must be enough for a last one.
         let length = 255.min(PATH_MAX - path.len() - 3);
         path.push(b'/');
         path.extend("d\u{1b}[31m\n".bytes().cycle().take(length));

@@ -106,7 +106,7 @@ fn several_callers() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// A script that has a shell run umount(8): the caller is `umount`, and the script asked for it, whether it goes on
+/// A script lets a shell run umount(8): the caller is `umount`, and the requester the script, whether it continues
 /// after that or ends.
 fn umount_on_behalf_of_a_script() -> Result<Verdict> {
     let directory = tempfile::tempdir()?;
@@ -143,7 +143,8 @@ fn umount_on_behalf_of_a_script() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The books are those of the last refused attempt; a holder that was gone by then blocked the others all the same.
+/// The books are those of the last refused attempt; a holder that was gone by then is still listed, as it blocked the
+/// others.
 fn holder_leaves_between_attempts() -> Result<Verdict> {
     let (scratch, watch) = watched(FileSystem::Tmpfs)?;
     let stays = hold_fd(&scratch, Namespace::Same, "file")?;

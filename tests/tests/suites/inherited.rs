@@ -246,7 +246,7 @@ fn its_status_where_sigchld_is_ignored() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// What was opened for the command ends with it: a pipe has its end, and a mount is not held by ebusy.
+/// Descriptors opened for the command end with it: a pipe reaches its end, and ebusy does not hold a mount.
 fn it_alone_holds_what_it_inherits() -> Result<Verdict> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (input, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

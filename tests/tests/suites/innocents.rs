@@ -431,14 +431,14 @@ fn unix_client(scratch: &Scratch) -> Result<Innocent> {
     Ok(Innocent::nothing(client))
 }
 
-/// The same process, and the same number of a descriptor; the file is another.
+/// This process reuses the number of a descriptor for another file.
 fn closed_and_opened_elsewhere(scratch: &Scratch) -> Result<Innocent> {
     let file = File::open(scratch.join("file"))?;
     let number = file.as_raw_fd();
     let elsewhere = scratch.directory().join("file");
     fs::write(&elsewhere, "x")?;
     let replacement = File::open(elsewhere)?;
-    // SAFETY: both are open; `file` goes on as the owner of the number.
+    // SAFETY: both are open; `file` stays the owner of the number.
     let copied = unsafe { libc::dup2(replacement.as_raw_fd(), number) };
     ensure!(copied == number, "dup2");
     Ok(Innocent::nothing(file))

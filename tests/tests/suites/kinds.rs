@@ -272,7 +272,7 @@ fn nothing_else() -> Result<()> {
     };
     let (incidents, log) = shared.watch.finish()?;
     let mut incidents = below(shared.parent.path(), incidents);
-    // One that only took long: that depends on what else the machine has to do.
+    // A test that only took long: that depends on the load of the machine.
     incidents.retain(|incident| incident.operation != "slow_umount");
     let paths: Vec<_> = incidents.iter().map(|incident| &incident.target.path).collect();
     let (told, expected, excused) = (incidents.len(), shared.incidents, shared.excused);

@@ -227,7 +227,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// It says so, goes on watching, counts, and writes again when there is room.
+/// It says so, continues to watch, counts, and writes again when there is room.
 fn disk_full() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let disk = SmallDisk::new()?;

@@ -195,7 +195,7 @@ fn pods_of_containerd() -> Result<Verdict> {
     let _ = watch.finish()?;
 
     truth(&[&job, &agent, &scanner], &answer, &incident)?;
-    // What is free is no error.
+    // A free target is no error.
     let (code, answers) = who(&job)?;
     ensure!((code, answers.len()) == (0, 0), "{code} {answers:#?}");
     Ok(Verdict::Passed)

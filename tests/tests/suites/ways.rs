@@ -303,7 +303,7 @@ fn root_is_written(hold: impl FnOnce(&Scratch) -> Result<Holding>) -> Result<Ver
     let umounter = refused_once(&options, "/".as_ref(), &[])?;
     harness::settle()?;
     writer.release()?;
-    // The same call is not refused any more, though the reader is still there.
+    // A second call is not refused any more, though the reader is still there.
     let again = self::umounter(&options, "/".as_ref(), &[])?;
     ensure!(again.unmounted, "{again:?}");
     mount_remount(scratch.path(), MountFlags::empty(), "")?;

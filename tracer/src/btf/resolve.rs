@@ -15,7 +15,7 @@ const CANDIDATES_MAX: usize = 8;
 /// Definitions of one name that are compared. Kernels have a handful at most; each costs a search of its own.
 const DEFINITIONS_MAX: usize = 64;
 
-/// Where a field is and what it is.
+/// Place and type of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     /// Bytes from the start of the struct that the path begins with.

@@ -102,7 +102,7 @@ mod tests {
     use super::{allow, calls, without_clone3};
     use crate::confine::calls::{ALWAYS, CALLS, OLD, OUTPUT, REPORT, START, TRACE, When};
 
-    /// How a process ended.
+    /// The end of a process.
     #[derive(Debug, PartialEq, Eq)]
     enum End {
         Exit(c_int),

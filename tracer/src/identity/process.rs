@@ -33,7 +33,7 @@ pub struct ProcessReader {
 }
 
 impl ProcessReader {
-    /// Of this host.
+    /// Reads the processes of this host.
     #[must_use]
     pub fn new(clock: BootClock, containers: Arc<Containers>) -> Self {
         Self {

@@ -32,7 +32,7 @@ const ERRAND: &[&str] = &[
     "ctr",
 ];
 
-/// Of `umount.nfs` and its kin.
+/// Prefixes of helpers such as `umount.nfs`.
 const HELPERS: &[&str] = &["umount.", "mount."];
 
 /// True if the program acts for its parent. A script has a name of its own.

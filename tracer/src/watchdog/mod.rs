@@ -211,7 +211,7 @@ fn takes(fd: &impl rustix::fd::AsFd) -> bool {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // What is closed or broken fails at once.
+    // A closed or broken descriptor fails at once.
     !matches!(poll(&mut fds, Some(&now)), Ok(0))
 }
 

@@ -41,7 +41,7 @@ pub(crate) enum Step {
     Operations,
     /// Calls of others than the host's superuser.
     Others,
-    /// Loop devices that are to be cleared.
+    /// Loop devices that await their release.
     Loops,
     /// Mounts that were detached.
     Detached,

@@ -33,7 +33,7 @@ mod qemu;
 mod qmp;
 mod saved;
 
-/// Of `cargo xtask vm`.
+/// Options of `cargo xtask vm`.
 #[derive(Args, Debug)]
 pub(crate) struct VmArgs {
     /// Debian's kernel of this version: 5.10, 6.1, 6.12 or 7.2

@@ -26,7 +26,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// Of a socket whose other end is the emulator's.
+    /// Connects by a socket whose other end is the emulator's.
     pub(super) fn open(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;

@@ -371,7 +371,7 @@ pub fn who_of_log(log: &str) -> Result<(i32, Vec<Who>)> {
     answers(asked_of_log(log)?)
 }
 
-/// The same, whatever the exit status.
+/// Runs `ebusy who -` on lines of a log, with any exit status.
 pub fn asked_of_log(log: &str) -> Result<Finished> {
     let mut input = tempfile::tempfile()?;
     input.write_all(log.as_bytes())?;

@@ -100,7 +100,7 @@ pub(super) fn main() -> Result<()> {
     unsafe { libc::_exit(0) }
 }
 
-/// How many files there may be, of so many.
+/// Raises the limit of open files; returns how many of `count` are possible.
 fn raise_files(count: u64) -> u64 {
     const OTHERS: u64 = 64;
     let set = |most| {

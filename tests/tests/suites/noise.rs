@@ -163,7 +163,7 @@ fn beside_a_storm_of_opens() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Files that somebody has open leave the host's their room in the ledger.
+/// Open files of other users leave room in the ledger for those of the host.
 fn beside_a_storm_of_files() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let other = Scratch::new(FileSystem::Tmpfs)?;

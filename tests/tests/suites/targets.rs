@@ -1,5 +1,5 @@
-//! What `who` and `who -` take for the mount that was meant: by path, link, device, and log line; and what they say of what
-//! is no mount.
+//! `who` and `who -` find the intended mount by path, link, device and log line, and give the right answer for anything
+//! that is no mount.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::ExitCode};
 
@@ -44,7 +44,7 @@ pub(crate) fn main() -> ExitCode {
     ])
 }
 
-/// Whether one of the answers is about that path and names that holder.
+/// True if one of the answers is about that path and names that holder.
 fn names(answers: &[Who], path: &Path, holding: &Holding) -> Result<bool> {
     for who in answers {
         let here = who.target.path_bytes()? == path.as_os_str().as_encoded_bytes();
@@ -127,7 +127,7 @@ fn links_are_followed_in_mounts() -> Result<Verdict> {
     symlink("absolute/../absolute/target", outer.join("whole"))?;
     for link in ["relative/target", "absolute/target", "whole"] {
         let link = outer.join(link);
-        // What an umount was passed just now is in the cache of names.
+        // The path of a recent umount is in the dentry cache.
         fs::symlink_metadata(&link)?;
         answered(&link, &target, &holding)?;
         let (code, answers) = ebusy::who_of_log(&format!("umount: {}: target is busy.\n", link.display()))?;
@@ -192,7 +192,7 @@ fn a_path_in_a_field_or_a_line_before() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Nobody uses it; that it is mounted is why its directory could not be removed.
+/// Nobody uses it; its directory could not be removed because it is mounted.
 fn a_mount_that_was_left_is_the_reason() -> Result<Verdict> {
     let scratch = Scratch::new(FileSystem::Tmpfs)?;
     let target = scratch.path().display();
@@ -246,7 +246,7 @@ fn references_are_the_answer() -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// 3 where it cannot be matched, 4 where it is not there any more, and never 0.
+/// Exit status 3 if it cannot be matched, 4 if it is not there any more, and never 0.
 fn what_is_no_mount_is_not_free() -> Result<Verdict> {
     let pod =
         "/var/lib/kubelet/pods/b90018a9-9120-49b8-ab80-7f372f55b46a/volumes/kubernetes.io~csi/pvc/mount";

@@ -1,4 +1,5 @@
-//! Files and functions that the documentation names are there: `kernel/walk.rs`, and `kernel/walk.rs`: `files`.
+//! Checks that the files and functions named in the documentation exist: `kernel/walk.rs`, and `kernel/walk.rs`:
+//! `files`.
 
 use std::{
     fs,
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::say;
 
-/// Where a page looks for a file: the first that has it counts.
+/// Folders to search for a cited file: the first that has it counts.
 const FROM: [&str; 7] = [
     "",
     "tracer/src",
@@ -20,7 +21,7 @@ const FROM: [&str; 7] = [
     "tracer/src/text/command",
 ];
 
-/// Names each that is not there; whether there is none.
+/// Lists each missing one; returns true if there is none.
 pub(crate) fn check(root: &Path) -> Result<bool> {
     let mut all = true;
     for page in pages(root)? {
@@ -47,14 +48,14 @@ fn pages(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(pages)
 }
 
-/// A file that a page names, and the function of it, if it names one.
+/// A cited file, with a function if the page names one.
 #[derive(Debug, PartialEq)]
 struct Cited<'t> {
     file: &'t str,
     function: Option<&'t str>,
 }
 
-/// Those of a line: what is between backticks and ends as a file of Rust, and the name that follows it after a colon.
+/// The citations in a line: the name of a Rust file in backticks, and the name in backticks after a colon behind it.
 fn cited(line: &str) -> Vec<Cited<'_>> {
     let parts: Vec<&str> = line.split('`').collect();
     let is_code = |index: usize| index % 2 == 1 && index + 1 < parts.len();

@@ -96,14 +96,16 @@ fn container_id(value: &str, any: bool) -> Option<&str> {
 /// Ids wherever they stand, but in a path: there they can be those of layers. `docker-8:1-1234-ID` is the device of one.
 fn ids_in(text: &str) -> impl Iterator<Item = &str> {
     let bytes = text.as_bytes();
-    let ends =
-        |byte: Option<&u8>| byte.is_none_or(|byte| !byte.is_ascii_alphanumeric() && !b"/_:".contains(byte));
+    let ends = |byte: Option<&u8>, signs: &[u8]| {
+        byte.is_none_or(|byte| !byte.is_ascii_alphanumeric() && !signs.contains(byte))
+    };
     text.split(|char: char| !char.is_ascii_hexdigit())
         .filter(|part| part.len() == 64)
         .filter(move |part| {
             let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
             let before = start.checked_sub(1).and_then(|at| bytes.get(at));
-            ends(before) && ends(bytes.get(start + 64))
+            // That of an image has the name of its algorithm before it.
+            ends(before, b"/_:") && ends(bytes.get(start + 64), b"/_")
         })
         .take(IDS_MAX)
 }

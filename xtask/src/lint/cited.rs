@@ -52,7 +52,7 @@ fn pages(root: &Path) -> Result<Vec<PathBuf>> {
 #[derive(Debug, PartialEq)]
 struct Cited<'t> {
     file: &'t str,
-    function: Option<&'t str>,
+    name: Option<&'t str>,
 }
 
 /// The citations in a line: the name of a Rust file in backticks, and the name in backticks after a colon behind it.
@@ -72,7 +72,7 @@ fn cited(line: &str) -> Vec<Cited<'_>> {
         })
         .map(|index| Cited {
             file: parts[index],
-            function: (parts[index + 1] == ": " && is_code(index + 2))
+            name: (parts[index + 1] == ": " && is_code(index + 2))
                 .then(|| parts[index + 2])
                 .filter(is_name),
         })
@@ -84,12 +84,16 @@ fn missing(root: &Path, cited: &Cited<'_>) -> Option<String> {
     let Some(file) = places.find(|file| file.is_file()) else {
         return Some(format!("file {}", cited.file));
     };
-    let function = cited.function?;
+    let name = cited.name?;
     let text = fs::read_to_string(file).unwrap_or_default();
-    let is_there = ["(", "<"]
-        .iter()
-        .any(|after| text.contains(&format!("fn {function}{after}")));
-    (!is_there).then(|| format!("function {function} in {}", cited.file))
+    let forms = [
+        format!("fn {name}("),
+        format!("fn {name}<"),
+        format!("const {name}:"),
+        format!("static {name}:"),
+    ];
+    let is_there = forms.iter().any(|form| text.contains(form));
+    (!is_there).then(|| format!("{name} in {}", cited.file))
 }
 
 #[cfg(test)]
@@ -99,7 +103,7 @@ mod tests {
     #[test]
     fn files_and_their_functions() {
         let line = "by `live/session.rs`: `drain` or `stream/mod.rs`, `decode` and `{a,b}.rs`: `tell_losses`";
-        let of = |file, function| Cited { file, function };
+        let of = |file, name| Cited { file, name };
         assert_eq!(
             cited(line),
             [of("live/session.rs", Some("drain")), of("stream/mod.rs", None)]
@@ -117,7 +121,7 @@ mod tests {
         assert_eq!(look("`live/session.rs`: `drain`"), None);
         assert_eq!(
             look("`live/session.rs`: `take`").as_deref(),
-            Some("function take in live/session.rs")
+            Some("take in live/session.rs")
         );
         assert_eq!(look("`live/look.rs`").as_deref(), Some("file live/look.rs"));
     }

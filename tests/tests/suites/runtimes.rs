@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ebusy_tests::{
     cri::{self, NAMESPACE, Node, Pod, Propagation, Spec},
-    ebusy::{Watch, who},
+    ebusy::{self, Watch, who},
     engines::{Engine, IMAGE, Kind, end_children, find},
     expect::Problems,
     harness::{self, Verdict},
@@ -195,9 +195,11 @@ fn pods_of_containerd() -> Result<Verdict> {
     let _ = watch.finish()?;
 
     truth(&[&job, &agent, &scanner], &answer, &incident)?;
-    // A free target is no error.
-    let (code, answers) = who(&job)?;
-    ensure!((code, answers.len()) == (0, 0), "{code} {answers:#?}");
+    // It is gone by now, which is not the same as free.
+    let gone = ebusy::run(ebusy::command("who")?.arg(&job))?;
+    gone.expect_code(4)?;
+    let words = format!("container {job} has no mounts: there is nothing to unmount\n");
+    ensure!(gone.stderr == words && gone.stdout.is_empty(), "{gone:?}");
     Ok(Verdict::Passed)
 }
 

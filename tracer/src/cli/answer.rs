@@ -63,6 +63,13 @@ impl Answer {
         say!("{words}");
     }
 
+    /// A name that is no container's or pod's may be a path from here; where it is none, nothing is said of that.
+    pub(super) fn by_name_as_path(&mut self, look: &mut Look<'_>, path: &[u8]) {
+        if !matches!(look.by_path(path), Found::Nothing) {
+            self.by_path(look, path);
+        }
+    }
+
     pub(super) fn by_path(&mut self, look: &mut Look<'_>, path: &[u8]) {
         let shown = said(path);
         match look.by_path(path) {

@@ -93,7 +93,7 @@ impl Who {
         match &question {
             Question::Path(path) => answer.by_path(&mut look, path),
             Question::Name { name, path } => match look.by_name(name)? {
-                found if found.is_empty() => answer.by_path(&mut look, path),
+                found if found.is_empty() => answer.by_name_as_path(&mut look, path),
                 found => answer.add(found, false),
             },
             Question::Log(asked) => {

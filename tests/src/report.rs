@@ -166,6 +166,8 @@ pub struct Books {
     pub remaining: Option<u64>,
     pub sampled_at: Option<String>,
     pub changed_during_snapshot: Option<bool>,
+    #[serde(default)]
+    pub gaps: Vec<String>,
 }
 
 /// One owner of references.

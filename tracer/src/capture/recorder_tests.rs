@@ -189,6 +189,7 @@ fn detached(cause: u64, detached: u64, looked: u64, pids: &[u32]) -> Record {
         holders: pids.iter().map(holder).collect(),
         counted: Some(1),
         looked,
+        gaps: Vec::new(),
         objects: Vec::new(),
         ledger: Vec::new(),
     }))

@@ -129,9 +129,6 @@ impl Who {
                 exit::OK if aside => exit::UNKNOWN,
                 verdict => verdict,
             });
-            for gap in &found.gaps {
-                log::warn!("{gap}");
-            }
             results.who(&report)?;
         }
         results.finish(status)

@@ -84,7 +84,10 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
             guilty: target.address,
             blocking: Vec::new(),
             writers: true,
-            books: Books::default(),
+            books: Books {
+                gaps: snapshot.gaps.clone(),
+                ..Books::default()
+            },
         };
     }
     let now = |state: &MountState, is_target: bool| {
@@ -147,6 +150,7 @@ pub(super) fn judge(snapshot: &Snapshot, told: Told) -> Verdict {
             counted: guilty.1,
             remaining,
             changed_during_snapshot: before.and(after).map(|after| Some(after) != before),
+            gaps: snapshot.gaps.clone(),
             ..Books::default()
         },
     }
@@ -198,6 +202,19 @@ mod tests {
             candidates: Vec::new(),
             children_counted,
             gaps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_not_seen_is_in_the_books() {
+        let mut found = snapshot(state(1, 3, 0, 0), Vec::new(), true);
+        found.gaps = vec!["a descriptor table changed under the walk".to_owned()];
+        for remount in [false, true] {
+            let told = Told {
+                remount,
+                ..Told::default()
+            };
+            assert_eq!(judge(&found, told).books.gaps, found.gaps);
         }
     }
 

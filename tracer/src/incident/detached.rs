@@ -157,6 +157,7 @@ fn incident(id: u64, last: &Detached, run: Run, end: Option<(Outcome, u64)>) -> 
                 .counted
                 .map_or(0, |counted| explained.saturating_sub(counted)),
             sampled_at: Some(clock.timestamp(last.looked)),
+            gaps: last.gaps.clone(),
             ..Books::default()
         },
         fixes: Vec::new(),
@@ -219,6 +220,7 @@ mod tests {
             holders: pids.iter().map(holder).collect(),
             counted: Some(2),
             looked,
+            gaps: Vec::new(),
             objects: pids
                 .iter()
                 .map(|pid| Object {

@@ -135,6 +135,7 @@ pub(crate) fn books(counted: u64, explained: u64) -> Books {
         remaining: Some(0),
         sampled_at: Some(at(2_463)),
         changed_during_snapshot: Some(false),
+        gaps: Vec::new(),
     }
 }
 

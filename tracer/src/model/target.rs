@@ -48,4 +48,7 @@ pub struct Books {
     pub sampled_at: Option<Timestamp>,
     /// Whether the count differed after the snapshot.
     pub changed_during_snapshot: Option<bool>,
+    /// What that look could not see: holders there are missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
 }

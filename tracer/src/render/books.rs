@@ -8,7 +8,7 @@ use crate::{
     model::{
         Books, Holder, Incident, Kind, Outcome, Refusals, RefusedUmount, Retry, Target, Tier, Timestamp,
     },
-    text::{Line, short_name},
+    text::{Line, printable, short_name},
 };
 
 /// What the books line is made from.
@@ -87,6 +87,17 @@ pub(super) fn books(account: Account<'_>) -> String {
         None => line,
     };
     line.words(format!("; tier {probe}")).finish()
+}
+
+/// What the look for holders could not see.
+pub(super) fn unseen(books: &Books) -> Option<String> {
+    let (first, rest) = books.gaps.split_first()?;
+    let line = Line::new("UNSEEN").words(printable(first));
+    let line = match rest.len() {
+        0 => line,
+        more => line.words(format!(", and {more} more (`gaps` of the JSON)")),
+    };
+    Some(line.finish())
 }
 
 /// How it went on, and whether it will.

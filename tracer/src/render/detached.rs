@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::{
     Style,
-    books::{Account, books},
+    books::{Account, books, unseen},
     names,
     noise::noise,
     report::Report,
@@ -45,6 +45,7 @@ pub(super) fn report(incident: &Incident, style: &Style) -> String {
         },
         account: [books(account), state(incident, "umount", &style.zone)]
             .into_iter()
+            .chain(unseen(&incident.references))
             .chain(noise(incident))
             .collect(),
         fixes: if incident.outcome == Some(Outcome::Released) {

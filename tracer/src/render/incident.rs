@@ -2,7 +2,7 @@
 
 use super::{
     Style,
-    books::{Account, again, books, state},
+    books::{Account, again, books, state, unseen},
     detached, names,
     noise::noise,
     operation,
@@ -56,6 +56,7 @@ fn refused(incident: &Incident, umount: &RefusedUmount, style: &Style) -> String
         ]
         .into_iter()
         .chain(again(incident, umount, &style.zone))
+        .chain(unseen(&incident.references))
         .chain(noise(incident))
         .collect(),
         fixes: &incident.fixes,
@@ -86,6 +87,7 @@ fn no_holder(incident: &Incident) -> String {
     match (books.sampled_at, books.counted) {
         (None, _) => line.words("unknown: nobody was looked for, as no snapshot could be taken after the refusal"),
         (_, Some(0)) => line.words("none any more: it was gone before ebusy looked, right after the attempt"),
+        _ if !books.gaps.is_empty() => line.words("none found where ebusy could look: there may be one"),
         (_, Some(_)) => line.words(
             "none found: no open file, directory, mapping or mount of a live process; something in the kernel",
         ),
@@ -244,6 +246,13 @@ mod tests {
         CHECK  exit status 0 means free:
                  ebusy who 9c41d0e7a2f4
         "#);
+        of.references.gaps = vec![
+            "a descriptor table changed under the walk".to_owned(),
+            "too many sockets".to_owned(),
+        ];
+        assert!(text(&of).contains("HOLDER none found where ebusy could look: there may be one\n"));
+        let unseen = "UNSEEN a descriptor table changed under the walk, and 1 more (`gaps` of the JSON)\n";
+        assert!(text(&of).contains(unseen), "{}", text(&of));
         of.references = samples::books(0, 0);
         assert!(text(&of).contains("HOLDER none any more: "));
         of.references = Books {

@@ -207,14 +207,14 @@ fn report() -> BoxedStrategy<Incident> {
             any::<(i64, Option<i64>)>(),
             counts,
         ),
-        proptest::collection::vec(string(), 0..4),
+        [(); 2].map(|()| proptest::collection::vec(string(), 0..4)),
     )
         .prop_map(
             |(
                 (holders, candidates, bystanders),
                 (caller, path, container, fs_type),
                 (outcome, (attempts, bursts, lost_events), (started, ended), counts),
-                advice,
+                [advice, gaps],
             )| {
                 let (counted, explained, unexplained, overexplained, remaining, sampled, changed) = counts;
                 let mut of = samples::incident(holders);
@@ -246,6 +246,7 @@ fn report() -> BoxedStrategy<Incident> {
                     remaining,
                     sampled_at: sampled.map(Timestamp::from_nanos),
                     changed_during_snapshot: changed,
+                    gaps,
                 };
                 of.flags = advice;
                 advise_incident(&mut of);

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::{
     Style,
-    books::{Account, books},
+    books::{Account, books, unseen},
     names,
     report::Report,
     times::moment,
@@ -37,6 +37,7 @@ pub fn who(who: &Who, style: &Style) -> String {
         },
         account: std::iter::once(books(account))
             .chain(state(who, &style.zone))
+            .chain(unseen(&who.references))
             .collect(),
         fixes: &who.fixes,
         over: false,

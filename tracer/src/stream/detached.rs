@@ -28,6 +28,9 @@ pub struct Detached {
     pub counted: Option<u64>,
     /// When it was looked for, boot clock, ns.
     pub looked: u64,
+    /// What could not be looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
     /// Of each holder, in their order, what the history knows it by. Empty in streams of old.
     #[serde(default)]
     pub objects: Vec<Object>,

@@ -388,6 +388,7 @@ impl DetachedMounts {
                 holders,
                 counted,
                 looked,
+                gaps: found.gaps.clone(),
                 objects,
                 ledger: ledger.remove(&followed.of.mount.address).unwrap_or_default(),
             })));

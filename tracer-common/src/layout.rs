@@ -60,8 +60,6 @@ macro_rules! layout {
 layout! {
     /// Ring of all processes.
     task_tasks: 16 required ["task_struct.tasks"];
-    /// Whether its system call is a 32-bit one (`TS_COMPAT`).
-    task_info_status: 4 optional ["task_struct.thread_info.status"];
     /// Ring of the threads of a process.
     task_thread_node: 16 required ["task_struct.thread_node"];
     /// `signal_struct`, shared by the threads of a process.

@@ -20,9 +20,6 @@ pub use self::{
     source::{CGROUP, HOST, REST, ROOMS, Room, SOURCES_MAX, Source, WINDOW},
 };
 
-/// Numbers of system calls that the table of their returns has room for; 7.2 has 472 on x86-64.
-pub const SYSTEM_CALLS_MAX: u32 = 512;
-
 /// Why a superblock is in the table of watched ones.
 pub mod watched_superblock {
     /// User space put it there: a mount of it is watched.

@@ -19,25 +19,22 @@ mod open;
 mod operation;
 mod reader;
 mod source;
-mod system_call;
 mod task;
 mod umount;
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{fentry, fexit, kprobe, kretprobe, map, raw_tracepoint, tracepoint},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    macros::{fentry, fexit, kprobe, kretprobe, map, tracepoint},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     programs::{
         FEntryContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext, TracePointContext,
     },
 };
 use tracer_common::{
-    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, SOURCES_MAX, SYSTEM_CALLS_MAX,
-    Source, UmountCall, Watched, namespace_operation,
+    Arena, ClosedKey, Config, LOSS_COUNTERS, Layout, LedgerEntry, Loss, SOURCES_MAX, Source, UmountCall,
+    Watched, namespace_operation,
 };
-
-use crate::system_call::Return;
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the arena without system calls (Linux 5.5 on).
 const MMAPABLE: u32 = 1 << 10;
@@ -118,10 +115,6 @@ static OTHERS_UNDER_WAY: HashMap<u32, UmountCall> = HashMap::with_max_entries(10
 #[map]
 static DEVICE_OPENS: LruHashMap<u32, [u64; 2]> = LruHashMap::with_max_entries(256, 0);
 
-/// The programs at the return of system calls (tracepoint tier), by the number of the call.
-#[map]
-static RETURNS: ProgramArray = ProgramArray::with_max_entries(SYSTEM_CALLS_MAX, 0);
-
 /// The window of the reader.
 #[map]
 static ARENA: Array<Arena> = Array::with_max_entries(1, MMAPABLE);
@@ -142,58 +135,44 @@ fn lose(loss: Loss) {
     }
 }
 
-/// Of entries only that of umount2 is looked at: it has an event, which costs the other calls less.
-#[tracepoint]
-fn sys_enter_umount(ctx: TracePointContext) -> u32 {
-    umount::enter(&ctx);
-    0
-}
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    system_call::dispatch(&ctx);
-    0
-}
-
-macro_rules! returns {
+macro_rules! tracepoints {
     ($($name:ident => $body:expr;)+) => {
         $(
-            #[raw_tracepoint]
-            fn $name(ctx: RawTracePointContext) -> i32 {
-                let body: fn(&Return) = $body;
-                if let Some(call) = Return::of(&ctx) {
-                    body(&call);
-                }
+            #[tracepoint]
+            fn $name(ctx: TracePointContext) -> u32 {
+                let body: fn(&TracePointContext) = $body;
+                body(&ctx);
                 0
             }
         )+
     };
 }
 
-returns! {
+tracepoints! {
+    sys_enter_umount => umount::enter;
     sys_exit_umount => umount::exit;
-    sys_exit_open => |call| { open::exit(call); operation::returned(call.registers, call.result, &operation::PATH); };
-    sys_exit_openat => |call| { open::exit(call); operation::returned(call.registers, call.result, &operation::PATH_AT); };
-    sys_exit_openat2 => |call| { open::exit(call); operation::returned(call.registers, call.result, &operation::PATH_AT); };
+    sys_exit_open => |ctx| { open::exit(ctx); operation::exit(ctx, &operation::PATH); };
+    sys_exit_openat => |ctx| { open::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
+    sys_exit_openat2 => |ctx| { open::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
     sys_exit_creat => open::exit;
     sys_exit_open_by_handle_at => open::exit;
     sys_exit_open_tree => open::exit;
-    sys_exit_setns => |call| namespace::exit(call, namespace_operation::SETNS);
-    sys_exit_unshare => |call| namespace::exit(call, namespace_operation::UNSHARE);
-    sys_exit_clone => namespace::exit_clone;
-    sys_exit_clone3 => namespace::exit_clone;
-    sys_exit_mount => |call| { mount::exit(call); operation::returned(call.registers, call.result, &operation::MOUNT); };
+    sys_exit_setns => |ctx| namespace::exit(ctx, namespace_operation::SETNS);
+    sys_exit_unshare => |ctx| namespace::exit(ctx, namespace_operation::UNSHARE);
+    sys_exit_clone => |ctx| namespace::exit_clone(ctx);
+    sys_exit_clone3 => |ctx| namespace::exit_clone(ctx);
+    sys_exit_mount => |ctx| { mount::exit(ctx); operation::exit(ctx, &operation::MOUNT); };
     sys_exit_move_mount => mount::exit;
-    sys_exit_mount_setattr => |call| { mount::exit(call); operation::returned(call.registers, call.result, &operation::PATH_AT); };
+    sys_exit_mount_setattr => |ctx| { mount::exit(ctx); operation::exit(ctx, &operation::PATH_AT); };
     sys_exit_pivot_root => mount::exit;
-    sys_exit_fsconfig => |call| operation::returned(call.registers, call.result, &operation::FSCONFIG);
-    sys_exit_ioctl => |call| operation::ioctl_returned(call.registers, call.result);
-    sys_exit_rmdir => |call| operation::returned(call.registers, call.result, &operation::PATH);
-    sys_exit_unlink => |call| operation::returned(call.registers, call.result, &operation::PATH);
-    sys_exit_unlinkat => |call| operation::returned(call.registers, call.result, &operation::PATH_AT);
-    sys_exit_rename => |call| operation::returned(call.registers, call.result, &operation::TWO_PATHS);
-    sys_exit_renameat => |call| operation::returned(call.registers, call.result, &operation::TWO_PATHS_AT);
-    sys_exit_renameat2 => |call| operation::returned(call.registers, call.result, &operation::TWO_PATHS_AT);
+    sys_exit_fsconfig => |ctx| operation::exit(ctx, &operation::FSCONFIG);
+    sys_exit_ioctl => operation::ioctl_exit;
+    sys_exit_rmdir => |ctx| operation::exit(ctx, &operation::PATH);
+    sys_exit_unlink => |ctx| operation::exit(ctx, &operation::PATH);
+    sys_exit_unlinkat => |ctx| operation::exit(ctx, &operation::PATH_AT);
+    sys_exit_rename => |ctx| operation::exit(ctx, &operation::TWO_PATHS);
+    sys_exit_renameat => |ctx| operation::exit(ctx, &operation::TWO_PATHS_AT);
+    sys_exit_renameat2 => |ctx| operation::exit(ctx, &operation::TWO_PATHS_AT);
 }
 
 /// The kernel's functions for the system calls that `operation` is about: with tracing programs at their return, the

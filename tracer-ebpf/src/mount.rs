@@ -2,7 +2,7 @@
 //! is done here: a file system that was just mounted is watched from its first moment, and what was ignored is not any
 //! more when it is freed, because its address and its id are given away at once.
 
-use aya_ebpf::programs::FExitContext;
+use aya_ebpf::programs::{FExitContext, TracePointContext};
 use tracer_common::{ABSENT, HOST, Loss, MountRecord, RecordKind, Room, watched_superblock};
 
 use crate::{
@@ -10,7 +10,6 @@ use crate::{
     kernel::{offset, read},
     lose,
     source::{admit, ring_of, source},
-    system_call::Return,
     task::write_header,
 };
 
@@ -19,11 +18,17 @@ use crate::{
 const CL_COPY_UNBINDABLE: i32 = 0x04;
 const CL_PRIVATE: i32 = 0x10;
 
+/// Offsets of the number and the result in `syscalls:sys_exit_*`.
+const NUMBER: usize = 8;
+const RESULT: usize = 16;
+
 /// Return of `mount`, `move_mount`, `mount_setattr` or `pivot_root`.
 #[inline(always)]
-pub(crate) fn exit(call: &Return) {
-    if call.result == 0 {
-        emit(call.number());
+pub(crate) fn exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    let (number, ret) = unsafe { (ctx.read_at::<u32>(NUMBER), ctx.read_at::<i64>(RESULT)) };
+    if ret == Ok(0) {
+        emit(number.unwrap_or(0));
     }
 }
 

@@ -1,27 +1,32 @@
 //! Threads that come into another mount namespace.
 
+use aya_ebpf::programs::TracePointContext;
 use tracer_common::{Loss, NamespaceRecord, RecordKind, Room, namespace_operation};
 
 use crate::{
     kernel::{current, mount_namespace, offset, read},
     lose,
     source::{admit, ring_of, source},
-    system_call::Return,
     task::write_header,
 };
 
+/// Offset of the result in `syscalls:sys_exit_*`.
+const RESULT: usize = 16;
+
 /// Return of setns or unshare: the namespace may have changed.
 #[inline(always)]
-pub(crate) fn exit(call: &Return, operation: u32) {
-    if call.result == 0 {
+pub(crate) fn exit(ctx: &TracePointContext, operation: u32) {
+    // SAFETY: the record of a return is 24 bytes long.
+    if unsafe { ctx.read_at::<i64>(RESULT) } == Ok(0) {
         emit(operation, mount_namespace(current()));
     }
 }
 
 /// Return of clone or clone3, in the child: is it in another namespace than its parent?
 #[inline(always)]
-pub(crate) fn exit_clone(call: &Return) {
-    if call.result != 0 {
+pub(crate) fn exit_clone(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    if unsafe { ctx.read_at::<i64>(RESULT) } != Ok(0) {
         return;
     }
     let task = current();

@@ -1,6 +1,6 @@
 //! Files opened on watched mounts, and closed for good.
 
-use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::{maps::ring_buf::RingBufEntry, programs::TracePointContext};
 use tracer_common::{ABSENT, Loss, OpenRecord, PathRef, RecordKind, Room};
 
 use crate::{
@@ -8,10 +8,11 @@ use crate::{
     kernel::{current, loaded, offset, path, read},
     ledger, lose,
     source::{admit, ring_of, source},
-    system_call::Return,
     task::{ids, now, write_header},
 };
 
+/// Offset of the result in `syscalls:sys_exit_*`.
+const RESULT: usize = 16;
 /// Of x86 and arm64 alike (asm-generic/fcntl.h).
 const O_PATH: u32 = 0o10_000_000;
 
@@ -23,8 +24,11 @@ fn own_tgid() -> u32 {
 /// Return of `open`, `openat`, `openat2`, `creat`, `open_by_handle_at`, `open_tree`: the result is a descriptor of the
 /// running thread.
 #[inline(always)]
-pub(crate) fn exit(call: &Return) {
-    let fd = call.result;
+pub(crate) fn exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    let Ok(fd) = (unsafe { ctx.read_at::<i64>(RESULT) }) else {
+        return;
+    };
     if fd < 0 {
         return;
     }

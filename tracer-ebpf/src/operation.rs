@@ -5,9 +5,12 @@
 //! kernel stack: so there is no program at the entry of these calls, and a call that succeeds costs no more than a look
 //! at its result.
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_user,
-    generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
+use aya_ebpf::{
+    helpers::{
+        bpf_probe_read_user,
+        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
+    },
+    programs::TracePointContext,
 };
 use tracer_common::{ABSENT, FS_NAME, Loss, OperationRecord, PATH_MAX, PathRef, RecordKind, Room};
 
@@ -19,6 +22,10 @@ use crate::{
     source::{admit, ring_of, source},
     task::{ancestors, ids, write_header},
 };
+
+/// Offsets of the number and the result in `syscalls:sys_exit_*`.
+const NUMBER: usize = 8;
+const RESULT: usize = 16;
 
 const EBUSY: i64 = -16;
 /// What the result register has while a call runs (`arch/x86/entry/entry_64.S`): `-ENOSYS`.
@@ -94,6 +101,16 @@ pub(crate) const FSCONFIG: Shape = Shape {
     ..shape([NONE; 3], [NONE; 2])
 };
 
+/// `sys_exit_*`.
+#[inline(always)]
+pub(crate) fn exit(ctx: &TracePointContext, shape: &Shape) {
+    // SAFETY: the record of a return is 24 bytes long.
+    let (number, ret) = unsafe { (ctx.read_at::<u32>(NUMBER), ctx.read_at::<i64>(RESULT)) };
+    if ret == Ok(EBUSY) {
+        find_registers(number.unwrap_or(0), EBUSY, shape);
+    }
+}
+
 /// The return of the kernel's function for a system call, where its registers are at hand.
 #[inline(always)]
 pub(crate) fn returned(registers: u64, ret: i64, shape: &Shape) {
@@ -107,7 +124,7 @@ pub(crate) fn returned(registers: u64, ret: i64, shape: &Shape) {
 #[inline(always)]
 pub(crate) fn returned_somewhere(ret: i64, number: u32, shape: &Shape) {
     if ret == EBUSY {
-        find_registers(number, shape);
+        find_registers(number, RUNNING, shape);
     }
 }
 
@@ -150,7 +167,16 @@ const MAPPED: Shape = Shape {
     ..PATHLESS
 };
 
-/// The return of ioctl, also of one that succeeds, since that of a loop device does while somebody keeps the device.
+/// `sys_exit_ioctl`: calls that succeed, too, since that of a loop device does while somebody keeps the device.
+#[inline(always)]
+pub(crate) fn ioctl_exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    if let Ok(ret @ (0 | EBUSY)) = unsafe { ctx.read_at::<i64>(RESULT) } {
+        find_ioctl(ret, ret);
+    }
+}
+
+/// The return of the kernel's function for ioctl.
 #[inline(always)]
 pub(crate) fn ioctl_returned(registers: u64, ret: i64) {
     if ret == 0 || ret == EBUSY {
@@ -165,13 +191,13 @@ pub(crate) fn device_ioctl_returned(ret: i64) {
     // An int up to Linux 5.15, of which the upper half of the register is not defined.
     let ret = i64::from(ret as i32);
     if ret == 0 || ret == EBUSY {
-        find_ioctl(ret);
+        find_ioctl(RUNNING, ret);
     }
 }
 
 /// Almost every ioctl is none of ours: its command is looked at first.
 #[inline(always)]
-fn find_ioctl(ret: i64) {
+fn find_ioctl(result: i64, ret: i64) {
     let stack: u64 = read(current(), offset!(task_stack)).unwrap_or(0);
     if stack == 0 || offset!(regs_ss) == ABSENT {
         return;
@@ -182,7 +208,7 @@ fn find_ioctl(ret: i64) {
         let command = read::<u64>(registers, offset!(regs_si)).unwrap_or(0) as u32;
         if (command == LOOP_CLEAR || command == MAPPED_REMOVE)
             && read(registers, offset!(regs_orig_ax)) == Some(u64::from(IOCTL))
-            && read(registers, offset!(regs_ax)) == Some(RUNNING)
+            && read(registers, offset!(regs_ax)) == Some(result)
         {
             return controlled(registers, command, ret);
         }
@@ -209,7 +235,7 @@ fn is_own() -> bool {
 
 /// The registers prove themselves: number and result of the call must be there.
 #[inline(always)]
-fn find_registers(number: u32, shape: &Shape) {
+fn find_registers(number: u32, result: i64, shape: &Shape) {
     let stack: u64 = read(current(), offset!(task_stack)).unwrap_or(0);
     if stack == 0 || offset!(regs_ss) == ABSENT {
         return lose(Loss::OperationArguments);
@@ -219,7 +245,7 @@ fn find_registers(number: u32, shape: &Shape) {
     for padding in PADDINGS {
         let registers = stack + THREAD_SIZE - padding - size;
         if read(registers, offset!(regs_orig_ax)) == Some(u64::from(number))
-            && read(registers, offset!(regs_ax)) == Some(RUNNING)
+            && read(registers, offset!(regs_ax)) == Some(result)
         {
             found = registers;
         }

@@ -16,12 +16,13 @@ use crate::{
     kernel::{clear, copy, current, offset, read, write_path},
     lose,
     source::{admit, leave, source},
-    system_call::Return,
     task::{ancestors, ids, now, write_header},
 };
 
-/// Where the arguments begin in the records of `syscalls:sys_enter_*`, which are part of the kernel's interface.
+/// Offsets in the records of `syscalls:sys_enter_*` and `sys_exit_*`, which are part of the kernel's interface:
+/// the arguments from 16 on, the result at 16.
 const ARGUMENTS: usize = 16;
+const RESULT: usize = 16;
 
 const EBUSY: i64 = -16;
 
@@ -123,10 +124,12 @@ pub(crate) fn enter(ctx: &TracePointContext) {
     begin(now(), name.unwrap_or(0), 0, flags.unwrap_or(0) as u32);
 }
 
-/// The return of umount2.
+/// `sys_exit_umount`.
 #[inline(always)]
-pub(crate) fn exit(call: &Return) {
-    finish(call.result);
+pub(crate) fn exit(ctx: &TracePointContext) {
+    // SAFETY: the record of a return is 24 bytes long.
+    let ret: i64 = unsafe { ctx.read_at(RESULT) }.unwrap_or(0);
+    finish(ret);
 }
 
 /// `path_umount(path, flags)`.

@@ -53,7 +53,7 @@ mod tests {
     use anyhow::bail;
 
     use super::attach_each;
-    use crate::probe::tier::{FENTRY_HOOKS, FunctionHook, KPROBE_HOOKS, ReturnHook, TRACEPOINT_HOOKS};
+    use crate::probe::tier::{FENTRY_HOOKS, FunctionHook, KPROBE_HOOKS, Purpose, TRACEPOINT_HOOKS};
 
     /// On a kernel that has not these functions.
     fn on(hooks: &[FunctionHook], inlined: &[&str]) -> anyhow::Result<super::Outcome> {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_tier_without_a_busy_check_has_no_counts() {
-        let name = |hook: &ReturnHook| (hook.program, hook.purpose);
+        let name = |hook: &(&'static str, Purpose)| *hook;
         assert!(!attach_each(TRACEPOINT_HOOKS, name, |_| Ok(())).unwrap().counts);
     }
 }

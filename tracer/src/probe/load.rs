@@ -5,8 +5,8 @@ use std::{cell::OnceCell, fmt, os::fd::AsFd as _};
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHashMap, MapData, ProgramArray, RingBuf},
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+    maps::{HashMap as BpfHashMap, MapData, RingBuf},
+    programs::{FEntry, FExit, KProbe, TracePoint},
 };
 use tracer_common::{Config, UmountCall, Watched};
 
@@ -14,15 +14,11 @@ use super::{
     LossReader,
     attach::{Outcome, attach_each},
     bpf::kprobe_misses,
-    detach::drop_at_once,
     kprobe::Kprobes,
     ledger::LedgerMaps,
     lockdown,
     sources::Sources,
-    tier::{
-        At, Choice, FENTRY_HOOKS, FunctionHook, History, KPROBE_HOOKS, Purpose, TRACEPOINT_ENTRY,
-        TRACEPOINT_HOOKS, TRACEPOINT_RETURN,
-    },
+    tier::{At, Choice, FENTRY_HOOKS, FunctionHook, History, KPROBE_HOOKS, Purpose, TRACEPOINT_HOOKS},
     tracefs::{Attached, Tracefs, attach},
 };
 use crate::{
@@ -96,7 +92,6 @@ pub struct Probes {
     /// Every open and every close on a watched mount is seen, but for what was lost.
     pub history: bool,
     attached: Vec<Attached>,
-    _returns: ProgramArray<MapData>,
     kprobes: Option<Kprobes>,
 }
 
@@ -117,12 +112,6 @@ impl Probes {
             .filter(|(_, missed)| *missed > 0)
             .map(|(name, missed)| (format!("{name}: missed by the kprobe"), missed))
             .collect()
-    }
-}
-
-impl Drop for Probes {
-    fn drop(&mut self) {
-        drop_at_once(std::mem::take(&mut self.attached));
     }
 }
 
@@ -237,7 +226,6 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
         BpfHashMap::try_from(map("UNDER_WAY")?)?,
         BpfHashMap::try_from(map("OTHERS_UNDER_WAY")?)?,
     ]);
-    let mut returns = ProgramArray::try_from(map("RETURNS")?)?;
     let losses = LossReader::new(map("LOSSES")?)?;
     let wanted = |purpose: Purpose| history || purpose != Purpose::History;
     let mut attached = Vec::new();
@@ -250,7 +238,7 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
             kprobes.get_or_init(Kprobes::new),
             &mut attached,
         )?,
-        Tier::Tracepoint => attach_tracepoints(&mut ebpf, wanted, &mut returns, &mut attached)?,
+        Tier::Tracepoint => attach_tracepoints(&mut ebpf, wanted, &mut attached)?,
         Tier::Proc => bail!("/proc does not show refused umounts"),
     };
     let reader = Reader::load(ebpf)?;
@@ -270,7 +258,6 @@ fn load_tier(tier: Tier, btf: &Btf, layout: &KernelLayout, history: bool) -> Res
         // The kprobes see an open before it is known to have succeeded.
         history: outcome.history && tier == Tier::Fentry,
         attached,
-        _returns: returns,
         kprobes: kprobes.into_inner(),
     })
 }
@@ -373,39 +360,28 @@ fn kprobe_program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e KProbe> {
     Ok(program)
 }
 
-/// The table of returns has to be kept open: the kernel empties it when nobody has it any more.
 fn attach_tracepoints(
     ebpf: &mut Ebpf,
     wanted: impl Fn(Purpose) -> bool,
-    returns: &mut ProgramArray<MapData>,
     attached: &mut Vec<Attached>,
 ) -> Result<Outcome> {
-    let outcome = attach_each(
-        TRACEPOINT_HOOKS.iter().filter(|hook| wanted(hook.purpose)),
-        |hook| (hook.program, hook.purpose),
-        |hook| {
-            let program: &mut RawTracePoint = program(ebpf, hook.program)?;
+    let tracefs = Tracefs::open()?;
+    attach_each(
+        TRACEPOINT_HOOKS.iter().filter(|hook| wanted(hook.1)),
+        |hook| *hook,
+        |(name, purpose)| {
+            let Some(event) = tracefs.event("syscalls", name)? else {
+                if *purpose != Purpose::Refusals {
+                    // A system call that this kernel or machine has not (mount_setattr before 5.12, open on arm64).
+                    return Ok(());
+                }
+                bail!("this kernel has no tracepoint syscalls:{name} (CONFIG_FTRACE_SYSCALLS)");
+            };
+            let program = ebpf.program_mut(name).context("not in the BPF object")?;
+            let program: &mut TracePoint = program.try_into()?;
             program.load()?;
-            Ok(returns.set(hook.number, program.fd()?, 0)?)
+            attached.push(attach(program.fd()?.as_fd(), event, name)?);
+            Ok(())
         },
-    )?;
-    let Some(event) = Tracefs::open()?.event("syscalls", TRACEPOINT_ENTRY)? else {
-        bail!("this kernel has no tracepoint syscalls:{TRACEPOINT_ENTRY} (CONFIG_FTRACE_SYSCALLS)");
-    };
-    let entry: &mut TracePoint = program(ebpf, TRACEPOINT_ENTRY)?;
-    entry.load()?;
-    attached.push(attach(entry.fd()?.as_fd(), event, TRACEPOINT_ENTRY)?);
-    let all: &mut RawTracePoint = program(ebpf, TRACEPOINT_RETURN)?;
-    all.load()?;
-    all.attach(TRACEPOINT_RETURN)
-        .with_context(|| format!("attaching to the raw tracepoint {TRACEPOINT_RETURN}"))?;
-    Ok(outcome)
-}
-
-fn program<'e, P>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut P>
-where
-    &'e mut P: TryFrom<&'e mut Program, Error = ProgramError>,
-{
-    let program = ebpf.program_mut(name).context("not in the BPF object")?;
-    Ok(program.try_into()?)
+    )
 }

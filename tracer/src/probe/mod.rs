@@ -2,7 +2,6 @@
 
 mod attach;
 mod bpf;
-mod detach;
 mod fuzzed;
 mod kprobe;
 mod ledger;

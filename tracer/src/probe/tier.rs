@@ -243,64 +243,32 @@ pub(crate) const KPROBE_HOOKS: &[FunctionHook] = &[
     entry("kprobe_blkdev_open_entry", "blkdev_open", Purpose::Operations),
 ];
 
-/// The program at the entry of umount2, with the name of its event in `syscalls`.
-pub(crate) const TRACEPOINT_ENTRY: &str = "sys_enter_umount";
-/// The program at the return of all system calls, with the name of its raw tracepoint.
-pub(crate) const TRACEPOINT_RETURN: &str = "sys_exit";
-
-/// A hook of the tracepoint tier: what the program at the return of all system calls goes on to.
-#[derive(Debug)]
-pub(crate) struct ReturnHook {
-    /// The number of the system call.
-    pub(crate) number: u32,
-    /// The program in the object.
-    pub(crate) program: &'static str,
-    /// What it is for.
-    pub(crate) purpose: Purpose,
-}
-
-const fn at_return_of(number: libc::c_long, program: &'static str, purpose: Purpose) -> ReturnHook {
-    ReturnHook {
-        number: number as u32,
-        program,
-        purpose,
-    }
-}
-
-/// The hooks of the tracepoint tier.
-pub(crate) const TRACEPOINT_HOOKS: &[ReturnHook] = &[
-    at_return_of(libc::SYS_umount2, "sys_exit_umount", Purpose::Refusals),
-    #[cfg(target_arch = "x86_64")]
-    at_return_of(libc::SYS_open, "sys_exit_open", Purpose::History),
-    at_return_of(libc::SYS_openat, "sys_exit_openat", Purpose::History),
-    at_return_of(libc::SYS_openat2, "sys_exit_openat2", Purpose::History),
-    #[cfg(target_arch = "x86_64")]
-    at_return_of(libc::SYS_creat, "sys_exit_creat", Purpose::History),
-    at_return_of(
-        libc::SYS_open_by_handle_at,
-        "sys_exit_open_by_handle_at",
-        Purpose::History,
-    ),
-    at_return_of(libc::SYS_open_tree, "sys_exit_open_tree", Purpose::History),
-    at_return_of(libc::SYS_setns, "sys_exit_setns", Purpose::History),
-    at_return_of(libc::SYS_unshare, "sys_exit_unshare", Purpose::History),
-    at_return_of(libc::SYS_clone, "sys_exit_clone", Purpose::History),
-    at_return_of(libc::SYS_clone3, "sys_exit_clone3", Purpose::History),
-    at_return_of(libc::SYS_mount, "sys_exit_mount", Purpose::Mounts),
-    at_return_of(libc::SYS_move_mount, "sys_exit_move_mount", Purpose::Mounts),
-    at_return_of(libc::SYS_mount_setattr, "sys_exit_mount_setattr", Purpose::Mounts),
-    at_return_of(libc::SYS_pivot_root, "sys_exit_pivot_root", Purpose::Mounts),
-    at_return_of(libc::SYS_fsconfig, "sys_exit_fsconfig", Purpose::Operations),
-    at_return_of(libc::SYS_ioctl, "sys_exit_ioctl", Purpose::Operations),
-    #[cfg(target_arch = "x86_64")]
-    at_return_of(libc::SYS_rmdir, "sys_exit_rmdir", Purpose::Operations),
-    #[cfg(target_arch = "x86_64")]
-    at_return_of(libc::SYS_unlink, "sys_exit_unlink", Purpose::Operations),
-    at_return_of(libc::SYS_unlinkat, "sys_exit_unlinkat", Purpose::Operations),
-    #[cfg(target_arch = "x86_64")]
-    at_return_of(libc::SYS_rename, "sys_exit_rename", Purpose::Operations),
-    at_return_of(libc::SYS_renameat, "sys_exit_renameat", Purpose::Operations),
-    at_return_of(libc::SYS_renameat2, "sys_exit_renameat2", Purpose::Operations),
+/// A hook of the tracepoint tier: the program has the name of its event in `syscalls`.
+pub(crate) const TRACEPOINT_HOOKS: &[(&str, Purpose)] = &[
+    ("sys_exit_umount", Purpose::Refusals),
+    ("sys_enter_umount", Purpose::Refusals),
+    ("sys_exit_open", Purpose::History),
+    ("sys_exit_openat", Purpose::History),
+    ("sys_exit_openat2", Purpose::History),
+    ("sys_exit_creat", Purpose::History),
+    ("sys_exit_open_by_handle_at", Purpose::History),
+    ("sys_exit_open_tree", Purpose::History),
+    ("sys_exit_setns", Purpose::History),
+    ("sys_exit_unshare", Purpose::History),
+    ("sys_exit_clone", Purpose::History),
+    ("sys_exit_clone3", Purpose::History),
+    ("sys_exit_mount", Purpose::Mounts),
+    ("sys_exit_move_mount", Purpose::Mounts),
+    ("sys_exit_mount_setattr", Purpose::Mounts),
+    ("sys_exit_pivot_root", Purpose::Mounts),
+    ("sys_exit_fsconfig", Purpose::Operations),
+    ("sys_exit_ioctl", Purpose::Operations),
+    ("sys_exit_rmdir", Purpose::Operations),
+    ("sys_exit_unlink", Purpose::Operations),
+    ("sys_exit_unlinkat", Purpose::Operations),
+    ("sys_exit_rename", Purpose::Operations),
+    ("sys_exit_renameat", Purpose::Operations),
+    ("sys_exit_renameat2", Purpose::Operations),
 ];
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::{
     LossReader,
     attach::{Outcome, attach_each},
     bpf::kprobe_misses,
+    detach::drop_at_once,
     kprobe::Kprobes,
     ledger::LedgerMaps,
     lockdown,
@@ -112,6 +113,12 @@ impl Probes {
             .filter(|(_, missed)| *missed > 0)
             .map(|(name, missed)| (format!("{name}: missed by the kprobe"), missed))
             .collect()
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        drop_at_once(std::mem::take(&mut self.attached));
     }
 }
 

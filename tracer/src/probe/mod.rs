@@ -2,6 +2,7 @@
 
 mod attach;
 mod bpf;
+mod detach;
 mod fuzzed;
 mod kprobe;
 mod ledger;

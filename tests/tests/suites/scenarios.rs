@@ -460,7 +460,7 @@ fn who_with_a_log() -> Result<Verdict> {
         .map(|process| process.pid)
         .collect();
     problems.equal("holders", &pids, &vec![holding.claimed.ready.pid]);
-    for part in ["lines 1 to 3 (2 times)", "not mounted any more"] {
+    for part in ["lines 1 to 3 (2 times)", "could not be matched"] {
         problems.check(errors.contains(part), || format!("not said: {part}\n{errors}"));
     }
     problems.into_result(answer)?;

@@ -59,7 +59,7 @@ impl Answer {
     }
 
     fn not(&mut self, status: u8, words: &str) {
-        self.status = self.status.max(status);
+        self.status = exit::of_both(self.status, status);
         say!("{words}");
     }
 

@@ -51,6 +51,19 @@ pub mod exit {
     pub const NOT_FOUND: u8 = 127;
     /// SIGINT of an unfinished job.
     pub const INTERRUPTED: u8 = 130;
+    /// Of several things asked about: what blocks comes before what could not be told, and that before what is not there.
+    #[must_use]
+    pub const fn of_both(one: u8, other: u8) -> u8 {
+        let mut order = [FOUND, UNKNOWN, NOT_THERE].as_slice();
+        while let Some((first, rest)) = order.split_first() {
+            if one == *first || other == *first {
+                return *first;
+            }
+            order = rest;
+        }
+        OK
+    }
+
     /// Whoever read the results has gone before the end, as of a program that SIGPIPE ends.
     pub const NOT_READ: u8 = 141;
 }
@@ -288,6 +301,17 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::Cli;
+
+    #[test]
+    fn what_blocks_is_not_hidden_by_what_could_not_be_told() {
+        use super::exit::{FOUND, NOT_THERE, OK, UNKNOWN, of_both};
+        let order = [OK, NOT_THERE, UNKNOWN, FOUND];
+        for (index, one) in order.iter().enumerate() {
+            for other in &order[index..] {
+                assert_eq!((of_both(*one, *other), of_both(*other, *one)), (*other, *other));
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -109,7 +109,7 @@ impl Who {
         }
         let mut status = answer.status;
         if answer.targets.is_empty() {
-            return results.finish(status.max(nothing(&question, status)));
+            return results.finish(exit::of_both(status, nothing(&question, status)));
         }
         let identities = Identities::new(host.clock, Arc::clone(&look.containers), common.cmdline);
         for Asked {
@@ -123,12 +123,15 @@ impl Who {
             let found = sample(&host, &reader, &identities, &mount, &[]);
             let mut report = report(&host, &found, target, leftover);
             report.since = since(&question, &report.target, &look.containers);
-            status = status.max(match verdict(&report) {
-                exit::OK if leftover => exit::FOUND,
-                // Something else may have been meant.
-                exit::OK if aside => exit::UNKNOWN,
-                verdict => verdict,
-            });
+            status = exit::of_both(
+                status,
+                match verdict(&report) {
+                    exit::OK if leftover => exit::FOUND,
+                    // Something else may have been meant.
+                    exit::OK if aside => exit::UNKNOWN,
+                    verdict => verdict,
+                },
+            );
             results.who(&report)?;
         }
         results.finish(status)
@@ -224,7 +227,7 @@ fn by_proc(question: &Question, mounts: &[ProcMounts; 2], results: &mut Results)
     let mut status = exit::OK;
     for (mounts, line) in found {
         let report = mounts.who(line, &processes, Path::new("/proc"), clock.now());
-        status = status.max(verdict(&report));
+        status = exit::of_both(status, verdict(&report));
         results.who(&report)?;
     }
     Ok(status)

@@ -160,15 +160,21 @@ fn lines_in_any_form_find_their_mount() -> Result<Verdict> {
         "OSError: [Errno 16] Device or resource busy: '@P@'",
         "lxc c1 20250716184838.001 ERROR conf - conf.c:x:1201 - Device or resource busy - Failed to unmount \"@P@\"",
     ] {
-        let line = form.replace("@P@", &scratch.path().display().to_string());
-        let (code, answers) = ebusy::who_of_log(&format!("{line}\n")).with_context(|| line.clone())?;
-        ensure!(
-            code == 1 && names(&answers, scratch.path(), &holding)?,
-            "{line}: exit {code}, {answers:#?}"
-        );
+        explains(form, &scratch, &holding)?;
     }
     holding.release()?;
     Ok(Verdict::Passed)
+}
+
+/// The holder is named for a line of this form, with the path in place of `@P@`.
+fn explains(form: &str, scratch: &Scratch, holding: &Holding) -> Result<()> {
+    let line = form.replace("@P@", &scratch.path().display().to_string());
+    let (code, answers) = ebusy::who_of_log(&format!("{line}\n")).with_context(|| line.clone())?;
+    ensure!(
+        code == 1 && names(&answers, scratch.path(), holding)?,
+        "{line}: exit {code}, {answers:#?}"
+    );
+    Ok(())
 }
 
 fn a_path_in_a_field_or_a_line_before() -> Result<Verdict> {
@@ -181,12 +187,7 @@ fn a_path_in_a_field_or_a_line_before() -> Result<Verdict> {
         "Error: failed to umount @P@\n\nCaused by:\n    Device or resource busy (os error 16)",
         "{\n  \"msg\": \"umount: @P@: target is busy\"\n}",
     ] {
-        let line = form.replace("@P@", &scratch.path().display().to_string());
-        let (code, answers) = ebusy::who_of_log(&format!("{line}\n")).with_context(|| line.clone())?;
-        ensure!(
-            code == 1 && names(&answers, scratch.path(), &holding)?,
-            "{line}: exit {code}, {answers:#?}"
-        );
+        explains(form, &scratch, &holding)?;
     }
     holding.release()?;
     Ok(Verdict::Passed)

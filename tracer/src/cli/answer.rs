@@ -65,14 +65,19 @@ impl Answer {
 
     /// A name that is no container's or pod's may be a path from here; where it is none, nothing is said of that.
     pub(super) fn by_name_as_path(&mut self, look: &mut Look<'_>, path: &[u8]) {
-        if !matches!(look.by_path(path), Found::Nothing) {
-            self.by_path(look, path);
+        let found = look.by_path(path);
+        if !matches!(found, Found::Nothing) {
+            self.at(path, found);
         }
     }
 
     pub(super) fn by_path(&mut self, look: &mut Look<'_>, path: &[u8]) {
+        self.at(path, look.by_path(path));
+    }
+
+    fn at(&mut self, path: &[u8], found: Found) {
         let shown = said(path);
-        match look.by_path(path) {
+        match found {
             Found::Mounts(found, note) => {
                 if let Some(note) = note {
                     say!("{note}");

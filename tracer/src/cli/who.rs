@@ -306,6 +306,8 @@ fn verdict(report: &Report) -> u8 {
 fn nothing(question: &Question, status: u8) -> u8 {
     match question {
         Question::Log(_) | Question::Path(_) => status,
+        // A link that cannot be followed may lead to one.
+        Question::Name { .. } if status != exit::OK => status,
         Question::Stuck => {
             say!("no container mount is stuck: every mounted one has a process of its container");
             exit::OK

@@ -11,7 +11,7 @@ use tracer_common::HOST;
 use super::{
     context::Context,
     entering::entered,
-    follow::{DetachedMounts, Follower, LoopDevices, RefusedOperations, RefusedUmounts, SlowUmounts},
+    follow::{Follower, Followers},
     host::Host,
     losses::LossAccount,
     options::{Options, Watching},
@@ -44,11 +44,7 @@ const REFUSALS_AT_ONCE: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Session {
     context: Context,
-    umounts: RefusedUmounts,
-    operations: RefusedOperations,
-    loops: LoopDevices,
-    detached: DetachedMounts,
-    slow: SlowUmounts,
+    followers: Followers,
     others: Others,
     losses: LossAccount,
     /// The time of the last event taken from its ring, if more were left there.
@@ -76,11 +72,7 @@ impl Session {
         let capture = options.capture.take();
         let mut session = Self {
             context: Context::new(host, probes, options, start.clone()),
-            umounts: RefusedUmounts::default(),
-            operations: RefusedOperations::default(),
-            loops: LoopDevices::default(),
-            detached: DetachedMounts::default(),
-            slow: SlowUmounts::default(),
+            followers: Followers::default(),
             others: Others::default(),
             losses: LossAccount::default(),
             behind: None,
@@ -211,7 +203,7 @@ impl Session {
         if succeeded {
             // An incident that ends is told with what was lost.
             self.tell_losses()?;
-            self.umounts.tell_gone(&mut self.context);
+            self.followers.umounts.tell_gone(&mut self.context);
         }
         if self.context.picture.wants_look() {
             self.context.refresh();
@@ -224,7 +216,7 @@ impl Session {
         self.context.picture.grow_old();
         let mut output = self.drain()?;
         self.context.learn_containers();
-        self.followers(|follower, context| follower.tick(context, false));
+        self.ask(|follower, context| follower.tick(context, false));
         // All that was lost until then is told before.
         let time = boot_nanos();
         self.tell_losses()?;
@@ -241,7 +233,7 @@ impl Session {
 
     /// Ends the run.
     pub fn end(&mut self) -> Result<Vec<Output>> {
-        self.umounts.rest_no_longer();
+        self.followers.umounts.rest_no_longer();
         let now = boot_nanos();
         let mut output = self.drain()?;
         // All that has happened is in the books, not only as much as is taken at once.
@@ -252,7 +244,7 @@ impl Session {
         self.turns(Instant::now(), others::LAST);
         self.others.lose_rest();
         self.tell_losses()?;
-        self.followers(|follower, context| follower.tick(context, true));
+        self.ask(|follower, context| follower.tick(context, true));
         self.context.push(Record::End { time: boot_nanos() });
         output.append(&mut self.context.take_output());
         Ok(output)
@@ -264,17 +256,12 @@ impl Session {
     #[must_use]
     pub fn has_caught_up(&self, asked: u64) -> bool {
         let is_later = |time: u64| time > asked;
-        let followers: [&dyn Follower; 5] = [
-            &self.umounts,
-            &self.operations,
-            &self.loops,
-            &self.detached,
-            &self.slow,
-        ];
         self.behind.is_none_or(is_later)
             && self.others.oldest().is_none_or(is_later)
             && self.context.picture.has_caught_up(asked)
-            && followers
+            && self
+                .followers
+                .all()
                 .iter()
                 .all(|follower| follower.has_caught_up(&self.context, asked))
     }
@@ -286,16 +273,9 @@ impl Session {
         still_busy(&self.context)
     }
 
-    /// Asks each follower for something, in the order in which they write to the stream.
-    fn followers(&mut self, ask: impl Fn(&mut dyn Follower, &mut Context)) {
-        let followers: [&mut dyn Follower; 5] = [
-            &mut self.umounts,
-            &mut self.operations,
-            &mut self.loops,
-            &mut self.detached,
-            &mut self.slow,
-        ];
-        for follower in followers {
+    /// Asks each follower for something.
+    fn ask(&mut self, ask: impl Fn(&mut dyn Follower, &mut Context)) {
+        for follower in self.followers.all_mut() {
             let _step = watchdog::within(follower.step(), &[]);
             ask(follower, &mut self.context);
         }
@@ -349,23 +329,17 @@ impl Session {
     }
 
     fn drained(&mut self, source: u64) {
-        self.followers(|follower, context| follower.drained(context, source));
+        self.ask(|follower, context| follower.drained(context, source));
     }
 
     fn tell_losses(&mut self) -> Result<()> {
         let _step = watchdog::within(Step::Losses, &[]);
-        let followers: [&dyn Follower; 5] = [
-            &self.umounts,
-            &self.operations,
-            &self.loops,
-            &self.detached,
-            &self.slow,
-        ];
-        let skipped = followers.iter().filter_map(|follower| follower.skipped());
-        let loops = ("loop devices: too many to follow", self.loops.skipped);
+        let all = self.followers.all();
+        let skipped = all.iter().filter_map(|follower| follower.skipped());
+        let loops = ("loop devices: too many to follow", self.followers.loops.skipped);
         self.losses
             .tell(&mut self.context, &self.others, skipped.collect(), &[loops])?;
-        self.umounts.lost(self.losses.losses());
+        self.followers.umounts.lost(self.losses.losses());
         Ok(())
     }
 
@@ -400,7 +374,7 @@ impl Session {
             return;
         }
         let umount = Returned::new(&mut self.context, raw);
-        self.followers(|follower, context| follower.umount(context, &umount));
+        self.ask(|follower, context| follower.umount(context, &umount));
         let record = umount.record(&self.context);
         self.context.push(record);
     }
@@ -409,7 +383,7 @@ impl Session {
         let Some(asked) = Asked::of(self.context.kernel(), raw) else {
             return;
         };
-        self.followers(|follower, context| follower.operation(context, &asked, raw));
+        self.ask(|follower, context| follower.operation(context, &asked, raw));
     }
 }
 

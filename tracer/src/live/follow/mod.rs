@@ -1,6 +1,7 @@
 //! Followers: each follows one kind of thing from the first record of it to its end, looks where it has to, and writes what
 //! it found to the stream.
 
+mod all;
 mod detached;
 mod follower;
 mod loops;
@@ -8,7 +9,4 @@ mod operations;
 mod slow;
 mod umounts;
 
-pub(super) use self::{
-    detached::DetachedMounts, follower::Follower, loops::LoopDevices, operations::RefusedOperations,
-    slow::SlowUmounts, umounts::RefusedUmounts,
-};
+pub(super) use self::{all::Followers, follower::Follower};
